@@ -241,9 +241,7 @@ def _put_search(code: _Code, steps: list[tuple[int, Action]]) -> None:
     _put_search(code, steps[middle:])
 
 
-def assemble(
-    rules: Mapping[int, Action], default: Action = RET_ALLOW, *, arch: _arch.Arch | None = None
-) -> bytes:
+def assemble(rules: Mapping[int, Action], default: Action = RET_ALLOW, *, arch: _arch.Arch | None = None) -> bytes:
     """Return a filter for this machine (or `arch`): answers `rules` by call number, `default` to the rest.
 
     A call of another architecture, or of x32, fails with ENOSYS. Raises `ValueError` for a rule that makes no

@@ -62,7 +62,7 @@ _current: Arch | None = None
 
 
 def current() -> Arch:
-    """Return this machine's table. Raises `FenceUnavailable` on a machine, word size or system unknown to us."""
+    """Return this machine's table. Raises `FenceUnavailable` on a machine, word size or system not known."""
     global _current
     if _current is None:
         machine = os.uname().machine if hasattr(os, "uname") else "unknown"

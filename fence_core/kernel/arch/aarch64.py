@@ -1,4 +1,4 @@
-"""Call numbers of aarch64 up to Linux 6.18. Source: include/uapi/asm-generic/unistd.h, scripts/syscall.tbl."""
+"""Call numbers of aarch64 up to Linux 6.18. Source: include/uapi/asm-generic/unistd.h."""
 
 from __future__ import annotations
 

@@ -1,0 +1,33 @@
+"""Hold a process; borrow its descriptors. Sources: pidfd_open(2), pidfd_getfd(2), pidfd_send_signal(2)."""
+
+from __future__ import annotations
+
+from fence_core.kernel import arch, libc
+
+PIDFD_THREAD = 0o200  # = O_EXCL; Linux 6.9: hold a thread that leads no process
+
+
+def open_pidfd(pid: int, flags: int = 0) -> int:
+    """Return a descriptor (close-on-exec) of process `pid`; it becomes readable when the process ends.
+
+    `pid` must lead a thread group unless `flags` is PIDFD_THREAD. Raises `KernelCallError`: ESRCH no such
+    process, EINVAL (ENOENT since 6.9) a thread that leads none. Linux 5.3.
+    """
+    return libc.syscall(arch.current().calls["pidfd_open"], pid, flags, call="pidfd_open")
+
+
+def get_fd(pidfd: int, fd: int) -> int:
+    """Return a copy (close-on-exec) of descriptor `fd` of that process, sharing offset and flags with it.
+
+    Raises `KernelCallError`: EBADF it has no such descriptor, ESRCH it is gone, EPERM we may not inspect it
+    (ptrace rights). Linux 5.6.
+    """
+    return libc.syscall(arch.current().calls["pidfd_getfd"], pidfd, fd, call="pidfd_getfd")
+
+
+def send_signal(pidfd: int, signal: int) -> None:
+    """Send `signal` (0: none, a check only) to that process and never to one that took over its number.
+
+    Raises `KernelCallError`: ESRCH it is gone, EPERM. Linux 5.1.
+    """
+    libc.syscall(arch.current().calls["pidfd_send_signal"], pidfd, signal, call="pidfd_send_signal")

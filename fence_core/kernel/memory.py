@@ -37,7 +37,8 @@ class _Scratch:
 
     def __init__(self) -> None:
         self.buffer = (ctypes.c_char * _PAGE)()
-        self.local = (_ulong * 2)(ctypes.addressof(self.buffer), 0)
+        # Always the whole buffer: the kernel stops at the end of the shorter of the two.
+        self.local = (_ulong * 2)(ctypes.addressof(self.buffer), _PAGE)
         self.remote = (_ulong * 2)()
         self.local_at = ctypes.addressof(self.local)
         self.remote_at = ctypes.addressof(self.remote)
@@ -56,10 +57,10 @@ def read(pid: int, address: int, length: int) -> bytes:
     scratch = _idle.pop() if _idle else _Scratch()
     remote = scratch.remote
     remote[0] = address
-    remote[1] = scratch.local[1] = length
+    remote[1] = length
     got = _readv(pid, scratch.local_at, 1, scratch.remote_at, 1, 0)
     if got == length:
-        data = scratch.buffer[:length]
+        data: bytes = scratch.buffer[:length]  # type: ignore[assignment]  # a slice of c_char is bytes
         _idle.append(scratch)
         return data
     number = ctypes.get_errno() if got < 0 else EFAULT
@@ -89,7 +90,7 @@ def read_string(pid: int, address: int, limit: int = 4096) -> bytes:
                 number = ENAMETOOLONG
                 break
         remote[0] = address + done
-        remote[1] = scratch.local[1] = want
+        remote[1] = want
         got = _readv(pid, scratch.local_at, 1, scratch.remote_at, 1, 0)
         if got <= 0:
             number = ctypes.get_errno() if got < 0 else EFAULT

@@ -1,0 +1,182 @@
+"""Facts about processes from /proc, and the one fork that Python does not offer.
+
+Sources: proc_pid_status(5), proc_pid_stat(5), proc_tid_children(5), clone(2).
+
+Everything here is true of the moment it was read. A process that is gone raises `ProcessLookupError`, whichever
+way the kernel said so (no such directory, or ESRCH in mid-read).
+"""
+
+from __future__ import annotations
+
+import os
+from errno import ENOENT, ESRCH
+from typing import NamedTuple
+
+from fence_core.errors import KernelCallError
+from fence_core.kernel import arch, libc
+
+_CLONE_PARENT = 0x00008000  # include/uapi/linux/sched.h
+_SIGCHLD = 17  # the same on both machines
+
+_CHUNK = 8192  # /proc/PID/status has less than 2 KiB, but as many groups as it likes
+
+
+def clone_parent() -> int:
+    """Fork a sibling: the new process is our parent's child, not ours. Return 0 in it, its pid here.
+
+    A bare clone(2). The new process has this thread only; no at-fork handler has run, neither Python's nor
+    libc's, so it must stay with what `kernel` offers, start no thread and leave by `libc.exit_now`. Our
+    parent gets the signal that our own end would send, and must wait for both. Raises `KernelCallError`:
+    EAGAIN, ENOMEM, EINVAL when we are the init of a pid namespace.
+    """
+    # With only flags given the argument orders agree: x86_64 has (flags, stack, parent_tid, child_tid, tls),
+    # aarch64 (flags, stack, parent_tid, tls, child_tid). No stack means: go on on a copy of this one.
+    # The interpreter's lock is kept: the child has no other thread that would ever give it back.
+    return libc.syscall_locked(
+        arch.current().calls["clone"], _CLONE_PARENT | _SIGCHLD, 0, 0, 0, 0, call="clone(CLONE_PARENT)"
+    )
+
+
+def read_proc(path: str) -> bytes:
+    """Return the whole of a file below /proc/PID. Raises `ProcessLookupError` when PID is gone, `OSError`."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.read(fd, _CHUNK)
+            if len(data) < _CHUNK:
+                return data  # these files come whole or in full chunks
+            parts = [data]
+            while data:
+                data = os.read(fd, _CHUNK)
+                parts.append(data)
+            return b"".join(parts)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno in (ENOENT, ESRCH):
+            raise ProcessLookupError(ESRCH, os.strerror(ESRCH), path) from None
+        raise
+
+
+class Status(NamedTuple):
+    """What /proc/TID/status says. Numbers as this process's namespaces see them."""
+
+    tgid: int
+    ppid: int  # 0: the parent is outside this pid namespace
+    tracer: int  # 0: none
+    uids: tuple[int, int, int, int]  # real, effective, saved, file system
+    gids: tuple[int, int, int, int]
+    groups: tuple[int, ...]
+    umask: int
+    threads: int
+
+
+def field(status: bytes, name: bytes) -> bytes:
+    """Return the value of `name` (as b"Tgid") in a status file, stripped; empty when the kernel has it not."""
+    # The one field a process fills in freely is Name, on the first line, with newlines escaped.
+    start = status.find(b"\n" + name + b":")
+    if start < 0:
+        return b""
+    start += len(name) + 2
+    return status[start : status.find(b"\n", start)].strip()
+
+
+def _four(value: bytes) -> tuple[int, int, int, int]:
+    a, b, c, d = value.split()
+    return int(a), int(b), int(c), int(d)
+
+
+def status_fields(pid: int) -> Status:
+    """Return the status of process or thread `pid`. Raises `ProcessLookupError`."""
+    raw = read_proc(f"/proc/{pid}/status")
+    return Status(
+        tgid=int(field(raw, b"Tgid")),
+        ppid=int(field(raw, b"PPid")),
+        tracer=int(field(raw, b"TracerPid")),
+        uids=_four(field(raw, b"Uid")),
+        gids=_four(field(raw, b"Gid")),
+        groups=tuple(map(int, field(raw, b"Groups").split())),
+        umask=int(field(raw, b"Umask") or b"022", 8),  # Linux 4.7
+        threads=int(field(raw, b"Threads") or b"0"),  # absent for a process that has ended
+    )
+
+
+def thread_group(tid: int) -> int:
+    """Return the pid of the process that thread `tid` belongs to. Raises `ProcessLookupError`."""
+    return int(field(read_proc(f"/proc/{tid}/status"), b"Tgid"))
+
+
+def thread_count() -> int:
+    """Return how many threads this process has, those that Python knows nothing of included."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def children(pid: int | None = None) -> list[int]:
+    """Return the pids of the children of `pid` (this process), ended ones that nobody waited for included.
+
+    Raises `ProcessLookupError`.
+    """
+    task = f"/proc/{'self' if pid is None else pid}/task"
+    found: list[int] = []
+    try:
+        tids = os.listdir(task)
+    except FileNotFoundError:
+        raise ProcessLookupError(ESRCH, os.strerror(ESRCH), task) from None
+    for tid in tids:
+        try:
+            # Without CONFIG_PROC_CHILDREN this file is missing, though the thread is there.
+            found += map(int, read_proc(f"{task}/{tid}/children").split())
+        except ProcessLookupError:
+            if os.path.exists(f"{task}/{tid}"):
+                return _children_by_search(os.getpid() if pid is None else pid)
+    return found
+
+
+def _children_by_search(pid: int) -> list[int]:
+    found: list[int] = []
+    wanted = b"%d" % pid
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if field(read_proc(f"/proc/{name}/status"), b"PPid") == wanted:
+                    found.append(int(name))
+            except ProcessLookupError:
+                pass
+    return found
+
+
+def start_time(pid: int) -> int:
+    """Return when `pid` was started, in clock ticks since boot: (pid, start_time) names a process for good.
+
+    Raises `ProcessLookupError`.
+    """
+    raw = read_proc(f"/proc/{pid}/stat")
+    # Field 22; the program name, field 2, is in brackets and may hold anything, brackets included.
+    return int(raw[raw.rindex(b")") + 2 :].split(b" ", 20)[19])
+
+
+def program_name(pid: int) -> str:
+    """Return the name of the program, at most 15 bytes, or what the process calls itself (PR_SET_NAME).
+
+    Not to be trusted, and may hold any character but NUL. Raises `ProcessLookupError`.
+    """
+    raw = read_proc(f"/proc/{pid}/comm")
+    return os.fsdecode(raw[:-1] if raw.endswith(b"\n") else raw)
+
+
+def argv(pid: int) -> tuple[str, ...]:
+    """Return the command line; empty for a process that has ended. Not to be trusted: the process can change it.
+
+    Raises `ProcessLookupError`.
+    """
+    raw = read_proc(f"/proc/{pid}/cmdline")
+    if not raw:
+        return ()
+    if raw.endswith(b"\0"):
+        raw = raw[:-1]
+    return tuple(os.fsdecode(word) for word in raw.split(b"\0"))
+
+
+def is_gone(error: OSError) -> bool:
+    """Whether a failed call of `kernel` means no more than that its process has ended."""
+    return isinstance(error, ProcessLookupError) or (isinstance(error, KernelCallError) and error.errno == ESRCH)

@@ -1,0 +1,152 @@
+"""Ask the kernel which socket is bound to a name. Sources: sock_diag(7), net/unix/diag.c.
+
+The kernel's facts:
+- It lists the sockets of the asker's own network namespace; one in another namespace is not found.
+- It has no look-up by name, only a list of all: about 1 us per UNIX socket of the machine.
+- Of the inode a path is bound to it tells the low 32 bits and the file system's device in its own encoding.
+  On a file system that shows other devices in stat(2) (btrfs subvolumes, some overlays) nothing is found.
+- The answer is the inode of the *socket* (what fstat of the descriptor and /proc/net/unix show), not that of
+  the file.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from errno import EACCES, EINVAL, ENOENT, EOPNOTSUPP, EPERM, EPROTONOSUPPORT
+from typing import TYPE_CHECKING
+
+from fence_core.errors import FenceUnavailable, KernelCallError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_AF_UNIX = 1
+_NLMSG_ERROR = 2
+_NLMSG_DONE = 3
+_NLM_F_REQUEST = 0x001
+_NLM_F_DUMP_INTR = 0x010
+_NLM_F_DUMP = 0x300
+_SHOW_NAME = 1 << 0
+_SHOW_VFS = 1 << 1
+_ATTR_NAME = 0
+_ATTR_VFS = 1
+
+_NLMSGHDR = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+_REQUEST = struct.Struct("=BBHIIIII")  # struct unix_diag_req: family, protocol, pad, states, ino, show, cookie
+_MESSAGE = struct.Struct("=BBBBIII")  # struct unix_diag_msg: family, type, state, pad, ino, cookie
+_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length with header, type
+_VFS = struct.Struct("=II")  # struct unix_diag_vfs: inode, device
+_ERROR = struct.Struct("=i")
+
+_BUFFER = 1 << 16  # the kernel makes messages of at most 32 KiB
+_ATTEMPTS = 8
+
+
+class _InterruptedError(Exception):
+    """The list of sockets changed while the kernel wrote it."""
+
+
+def _unavailable(reason: str) -> FenceUnavailable:
+    return FenceUnavailable("unix_diag", reason, "The kernel needs CONFIG_UNIX_DIAG, as a loaded module or built in.")
+
+
+def _refused(errno: int) -> FenceUnavailable | KernelCallError:
+    if errno in (ENOENT, EINVAL, EOPNOTSUPP, EPROTONOSUPPORT):
+        return _unavailable(f"this kernel does not list UNIX sockets ({os.strerror(errno)})")
+    if errno in (EACCES, EPERM):
+        return _unavailable(f"asking for UNIX sockets is not permitted here ({os.strerror(errno)})")
+    return KernelCallError("sock_diag", errno)
+
+
+def _padded(length: int) -> int:
+    return (length + 3) & ~3
+
+
+def _attributes(payload: bytes) -> Iterator[tuple[int, bytes]]:
+    at = _MESSAGE.size
+    while at + _ATTRIBUTE.size <= len(payload):
+        length, kind = _ATTRIBUTE.unpack_from(payload, at)
+        if length < _ATTRIBUTE.size:
+            return
+        yield kind, payload[at + _ATTRIBUTE.size : at + length]
+        at += _padded(length)
+
+
+def _dump(show: int) -> list[tuple[int, dict[int, bytes]]]:
+    """Return (socket inode, attributes) of every UNIX socket."""
+    import socket  # 2 ms that a run without UNIX sockets need not pay
+
+    try:
+        netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+    except OSError as error:
+        raise _refused(error.errno or 0) from None
+    body = _REQUEST.pack(_AF_UNIX, 0, 0, 0xFFFFFFFF, 0, show, 0, 0)
+    request = (
+        _NLMSGHDR.pack(_NLMSGHDR.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + body
+    )
+    found: list[tuple[int, dict[int, bytes]]] = []
+    interrupted = False
+    with netlink:
+        try:
+            netlink.send(request)
+            while True:
+                data = netlink.recv(_BUFFER)
+                at = 0
+                while at + _NLMSGHDR.size <= len(data):
+                    length, kind, flags, _, _ = _NLMSGHDR.unpack_from(data, at)
+                    payload = data[at + _NLMSGHDR.size : at + length]
+                    interrupted |= bool(flags & _NLM_F_DUMP_INTR)
+                    if kind == _NLMSG_ERROR or (kind == _NLMSG_DONE and len(payload) >= _ERROR.size):
+                        errno = -_ERROR.unpack_from(payload)[0]
+                        if errno:
+                            raise _refused(errno)
+                    if kind == _NLMSG_DONE:
+                        if interrupted:
+                            raise _InterruptedError
+                        return found
+                    if kind == _SOCK_DIAG_BY_FAMILY:
+                        found.append((_MESSAGE.unpack_from(payload)[4], dict(_attributes(payload))))
+                    at += _padded(max(length, _NLMSGHDR.size))
+        except KernelCallError:
+            raise
+        except OSError as error:
+            raise _refused(error.errno or 0) from None
+
+
+def _sockets(show: int) -> list[tuple[int, dict[int, bytes]]]:
+    for _ in range(_ATTEMPTS):
+        try:
+            return _dump(show)
+        except _InterruptedError:
+            continue
+    raise _unavailable("the list of UNIX sockets changes faster than it can be read")
+
+
+def unix_socket_at(dev: int, ino: int) -> int | None:
+    """Return the inode of the socket bound to the file (st_dev, st_ino); None when there is none.
+
+    Raises `FenceUnavailable` when this kernel cannot tell, else `KernelCallError`.
+    """
+    # The kernel's own dev_t has the minor in the low 20 bits (include/linux/kdev_t.h), libc's is scattered.
+    wanted = _VFS.pack(ino & 0xFFFFFFFF, os.major(dev) << 20 | os.minor(dev))
+    for inode, attributes in _sockets(_SHOW_VFS):
+        if attributes.get(_ATTR_VFS) == wanted:
+            return inode
+    return None
+
+
+def unix_socket_named(abstract: bytes) -> int | None:
+    """Return the inode of the socket with this abstract name; None when there is none.
+
+    `abstract` is the name as in sun_path: with its leading NUL, and as long as the address said. Raises
+    `FenceUnavailable` when this kernel cannot tell, else `KernelCallError`.
+    """
+    if not abstract.startswith(b"\0"):
+        raise ValueError(f"{abstract!r} is not an abstract name: it has no leading NUL")
+    for inode, attributes in _sockets(_SHOW_NAME):
+        if attributes.get(_ATTR_NAME) == abstract:
+            return inode
+    return None

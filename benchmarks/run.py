@@ -1,0 +1,324 @@
+#!/usr/bin/env python3
+"""What the fence costs, as ratios against plain pytest measured in the same run.
+
+    python benchmarks/run.py                          start-up, per test, per call
+    python benchmarks/run.py --only calls --json out.json
+    python benchmarks/run.py --corpus RUNNER NAME...  real suites; see benchmarks/corpus/README.md
+
+Contestants: plain pytest; the plugin installed but not used; `--fence`; pytest-socket and sandlock where they are
+installed (`pip install pytest-socket sandlock`, or `python3 dev.py bench`). Plugins are loaded by name, autoload is
+off, so that what else is installed plays no part.
+
+Every round runs each contestant once, in an order that changes from round to round; a ratio compares two runs of the
+same round. Printed are the median, the least and the greatest. Needs only the standard library itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+UNTRAPPED = ("open for reading + close", "stat", "getppid", "send + recv", "pread", "pwrite")
+PAIRS = ("mkdir + rmdir",)  # two trapped calls in one operation
+
+
+@dataclass(frozen=True)
+class Contestant:
+    name: str
+    options: tuple[str, ...] = ()
+    needs: str | None = None  # module that must be importable
+    sandboxed: bool = False  # started inside sandlock
+
+    @property
+    def here(self) -> bool:
+        return self.needs is None or importlib.util.find_spec(self.needs) is not None
+
+
+PLAIN = Contestant("plain")
+INSTALLED = Contestant("installed, not used", ("-p", "pytest_fence.plugin"), "pytest_fence")
+FENCE = Contestant("--fence", ("-p", "pytest_fence.plugin", "--fence"), "pytest_fence")
+SOCKET = Contestant(
+    "pytest-socket",
+    ("-p", "pytest_socket", "--disable-socket", "--allow-unix-socket", "--allow-hosts=127.0.0.1"),
+    "pytest_socket",
+)
+SANDLOCK = Contestant("sandlock", needs="sandlock", sandboxed=True)
+ALL = (PLAIN, INSTALLED, FENCE, SOCKET, SANDLOCK)
+
+# Times sandlock's own run(), so that starting Python and importing sandlock are not held against it.
+SANDLOCK_LAUNCHER = """
+import json, sys, time
+from sandlock import Sandbox
+command, writable = json.loads(sys.argv[1])
+box = Sandbox(fs_readable=["/"], fs_writable=[writable, "/dev"], net_allow=["127.0.0.1:*"], net_allow_bind=["*"])
+start = time.perf_counter()
+done = box.run(command)
+print(json.dumps([time.perf_counter() - start, done.exit_code, str(done.error or "")]))
+"""
+
+
+class Suite:
+    """A scratch project that contestants run, and the environment they run it in."""
+
+    def __init__(self, base: Path, name: str, files: dict[str, str]) -> None:
+        self.path = base / name
+        self.path.mkdir()
+        self.result = self.path / "result.json"
+        (self.path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n", encoding="utf-8")
+        for file, text in files.items():
+            (self.path / file).write_text(text, encoding="utf-8")
+        (self.path / "tmp").mkdir()
+        (self.path / "home").mkdir()
+
+    def environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
+        return {
+            **kept,
+            "HOME": str(self.path / "home"),
+            "TMPDIR": str(self.path / "tmp"),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTHONHASHSEED": "0",
+            "FENCE_BENCH_RESULT": str(self.result),
+            **{name: value for name, value in os.environ.items() if name.startswith("FENCE_BENCH_ROUNDS")},
+        }
+
+    def run(self, contestant: Contestant) -> float:
+        """Seconds of wall time. A run that fails ends the benchmark: it would measure something else."""
+        command = [sys.executable, "-m", "pytest", "-q", *contestant.options]
+        self.result.unlink(missing_ok=True)
+        if contestant.sandboxed:
+            whole = [sys.executable, "-c", SANDLOCK_LAUNCHER, json.dumps([command, str(self.path)])]
+        else:
+            whole = command
+        start = time.perf_counter()
+        done = subprocess.run(
+            whole, cwd=self.path, env=self.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        seconds = time.perf_counter() - start
+        status, said = done.returncode, done.stdout + done.stderr
+        if contestant.sandboxed and status == 0:
+            seconds, status, error = json.loads(done.stdout.splitlines()[-1])
+            said += error
+        if status:
+            raise RuntimeError(f"{contestant.name}: exit status {status} of {shlex.join(whole)}\n{said[-4000:]}")
+        return seconds
+
+
+@dataclass
+class Series:
+    """One quantity of one contestant over the rounds, beside plain pytest's in the same rounds."""
+
+    values: list[float]
+    plain: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        return [value / base for value, base in zip(self.values, self.plain, strict=True)]
+
+    @property
+    def extras(self) -> list[float]:
+        return [value - base for value, base in zip(self.values, self.plain, strict=True)]
+
+    def record(self) -> dict[str, object]:
+        return {
+            "values": self.values,
+            "ratio": statistics.median(self.ratios),
+            "ratio_min": min(self.ratios),
+            "ratio_max": max(self.ratios),
+            "extra": statistics.median(self.extras),
+        }
+
+
+def interleave(
+    contestants: Sequence[Contestant], rounds: int, measure: Callable[[Contestant], dict[str, float]]
+) -> dict[str, dict[str, Series]]:
+    """Quantity -> contestant -> series. One warm-up round is thrown away."""
+    got: dict[str, dict[str, list[float]]] = {}
+    for number in range(-1, rounds):
+        shift = number % len(contestants)
+        for contestant in [*contestants[shift:], *contestants[:shift]]:
+            for quantity, value in measure(contestant).items():
+                if number >= 0:
+                    got.setdefault(quantity, {}).setdefault(contestant.name, []).append(value)
+    return {
+        quantity: {name: Series(values, by_name[PLAIN.name]) for name, values in by_name.items()}
+        for quantity, by_name in got.items()
+    }
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([text[0], "  ".join("-" * width for width in widths), *text[1:]])
+
+
+def ratio(series: Series) -> str:
+    return f"{statistics.median(series.ratios):.3f}  ({min(series.ratios):.3f} to {max(series.ratios):.3f})"
+
+
+def extra(series: Series, scale: float, unit: str) -> str:
+    return f"{statistics.median(series.extras) * scale:+.3g} {unit}"
+
+
+def startup(base: Path, contestants: Sequence[Contestant], rounds: int) -> dict[str, dict[str, Series]]:
+    suite = Suite(base, "startup", {"test_nothing.py": "def test_nothing():\n    pass\n"})
+    found = interleave(contestants, rounds, lambda contestant: {"start-up": suite.run(contestant)})
+    print("\nStart-up: a suite of one empty test (aim: --fence +10 ms, installed +5 ms)\n")
+    rows = [[name, ratio(series), extra(series, 1e3, "ms")] for name, series in found["start-up"].items()]
+    print(table(["contestant", "ratio (least to greatest)", "extra"], rows), flush=True)
+    return found
+
+
+def per_test(base: Path, contestants: Sequence[Contestant], rounds: int, tests: int) -> dict[str, dict[str, Series]]:
+    code = f"import pytest\n\n@pytest.mark.parametrize('n', range({tests}))\ndef test_nothing(n):\n    pass\n"
+    suite = Suite(base, "tests", {"test_many.py": code})
+    found = interleave(contestants, rounds, lambda contestant: {"tests": suite.run(contestant)})
+    print(f"\nPer test: {tests:,} empty tests (aim: --fence +60 us a test)\n")
+    rows = [[name, ratio(series), extra(series, 1e6 / tests, "us a test")] for name, series in found["tests"].items()]
+    print(table(["contestant", "ratio (least to greatest)", "extra"], rows), flush=True)
+    return found
+
+
+def per_call(base: Path, contestants: Sequence[Contestant], rounds: int) -> dict[str, dict[str, Series]]:
+    suite = Suite(base, "calls", {"test_calls.py": (HERE / "measure_calls.py").read_text(encoding="utf-8")})
+
+    def measure(contestant: Contestant) -> dict[str, float]:
+        suite.run(contestant)
+        return {name: float(ns) for name, ns in json.loads(suite.result.read_text(encoding="utf-8")).items()}
+
+    found = interleave(contestants, rounds, measure)
+    print("\nPer call (aim: trapped +12 us a call, untrapped 1.02)")
+    for title, wanted in (("trapped", False), ("untrapped", True)):
+        rows = []
+        for operation, by_name in found.items():
+            if (operation in UNTRAPPED) == wanted:
+                calls = 2 if operation in PAIRS else 1
+                for name, series in by_name.items():
+                    own = f"{statistics.median(series.values) / 1e3:.2f} us"
+                    more = "" if name == PLAIN.name else extra(series, 1e-3 / calls, "us a call")
+                    rows.append([operation, name, own, "" if name == PLAIN.name else ratio(series), more])
+        print(f"\n{title}\n")
+        print(table(["operation", "contestant", "takes", "ratio (least to greatest)", "extra"], rows), flush=True)
+    return found
+
+
+def corpus(runner: Path, names: Sequence[str], rounds: int, scratch: Path, options: str) -> dict[str, object]:
+    """Each project by itself, since each may have a policy of its own in benchmarks/corpus."""
+    listed = subprocess.run([sys.executable, str(runner), "list"], capture_output=True, text=True, check=True).stdout
+    known = [line.split()[0] for line in listed.splitlines()[2:] if line.strip()]
+    results: dict[str, object] = {}
+    rows = []
+    for name in names or known:
+        policy = HERE / "corpus" / f"{name}.json"
+        arguments = f"--fence {options}".strip()
+        if policy.exists():
+            arguments += f" --fence-config={shlex.quote(str(policy))}"
+        out = scratch / f"corpus-{name}.json"
+        command = [sys.executable, str(runner), "run", name, "--plugin", str(ROOT), "--repeats", str(rounds)]
+        subprocess.run([*command, "--args", arguments, "--json", str(out)], stdin=subprocess.DEVNULL)
+        entry = json.loads(out.read_text(encoding="utf-8"))["projects"][0]
+        results[name] = entry
+        pairs = entry.get("pair_ratios")
+        rows.append(
+            [
+                name,
+                f"{entry['ratio']:.3f}  ({min(pairs):.3f} to {max(pairs):.3f})" if pairs else "-",
+                "-" if entry.get("cpu_ratio") is None else f"{entry['cpu_ratio']:.3f}",
+                str(len(entry.get("changed", ()))),
+                "yes" if policy.exists() else "no",
+                "; ".join(entry.get("problems", [entry.get("problem", "")])),
+            ]
+        )
+    print("\nCorpus (aim: geometric mean 1.05, filelock 1.5)\n")
+    print(table(["project", "ratio (least to greatest)", "cpu", "changed", "own policy", "problems"], rows))
+    ratios = [entry["ratio"] for entry in results.values() if isinstance(entry, dict) and "ratio" in entry]
+    if ratios:
+        print(f"\ngeometric mean of {len(ratios)}: {statistics.geometric_mean(ratios):.3f}", flush=True)
+    return results
+
+
+def version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def machine() -> dict[str, object]:
+    packages = ("pytest-fence", "pytest", "pytest-socket", "sandlock")
+    return {
+        "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "root": os.geteuid() == 0,
+        "packages": {package: version(package) for package in packages},
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="projects of the corpus (default: all)")
+    parser.add_argument("--only", action="append", choices=("startup", "tests", "calls", "corpus"))
+    parser.add_argument("--repeats", type=int, default=9, help="rounds (default: %(default)s)")
+    parser.add_argument("--tests", type=int, default=10_000, help="empty tests in one suite (default: %(default)s)")
+    parser.add_argument("--corpus", type=Path, metavar="RUNNER", help="the corpus' run.py")
+    parser.add_argument("--corpus-options", default="", metavar="OPTIONS", help="further pytest options, e.g. '-n 2'")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="everything that was measured")
+    options = parser.parse_args(argv)
+    wanted = options.only or ["startup", "tests", "calls", *(["corpus"] if options.corpus else [])]
+    if "corpus" in wanted and options.corpus is None:
+        parser.error("--only corpus needs --corpus RUNNER")
+    if options.names and "corpus" not in wanted:
+        parser.error("names of projects make sense with --corpus only")
+
+    report: dict[str, object] = {"machine": machine()}
+    print(", ".join(f"{key} {value}" for key, value in report["machine"].items() if key != "packages"))  # type: ignore[attr-defined]
+    for contestant in ALL:
+        if not contestant.here:
+            print(f"{contestant.name}: not measured, {contestant.needs} is not installed")
+    here = [contestant for contestant in ALL if contestant.here]
+    scratch = Path(tempfile.mkdtemp(prefix="fence-bench-"))
+    try:
+        series: dict[str, dict[str, Series]] = {}
+        if "startup" in wanted:
+            series |= startup(scratch, here, max(options.repeats, 15))
+        if "tests" in wanted:
+            series |= per_test(
+                scratch, [c for c in here if not c.sandboxed], max(3, options.repeats // 2), options.tests
+            )
+        if "calls" in wanted:
+            series |= per_call(scratch, [c for c in here if c is not INSTALLED], max(3, options.repeats // 2))
+        report["measured"] = {
+            quantity: {name: one.record() for name, one in by_name.items()} for quantity, by_name in series.items()
+        }
+        if "corpus" in wanted:
+            rounds = max(3, options.repeats // 3)
+            report["corpus"] = corpus(options.corpus, options.names, rounds, scratch, options.corpus_options)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -55,10 +55,8 @@ def missing(thing: str) -> str | None:
 def missing_feature(name: str) -> str | None:
     from fence_core.kernel import features
 
-    found = features.detect()
-    if getattr(found, name):
-        return None
-    return f"kernel: no {name} on this machine"
+    feature = features.detect()[name]
+    return None if feature.available else f"kernel: no {name}: {feature.detail}"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

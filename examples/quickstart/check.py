@@ -22,7 +22,7 @@ EXPECTED = {
     "test_total": None,
     "test_usage_is_reported_quietly": "resolve telemetry.example.com",
     "test_failed_upload_is_noticed": "connect 192.0.2.7:80/tcp",
-    "test_visitor_is_remembered": "write {home}/.shop_visitors",
+    "test_deployment_host_is_trusted": "write {home}/.ssh/known_hosts",
     "test_payment_is_queued_or_charged": "resolve api.stripe.com",
     "test_exchange_rate": None,
     "test_receipt_is_filed": None,
@@ -60,11 +60,11 @@ def compare(said: dict[str, str], home: Path) -> list[tuple[bool, str, str]]:
 
 
 def main() -> int:
-    # Not below the temporary directory, which tests may write to, and not below this project's root, likewise.
+    # Not below the temporary directory or this project's root, where tests may write without being asked.
     scratch = Path(tempfile.mkdtemp(prefix=".demo-", dir=HERE.parent))
     try:
         home, junit = scratch / "home", scratch / "junit.xml"
-        home.mkdir()
+        (home / ".ssh").mkdir(parents=True)
         command = [sys.executable, "-m", "pytest", "--fence", f"--junitxml={junit}", *sys.argv[1:]]
         print("$ pytest --fence", *sys.argv[1:], flush=True)
         status = subprocess.run(command, cwd=HERE, env=environment(home)).returncode
@@ -72,8 +72,8 @@ def main() -> int:
             print(f"\ncheck.py: pytest wrote no report (exit status {status})", file=sys.stderr)
             return 1
         rows = compare(failures(junit), home)
-        if (home / ".shop_visitors").exists():
-            rows.append((False, "test_visitor_is_remembered", "the file was written all the same"))
+        if (home / ".ssh" / "known_hosts").exists():
+            rows.append((False, "test_deployment_host_is_trusted", "the file was written all the same"))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     rows.append((status == FAILED, "the whole run", f"exit status {status}, should be {FAILED}"))

@@ -33,9 +33,12 @@ def export_orders(orders: list[str], host: str) -> bool:
     return done.returncode == 0
 
 
-def remember_visitor(name: str) -> None:
-    with open(Path.home() / ".shop_visitors", "a", encoding="utf-8") as history:
-        history.write(f"{name}\n")
+def trust_host(name: str, key: str) -> None:
+    """Let ssh accept the machine that we deploy to, without asking."""
+    known = Path.home() / ".ssh" / "known_hosts"
+    known.parent.mkdir(exist_ok=True)
+    with open(known, "a", encoding="utf-8") as file:
+        file.write(f"{name} {key}\n")
 
 
 def charge(cents: int) -> str:

@@ -27,9 +27,9 @@ def test_failed_upload_is_noticed() -> None:
     assert shop.export_orders(["order 1"], host="192.0.2.7") is False
 
 
-def test_visitor_is_remembered() -> None:
-    """Writes to the home directory of whoever runs the tests."""
-    shop.remember_visitor("Ada")
+def test_deployment_host_is_trusted() -> None:
+    """Writes to the home directory of whoever runs the tests, and to a sensitive place at that."""
+    shop.trust_host("shop.example.com", "ssh-ed25519 AAAA")
 
 
 def test_payment_is_queued_or_charged() -> None:

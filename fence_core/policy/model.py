@@ -1,0 +1,179 @@
+"""What a test may do, as frozen values.
+
+Every pattern is an `Entry` that knows where it was written, and every scalar has its source noted in `sources`, so
+that each decision can name the rule behind it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+Mode = Literal["enforce", "warn", "audit"]
+Leftovers = Literal["end", "wait"]
+
+Sources = tuple[tuple[str, str], ...]
+"""Pairs of a scalar's name and where its value was written. A name that is not there has its built-in default."""
+
+NOT_SUPPORTED_YET = frozenset(
+    {
+        "network.hosts",
+        "network.upstream_proxy",
+        "network.http_proxy_port",
+        "network.socks_proxy_port",
+        "network.proxy_env",
+        "network.expose_ports",
+        "filesystem.deny_read",
+        "command.deny",
+        "command.allow",
+        "scope",
+        "env_deny",
+    }
+)
+"""Keys that are understood but that nothing enforces yet.
+
+Setting one to anything but its default is a `PolicyError`: a fence that takes a rule and does not keep it is worse
+than none. Whoever builds the enforcement deletes the name here.
+"""
+
+NOT_ENFORCEABLE_YET = {
+    "network.allowed_domains": "names cannot be allowed yet: every look-up is refused, only IP addresses and"
+    " networks listed here can be reached",
+}
+"""Rules that are kept and judged but that cannot open anything yet: the fence stays closed, and should say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One item of a list: as it was written, and where."""
+
+    text: str
+    source: str  # "pyproject.toml [tool.fence]", "preset pytest", "marker of tests/test_x.py::test_y"
+    pattern: str = ""
+    """Of a path: with `~` and the directory it is relative to filled in. Empty: the same as the text."""
+
+    def __str__(self) -> str:
+        return f'"{self.text}" ({self.source})'
+
+
+def _source(sources: Sources, name: str) -> str:
+    for key, source in sources:
+        if key == name:
+            return source
+    return "the built-in default"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRules:
+    """Whom the tests may talk to. What no rule allows is refused."""
+
+    allowed_domains: tuple[Entry, ...] = ()
+    """Names, `*.` wildcards, IP addresses and networks, each with an optional port."""
+    denied_domains: tuple[Entry, ...] = ()
+    allow_unix_sockets: tuple[Entry, ...] = ()
+    allow_all_unix_sockets: bool = False
+    allow_local_binding: bool = False
+    allow_local_outbound: bool | None = None
+    """Services on this machine's loopback that were not started inside. None: as `allow_local_binding`."""
+    allow_local_outbound_ports: tuple[int, ...] = ()
+    expose_ports: tuple[int, ...] = ()
+    upstream_proxy: str | None = None
+    http_proxy_port: int | None = None
+    socks_proxy_port: int | None = None
+    proxy_env: bool = False
+    hosts: tuple[tuple[str, str], ...] = ()
+    sources: Sources = ()
+
+    def source_of(self, name: str) -> str:
+        """Where the scalar of this name got its value."""
+        return _source(self.sources, name)
+
+
+@dataclass(frozen=True, slots=True)
+class FilesystemRules:
+    """What the tests may change. What no rule allows is refused; reading is free but for `deny_read`."""
+
+    allow_write: tuple[Entry, ...] = ()
+    deny_write: tuple[Entry, ...] = ()
+    deny_read: tuple[Entry, ...] = ()
+    allow_git_config: bool = False
+    root: str = ""
+    """The project's directory: protected names hold here, whatever it lies in. Empty: unknown."""
+    home: str = ""
+    """The home directory at the start of the run, for protection, and to shorten what a remedy proposes."""
+    scratch: tuple[str, ...] = ()
+    """Directories for temporary files: protected names are free below them (see `protected.py`)."""
+    locked: tuple[str, ...] = ()
+    """Files that decide what tomorrow's run allows. No rule makes them writable."""
+    sources: Sources = ()
+
+    def source_of(self, name: str) -> str:
+        """Where the scalar of this name got its value."""
+        return _source(self.sources, name)
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRules:
+    """Which commands may be run. Nothing enforces these yet (`NOT_SUPPORTED_YET`)."""
+
+    deny: tuple[Entry, ...] = ()
+    allow: tuple[Entry, ...] = ()
+    use_defaults: bool = True
+    sources: Sources = ()
+
+    def source_of(self, name: str) -> str:
+        """Where the scalar of this name got its value."""
+        return _source(self.sources, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Everything that is allowed, from all sources together. The empty policy allows nothing."""
+
+    network: NetworkRules = NetworkRules()
+    filesystem: FilesystemRules = FilesystemRules()
+    command: CommandRules = CommandRules()
+    sources: tuple[str, ...] = ()
+    """All that took part, in the order of merging: "preset pytest", "pyproject.toml [tool.fence]"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to run the fence; nothing of what it allows."""
+
+    enabled: bool = False
+    mode: Mode = "enforce"
+    require: tuple[str, ...] = ()
+    """Layers without which the run is refused."""
+    leftovers: Leftovers = "end"
+    """What happens to processes of the tests that are still alive when the session has ended."""
+    sources: Sources = ()
+
+    def source_of(self, name: str) -> str:
+        """Where the setting of this name got its value."""
+        return _source(self.sources, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What was found for a project: a policy, and how to run it."""
+
+    policy: Policy
+    settings: Settings
+    source: str  # "pyproject.toml [tool.fence]"; "preset pytest" where there is no file
+    path: Path | None = None
+
+
+def unenforceable(policy: Policy) -> tuple[str, ...]:
+    """What the policy asks for that this version cannot open yet, one sentence each, for the run's header."""
+    from fence_core.policy.domains import parse_pattern
+
+    names: Iterable[str] = [
+        entry.text for entry in policy.network.allowed_domains if parse_pattern(entry.text).network is None
+    ]
+    listed = ", ".join(names)
+    return (f"network.allowed_domains: {NOT_ENFORCEABLE_YET['network.allowed_domains']} ({listed})",) if listed else ()

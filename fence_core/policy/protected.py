@@ -1,0 +1,124 @@
+"""Targets that no test writes to, whatever the policy allows, each with its reason.
+
+They are files that some program runs, or obeys, the next time its user works in that directory: writing one turns a
+test into code that runs unfenced tomorrow. They are refused by name at the moment of the call and at any depth, so a
+directory made a moment ago is no way around.
+
+The one exception is `exempt_below_scratch`: below the directories for temporary files the names are free. A suite
+that tests a git tool runs `git init` in its `tmp_path`, which writes `.git/config` and sample hooks; nobody works in
+such a directory, so nothing there configures anybody's git. If the project itself lies in the temporary directory its
+own tree stays protected, and so does a home directory there.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["CONTAINER_OPS", "PROTECTED", "Protected", "config_names", "containers"]
+
+
+class Protected(NamedTuple):
+    """Names that are protected for one reason."""
+
+    names: tuple[str, ...]
+    """Each a last component, or the last few, at any depth; everything below is covered too."""
+    reason: str
+    idea: str
+    """Who protects it as well: the Go tool fence, sandbox-runtime, or we alone."""
+    exempt_below_scratch: bool = True
+    unless: str = ""
+    """A setting of the policy that lifts the protection."""
+
+
+PROTECTED = (
+    Protected(
+        (".bashrc", ".bash_profile", ".profile", ".zshrc", ".zprofile"),
+        "the shell runs it at its next start",
+        "fence, sandbox-runtime",
+    ),
+    Protected(
+        (
+            ".bash_login",
+            ".bash_logout",
+            ".bash_aliases",
+            ".zshenv",
+            ".zlogin",
+            ".zlogout",
+            ".kshrc",
+            ".cshrc",
+            ".tcshrc",
+            ".login",
+            ".xprofile",
+            ".xsessionrc",
+            ".config/fish",
+        ),
+        "the shell runs it at its next start",
+        "pytest-fence",
+    ),
+    Protected((".envrc",), "direnv runs it when somebody enters the directory", "pytest-fence"),
+    Protected((".git/hooks",), "git runs what lies there", "fence, sandbox-runtime"),
+    Protected((".gitconfig",), "git takes aliases and helper programs from it", "fence, sandbox-runtime"),
+    Protected((".config/git",), "git takes aliases, helper programs and hooks from it", "pytest-fence"),
+    Protected(
+        (".git/config",),
+        "git takes aliases, hook paths and helper programs from it",
+        "fence, sandbox-runtime",
+        unless="filesystem.allow_git_config",
+    ),
+    Protected(
+        (".git/config.worktree", ".git/info/attributes"),
+        "git takes filters and helper programs from it",
+        "pytest-fence",
+        unless="filesystem.allow_git_config",
+    ),
+    Protected((".gitmodules",), "git fetches what it names", "fence, sandbox-runtime"),
+    Protected((".ripgreprc",), "ripgrep takes a program to run from it", "fence, sandbox-runtime"),
+    Protected((".vscode", ".idea"), "the editor runs tasks and programs that it names", "fence, sandbox-runtime"),
+    Protected((".mcp.json",), "coding agents start the servers that it names", "fence, sandbox-runtime"),
+    Protected(
+        (".claude/commands", ".claude/agents"), "coding agents follow what is written there", "fence, sandbox-runtime"
+    ),
+    # Not all of .claude and .cursor: agents keep whole work trees below them, in which tests are run.
+    Protected(
+        (
+            ".claude/hooks",
+            ".claude/skills",
+            ".claude/settings.json",
+            ".claude/settings.local.json",
+            ".cursor/rules",
+            ".cursor/mcp.json",
+            ".cursor/hooks.json",
+            ".cursorrules",
+            ".codex/config.toml",
+            ".gemini/settings.json",
+        ),
+        "coding agents follow or run what is written there",
+        "pytest-fence",
+    ),
+    Protected((".ssh",), "it decides who may log in, and as whom ssh goes where", "pytest-fence"),
+    Protected((".gnupg",), "it decides whose signatures are believed", "pytest-fence"),
+    Protected(
+        (".config/autostart", ".config/systemd/user", ".local/share/systemd/user"),
+        "the desktop or systemd starts what it names",
+        "pytest-fence",
+    ),
+)
+
+CONTAINER_OPS = frozenset({"rename", "link", "symlink"})
+"""Calls that put a whole tree in place under a new name: done to the directory that a protected name lies in, they
+would bring their own `hooks` along."""
+
+
+def containers() -> frozenset[str]:
+    """The directories that protected names of more than one component lie in: `.git`, `.claude`, `.config`."""
+    return frozenset(name.rpartition("/")[0] for row in PROTECTED for name in row.names if "/" in name)
+
+
+_CONFIG_NAMES = ("fence.json", "fence.jsonc", "fence.yaml", "fence.yml", "pyproject.toml")
+# These can put `--no-fence` or `-p no:fence` on pytest's command line.
+_PYTEST_CONFIG_NAMES = ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg")
+
+
+def config_names() -> tuple[str, ...]:
+    """Files of the project's root directory that decide how tomorrow's run is fenced: locked, whether there or not."""
+    return _CONFIG_NAMES + _PYTEST_CONFIG_NAMES

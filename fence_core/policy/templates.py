@@ -1,0 +1,102 @@
+"""The named policies that configs build on: `default-deny`, `pytest` and `strict`.
+
+They are data, in `templates/*.json`, in the syntax of any other policy. What differs from machine to machine stands
+there as `{root}`, `{temp}`, `{cache}` and `{report}`, filled in from a `TemplateContext`; an item whose placeholder has
+several values becomes several items.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fence_core.errors import PolicyError, Problem
+from fence_core.policy import paths
+from fence_core.policy.merge import merge
+from fence_core.policy.model import FilesystemRules, Policy
+from fence_core.policy.protected import config_names
+from fence_core.policy.validate import parse_overlay
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["TemplateContext", "template", "template_names"]
+
+_DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
+_NAMES = ("default-deny", "pytest", "strict")
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateContext:
+    """What a template has to know of the run. All paths are absolute."""
+
+    root: str
+    """The project's root directory, pytest's rootdir."""
+    temp_dirs: tuple[str, ...]
+    """Directories for temporary files. Protected names are free below them, so a `--basetemp` belongs here."""
+    home: str
+    cache_dir: str
+    """pytest's `cache_dir`."""
+    extra_write: tuple[str, ...] = ()
+    """Files and directories that this run was asked to write: reports named on the command line."""
+
+    @classmethod
+    def of_run(cls, root: str | os.PathLike[str], *, cache_dir: str = "", extra_write: Iterable[str] = (),
+               extra_temp_dirs: Iterable[str] = ()) -> TemplateContext:  # fmt: skip
+        """What holds for this process and this root directory."""
+        import tempfile
+
+        here = os.path.abspath(root)
+        temp = [os.path.abspath(path) for path in (tempfile.gettempdir(), "/tmp", "/var/tmp", *extra_temp_dirs)]
+        temp += [os.path.realpath(path) for path in temp]
+        return cls(
+            root=here,
+            temp_dirs=tuple(dict.fromkeys(temp)),
+            home=os.path.expanduser("~"),
+            cache_dir=os.path.join(here, cache_dir or ".pytest_cache"),
+            extra_write=tuple(os.path.join(here, path) for path in extra_write),
+        )
+
+
+def template_names() -> tuple[str, ...]:
+    """The names that `extends` takes."""
+    return _NAMES
+
+
+def template(name: str, context: TemplateContext) -> Policy:
+    """The policy of this name, for this run. Raises PolicyError for an unknown name."""
+    if name not in _NAMES:
+        known = ", ".join(f'"{each}"' for each in _NAMES)
+        raise PolicyError((Problem("the fence", "extends", f'"{name}" is no template', known),))
+    with open(os.path.join(_DIRECTORY, f"{name}.json"), encoding="utf-8") as file:
+        raw = json.load(file)
+    filesystem = raw.get("filesystem", {})
+    for key in ("allowWrite", "denyWrite"):
+        if key in filesystem:
+            filesystem[key] = [item for text in filesystem[key] for item in _fill(text, context)]
+    overlay = parse_overlay(raw, source=f"preset {name}", base_dir=context.root, flat=False, home=context.home)
+    # The files of tomorrow's policy are locked whether they are there or not: making one is as good as changing one.
+    base = FilesystemRules(
+        root=context.root,
+        home=context.home,
+        scratch=context.temp_dirs,
+        locked=tuple(os.path.join(context.root, each) for each in config_names()),
+    )
+    return merge(Policy(filesystem=base), overlay)
+
+
+def _fill(text: str, context: TemplateContext) -> list[str]:
+    """The items that one line of a template stands for."""
+    values = {
+        "{root}": (context.root,),
+        "{temp}": context.temp_dirs,
+        "{cache}": (context.cache_dir,),
+        "{report}": context.extra_write,
+    }
+    for placeholder, places in values.items():
+        if text.startswith(placeholder):
+            rest = text[len(placeholder) :]
+            return [paths.escape(place.rstrip("/") or "/") + rest for place in places]
+    return [text]

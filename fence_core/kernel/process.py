@@ -78,7 +78,8 @@ def field(status: bytes, name: bytes) -> bytes:
     if start < 0:
         return b""
     start += len(name) + 2
-    return status[start : status.find(b"\n", start)].strip()
+    end = status.find(b"\n", start)
+    return status[start : end if end >= 0 else None].strip()
 
 
 def _four(value: bytes) -> tuple[int, int, int, int]:

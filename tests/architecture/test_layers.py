@@ -49,8 +49,8 @@ def read_table(text: str) -> dict[str, set[str]]:
         for name in names:
             if not name.startswith("fence_core"):
                 allowed.setdefault(name, set())
-    for importer in allowed.keys() - {"pytest_fence", *everybody}:
-        allowed[importer] |= everybody
+    for importer in allowed.keys() - everybody:
+        allowed[importer] |= {f"fence_core.{name}" for name in everybody} if importer == "pytest_fence" else everybody
     return allowed
 
 

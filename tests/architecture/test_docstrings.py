@@ -40,10 +40,10 @@ def test_a_package_of_one_process_names_it(package: str) -> None:
 def test_the_launcher_says_which_process_runs_a_module() -> None:
     """The launcher is the one package whose modules run in different processes."""
     wrong = [
-        f"{name(path)}: its first paragraph names none of {PROCESSES}"
+        f"{name(path)}: its docstring names none of {PROCESSES}; write `Run by ...`"
         for path in MODULES
         if path.parent.name == "launcher" and path.name != "__init__.py"
-        if not any(process in docstring(path).partition("\n\n")[0].lower() for process in PROCESSES)
+        if not any(process in docstring(path).lower() for process in PROCESSES)
     ]
     assert not wrong, "\n".join(["", *wrong])
 

@@ -1,0 +1,1 @@
+"""The referee: runs in the supervisor process, sees every trapped call, decides and answers."""

@@ -1,0 +1,152 @@
+"""pid -> on whose account: the table of processes the broker has seen.
+
+A process is identified by its thread-group id and held by a pidfd, whose readiness tells that it is gone before its
+number can mean anybody else. The number of a thread that is not its group's leader may be reused without such a
+sign; what is known of those is looked up anew after `THREAD_TRUST_S`: thread ids are handed out in a cycle, and no
+machine goes through all of them (32,768 at the least) in that time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from fence_core.broker.scopes import Binding, Worker
+from fence_core.broker.stacks import StackPipe
+from fence_core.kernel import pidfd as pidfds
+from fence_core.kernel import process as kernel_process
+from fence_core.policy.requests import printable
+
+THREAD_TRUST_S = 0.1
+
+
+class Process:
+    """One fenced process, from when it was first seen until it is gone."""
+
+    __slots__ = ("binding", "parent", "pid", "pidfd", "proven", "stacks", "workers")
+
+    def __init__(self, pid: int, pidfd: int, parent: Process | None, binding: Binding) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.parent = parent
+        self.binding = binding
+        self.workers: list[Worker] = []
+        """Sessions running in this process, innermost last; empty for everything that is no pytest process."""
+        self.proven = False
+        """Whether it has made a trapped call itself, which only a fenced process can."""
+        self.stacks: StackPipe | None = None
+        """The pipe that this process (or the one it was forked from) registered; None after an exec."""
+
+    def account(self) -> Binding:
+        """On whose account a call of this process is, now."""
+        return self.workers[-1].now() if self.workers else self.binding
+
+    def may_write(self, path: str, op: str = "open") -> bool:
+        """The hot path: whether every policy in force lets this process change `path`. No allocation."""
+        if self.workers:
+            worker = self.workers[-1]
+            if not worker.judge(worker.page.policy()).may_write(path, op):
+                return False
+            judges = worker.outer_judges
+        else:
+            judges = self.binding.judges
+        for _, judge in judges:
+            if not judge.may_write(path, op):
+                return False
+        return True
+
+
+def program(pid: int) -> str:
+    """The program's name for showing."""
+    try:
+        return printable(kernel_process.program_name(pid))
+    except OSError:
+        return "?"
+
+
+class ProcessTable:
+    """All processes inside the fence that have made a trapped call."""
+
+    def __init__(self, root: Callable[[], Binding], *, watch: Callable[[int, int], None], supervisor: int) -> None:
+        self._root = root
+        self._watch = watch
+        self._supervisor = supervisor
+        self.by_pid: dict[int, Process] = {}
+        self._threads: dict[int, tuple[Process, float]] = {}
+        self._by_pidfd: dict[int, Process] = {}
+
+    def find(self, tid: int) -> Process:
+        """The process that this thread belongs to. Raises ProcessLookupError where it is gone already."""
+        process = self.by_pid.get(tid)
+        if process is not None:
+            return process
+        known = self._threads.get(tid)
+        if known is not None and known[1] > time.monotonic():
+            return known[0]
+        status = kernel_process.status_fields(tid)
+        process = self.by_pid.get(status.tgid) or self._meet(status.tgid, status.ppid)
+        process.proven = True
+        if tid != status.tgid:
+            if len(self._threads) > 4096:
+                self._threads.clear()
+            self._threads[tid] = (process, time.monotonic() + THREAD_TRUST_S)
+        return process
+
+    def _meet(self, pid: int, ppid: int) -> Process:
+        """First sight: bind to what the nearest known ancestor is doing now, registering those in between."""
+        parent: Process | None = None
+        if ppid > 1 and ppid != self._supervisor:
+            parent = self.by_pid.get(ppid)
+            if parent is None and pid != ppid:
+                try:
+                    status = kernel_process.status_fields(ppid)
+                    # Only a child of ours can have fenced children: a stranger here means an orphan whose new
+                    # parent is a subreaper outside (systemd --user). It is bound to the session.
+                    if self._is_fenced(ppid):
+                        parent = self._meet(ppid, status.ppid)
+                except OSError:
+                    parent = None
+        pidfd = pidfds.open_pidfd(pid)
+        binding = parent.account() if parent is not None else self._root()
+        process = Process(pid, pidfd, parent, binding)
+        if parent is not None and parent.stacks is not None:
+            # A fork carries the handler and the pipe; an exec, which is trapped, takes both away.
+            process.stacks = parent.stacks
+        self.by_pid[pid] = process
+        self._by_pidfd[pidfd] = process
+        self._watch(pidfd, pid)
+        return process
+
+    def _is_fenced(self, pid: int) -> bool:
+        return kernel_process.field(kernel_process.read_proc(f"/proc/{pid}/status"), b"Seccomp") == b"2"
+
+    def adopt(self, pid: int, binding: Binding) -> Process:
+        """Register the first process of a session, before it makes any call."""
+        pidfd = pidfds.open_pidfd(pid)
+        process = Process(pid, pidfd, None, binding)
+        self.by_pid[pid] = process
+        self._by_pidfd[pidfd] = process
+        self._watch(pidfd, pid)
+        return process
+
+    def forget(self, pidfd: int) -> Process | None:
+        """Called when a pidfd is readable: the process has ended."""
+        process = self._by_pidfd.pop(pidfd, None)
+        if process is None:
+            return None
+        if self.by_pid.get(process.pid) is process:
+            del self.by_pid[process.pid]
+        for tid in [tid for tid, (owner, _) in self._threads.items() if owner is process]:
+            del self._threads[tid]
+        return process
+
+    def chain(self, process: Process) -> tuple[str, ...]:
+        """Programs from the pytest process down to this one."""
+        names: list[str] = []
+        step: Process | None = process
+        while step is not None and len(names) < 16:
+            names.append(program(step.pid))
+            if step.workers:
+                break
+            step = step.parent
+        return tuple(reversed(names))

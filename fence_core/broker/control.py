@@ -1,0 +1,184 @@
+"""The control socket: newline-delimited JSON, one reply per request, from a pytest process inside the fence.
+
+What arrives here comes from inside: it is data, checked, and chooses only among what the session's policy permits.
+A request never widens more than a marker may; see `docs/security-model.md` for what test code can say about itself.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fence_core.broker.scopes import Scope, Worker
+from fence_core.errors import PolicyError
+from fence_core.events.wire import to_wire
+from fence_core.policy.wire import policy_from_wire
+
+if TYPE_CHECKING:
+    from fence_core.broker.attribution import Process
+    from fence_core.broker.loop import Broker
+
+REQUEST_MAX = 16 << 20
+"""Bytes of one request; more is no request of ours."""
+_MODES = ("enforce", "warn", "audit")
+
+
+class Connection:
+    """One open control socket and the process that opened it, as the kernel named it when it did."""
+
+    def __init__(self, broker: Broker, own: socket.socket, process: Process) -> None:
+        self._broker = broker
+        self._socket = own
+        self._process = process
+        self._received = bytearray()
+        self._to_send = bytearray()
+        self._writing = False
+
+    def readable(self) -> None:
+        try:
+            chunk = self._socket.recv(1 << 16)
+        except BlockingIOError:
+            self._flush()
+            return
+        except OSError:
+            chunk = b""
+        if not chunk or len(self._received) > REQUEST_MAX:
+            self._close()
+            return
+        self._received += chunk
+        while (end := self._received.find(b"\n")) >= 0:
+            line = bytes(self._received[:end])
+            del self._received[: end + 1]
+            self._to_send += json.dumps(self._answer(line)).encode() + b"\n"
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._to_send:
+                sent = self._socket.send(self._to_send, socket.MSG_NOSIGNAL)
+                del self._to_send[:sent]
+        except BlockingIOError:
+            # A reply larger than the socket's buffer: go on when the other side has read some of it.
+            self._broker.after(0.002, self._flush)
+        except OSError:
+            self._to_send.clear()
+
+    def _close(self) -> None:
+        self._broker.unwatch(self._socket.fileno())
+        self._socket.close()
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+            operation = _OPERATIONS[request["op"]]
+        except (ValueError, KeyError, TypeError):
+            return {"error": "no such request"}
+        try:
+            return operation(self._broker, self._process, request)
+        except PolicyError as error:
+            return {
+                "problems": [
+                    [problem.source, problem.key, problem.found, problem.accepted] for problem in error.problems
+                ]
+            }
+        except (KeyError, TypeError, ValueError, OSError, LookupError) as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Who a pytest process is. Its first word about itself, once per session in it."""
+    role = request["role"]
+    if process is broker.root_process and not broker.root_greeted:
+        broker.root_greeted = True
+        return _welcome(broker, "session", process.workers[0])
+    here = process.account()
+    if role == "worker":
+        return _welcome(broker, "worker", _worker(broker, process))
+    config = request["config"]
+    scope = Scope(
+        len(broker.scopes),
+        policy_from_wire(config["policy"]),
+        mode=config["mode"] if config["mode"] in _MODES else "enforce",
+        source=str(config["source"]),
+        syntax=str(config["syntax"]),
+        base_dir=Path(config["base_dir"]),
+    )
+    return _welcome(broker, "nested", broker.add_worker(broker.open_scope(scope), process, here))
+
+
+def _worker(broker: Broker, process: Process) -> Worker:
+    """A further process of the session that started it (xdist)."""
+    above = process.binding.worker
+    worker = broker.add_worker(above.scope, process, None)
+    worker.outer_judges = above.outer_judges
+    return worker
+
+
+def _welcome(broker: Broker, role: str, worker: Worker) -> dict[str, Any]:
+    return {
+        "role": role,
+        "mode": worker.scope.mode,
+        "layers": list(broker.layers),
+        "source": worker.scope.source,
+        "stacks": broker.stacks_work,
+    }
+
+
+def _policy(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    return {"number": _own(process).scope.register(request["raw"], str(request["source"]))}
+
+
+def _stacks(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The handler of the stack signal stands, and writes to this descriptor."""
+    if process.stacks is not None:
+        process.stacks.target_fd = int(request["fd"])
+        process.stacks.signal = int(request["signal"])
+    return {}
+
+
+def _take(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    broker.collect_stacks()
+    worker = _own(process)
+    records = broker.ledgers[worker.scope.number].take(worker.number, str(request["nodeid"]))
+    return {"violations": [to_wire(record.violation()) for record in records]}
+
+
+def _ledger(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    broker.collect_stacks()
+    ledger = broker.ledgers[_own(process).scope.number]
+    return {
+        "violations": [to_wire(record.violation()) for record in ledger.records],
+        "dropped": ledger.dropped,
+    }
+
+
+def _settle(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    broker.ledgers[_own(process).scope.number].settle(int(request["upto"]))
+    return {}
+
+
+def _bye(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    """An inner session in this process is over; the outer one's test goes on."""
+    if len(process.workers) > 1:
+        process.workers.pop()
+    return {}
+
+
+def _own(process: Process) -> Worker:
+    """The session that asks: the innermost one of the process, or the one it was forked from."""
+    return process.workers[-1] if process.workers else process.binding.worker
+
+
+_OPERATIONS: dict[str, Callable[[Broker, Process, Mapping[str, Any]], dict[str, Any]]] = {
+    "hello": _hello,
+    "policy": _policy,
+    "stacks": _stacks,
+    "take": _take,
+    "ledger": _ledger,
+    "settle": _settle,
+    "bye": _bye,
+}
+

@@ -1,0 +1,602 @@
+"""Calls that reach other sockets.
+
+* ``connect`` is always performed by the broker, on the caller's own socket (`pidfd_getfd`) with a copied address, so
+  that no other thread can change the address, or the descriptor, between the verdict and the call.
+* An internet socket is made by the broker and tied to the loopback interface (SO_BINDTODEVICE) before the program
+  gets it, unless the policy lists addresses outside. This is the floor below everything that has no other: UDP,
+  MPTCP, TCP fast open, and the race that CONTINUE leaves in ``sendmsg``.
+* What has a destination of its own (``sendto``, ``sendmsg``, ``sendmmsg``) is judged, and sent by the broker where
+  it is an internet datagram.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import select
+import socket
+import stat
+import struct
+import time
+from typing import TYPE_CHECKING
+
+from fence_core.broker import dns_query
+from fence_core.broker.handlers.files import Arguments, signed
+from fence_core.broker.native_errno import native_errno
+from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
+from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD
+from fence_core.broker.sockets import (
+    AF_UNSPEC,
+    SOCKADDR_MAX,
+    Address,
+    Borrowed,
+    is_loopback,
+    is_wildcard,
+    parse_address,
+)
+from fence_core.errors import KernelCallError
+from fence_core.kernel import libc, memory, pidfd
+from fence_core.policy.requests import Bind, Connect, OpenSocket, Resolve, UnixConnect, Write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fence_core.broker.attribution import Process
+    from fence_core.broker.loop import Broker
+
+MSG_DONTWAIT = 0x40
+MSG_NOSIGNAL = 0x4000
+MSG_FASTOPEN = 0x20000000
+SO_BINDTODEVICE = 25
+SO_BINDTOIFINDEX = 62
+
+IPPROTO_MPTCP = 262
+_ALLOWED_PROTOCOLS = frozenset({0, socket.IPPROTO_TCP, socket.IPPROTO_UDP, IPPROTO_MPTCP})
+_PING = frozenset({socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6})
+_SOCK_TYPE_MASK = 0xF
+
+_MSGHDR = struct.Struct("@PI4xPNPNi4x")
+"""struct msghdr of the kernel, 64-bit: name, namelen, iov, iovlen, control, controllen, flags."""
+_IOVEC = struct.Struct("@PN")
+_DATAGRAM_MAX = 1 << 17
+_IOV_MAX = 1024
+
+_connect = libc.function("connect", ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_bind = libc.function("bind", ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_socket = libc.function("socket", ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int)
+_listen = libc.function("listen", ctypes.c_int, ctypes.c_int, ctypes.c_int)
+_sendmsg = libc.function("sendmsg", ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+_setsockopt = libc.function(
+    "setsockopt", ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
+)
+
+
+def _errno_of(result: int) -> int:
+    return ctypes.get_errno() if result < 0 else 0
+
+
+# ---------------------------------------------------------------- making sockets
+
+
+def socket_(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """socket(2) for every family but AF_UNIX and AF_NETLINK, which the filter lets through."""
+    process = broker.processes.find(tid)
+    family, type_, protocol = signed(args[0]), signed(args[1]), signed(args[2])
+    kind = type_ & _SOCK_TYPE_MASK
+    inet = family in (socket.AF_INET, socket.AF_INET6)
+    ordinary = inet and (
+        (kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM) and protocol in _ALLOWED_PROTOCOLS)
+        or (kind == socket.SOCK_DGRAM and protocol in _PING)
+    )
+    if ordinary and not broker.same_network(tid):
+        return CONTINUE  # a namespace of the test's own: the socket has to be made there
+    fd = _socket(family, type_, protocol)
+    if fd < 0:
+        return ctypes.get_errno()  # the kernel's own refusal is no violation
+    try:
+        if not ordinary:
+            request = OpenSocket(family, kind, protocol)
+            if not _may_open_raw(tid, family, kind):
+                return errno.EPERM
+            return broker.refuse(process, tid, request, errno.EPERM, whatever_rules=True)
+        if broker.enforcing(process) and not _has_direct_addresses(process):
+            _setsockopt(fd, socket.SOL_SOCKET, SO_BINDTODEVICE, b"lo\0", 3)
+        reply = HandOver(fd, cloexec=bool(type_ & socket.SOCK_CLOEXEC))
+        fd = -1
+        return reply
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _may_open_raw(tid: int, family: int, kind: int) -> bool:
+    """Whether the kernel would let the caller, which may have fewer rights than the broker, make a raw socket."""
+    needs = kind == socket.SOCK_RAW or family == socket.AF_PACKET
+    if not needs or os.geteuid() != 0:
+        return True
+    return _has_capability(tid, CAP_NET_RAW)
+
+
+def _has_direct_addresses(process: Process) -> bool:
+    return all(binding.reaches_out() for binding, _ in process.account().judges)
+
+
+class BindToDevice:
+    """A request that no rule can allow."""
+
+    def describe(self) -> str:
+        return "tie a socket to a network interface (SO_BINDTODEVICE)"
+
+
+def setsockopt(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """Only SO_BINDTODEVICE and SO_BINDTOIFINDEX arrive here: a root program could lift the floor with them."""
+    process = broker.processes.find(tid)
+    value = memory.read(tid, args[3], min(args[4] & 0xFFFF, 64)) if args[3] and args[4] else b""
+    if value.split(b"\0", 1)[0] == b"lo" and signed(args[2]) == SO_BINDTODEVICE:
+        return CONTINUE
+    if _has_direct_addresses(process):
+        return CONTINUE
+    return broker.refuse(process, tid, BindToDevice(), errno.EPERM, whatever_rules=True)
+
+
+# ---------------------------------------------------------------- connect
+
+
+def connect(broker: Broker, tid: int, args: Arguments) -> Reply:
+    process = broker.processes.find(tid)
+    size = args[2] & 0xFFFF_FFFF
+    if size > SOCKADDR_MAX:
+        return errno.EINVAL
+    address = parse_address(memory.read(tid, args[1], size) if size else b"")
+    try:
+        fd = pidfd.get_fd(process.pidfd, signed(args[0]))
+    except KernelCallError as error:
+        return error.errno or errno.EBADF
+    close = True
+    try:
+        try:
+            borrowed = Borrowed(fd)
+        except OSError as error:
+            return error.errno or errno.ENOTSOCK
+        if not broker.still_there():
+            return CONTINUE
+        if address is None:
+            return errno.EINVAL
+        verdict = judge_destination(broker, process, tid, borrowed, address)
+        if isinstance(verdict, int):
+            if verdict:
+                return verdict
+            target = address.raw
+        else:
+            target = verdict
+        reply = _perform_connect(broker, tid, fd, target, borrowed)
+        if borrowed.is_inet and borrowed.type == socket.SOCK_DGRAM and target is not address.raw:
+            broker.names.expect(fd, process)
+        close = not isinstance(reply, Wait)
+        return reply
+    finally:
+        if close:
+            os.close(fd)
+
+
+def judge_destination(
+    broker: Broker, process: Process, tid: int, borrowed: Borrowed, address: Address
+) -> int | bytes:
+    """0 to go on with the address as it is, an error number, or the address to use instead."""
+    if address.family == AF_UNSPEC and borrowed.domain != socket.AF_INET:
+        return 0  # dissolves the association
+    if borrowed.domain == socket.AF_UNIX:
+        if address.family != socket.AF_UNIX or address.path is None:
+            return errno.EINVAL
+        return _judge_unix(broker, process, tid, address.path)
+    if not borrowed.is_inet:
+        return 0  # netlink
+    if address.family == AF_UNSPEC:
+        if borrowed.type == socket.SOCK_STREAM or len(address.raw) < 16:
+            return 0
+        # udp_connect dissolves too, but sendto reads AF_UNSPEC on an AF_INET socket as AF_INET (net/ipv4/udp.c)
+        address = parse_address(struct.pack("=H", socket.AF_INET) + address.raw[2:]) or address
+        if is_wildcard(address.host) and address.port == 0:
+            return 0
+    if address.family not in (socket.AF_INET, socket.AF_INET6):
+        return errno.EAFNOSUPPORT
+    proto = borrowed.proto
+    port = address.port
+    if proto == "udp" and port == 53 and not broker.inside.has_port(53, "udp"):
+        # Somebody's resolver. Its socket is connected to ours, which refuses every name and reports it.
+        redirect = broker.names.address(borrowed.domain)
+        if redirect is not None and broker.enforcing(process):
+            return redirect
+    loopback = is_loopback(address.host)
+    if not loopback and proto == "udp" and port == 0 and borrowed.type == socket.SOCK_DGRAM:
+        # libc sorts addresses by connecting a UDP socket to port 0 (RFC 6724): sends nothing, tells nobody.
+        return 0 if not broker.enforcing(process) else errno.ENETUNREACH
+    inside = loopback and broker.inside.has_port(port, proto)
+    request = Connect(address.host, port, proto, inside)
+    if broker.allowed(process, request):
+        return 0
+    reply = broker.refuse(process, tid, request, errno.EACCES)
+    return reply if isinstance(reply, int) else errno.EACCES
+
+
+def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes) -> int | bytes:
+    if path[:1] == b"\0":
+        inside = broker.inside.has_abstract(path)
+        if inside is None:
+            return errno.ECONNREFUSED  # nobody has that name: the kernel's own answer
+        request = UnixConnect(os.fsdecode(path), inside)
+        if broker.allowed(process, request):
+            return 0
+        return _as_errno(broker.refuse(process, tid, request, errno.EACCES))
+    located = broker.resolver.locate(tid, process.pid, AT_FDCWD, path, follow=True)
+    if located.errno:
+        return errno.ENOENT if located.errno == ASK_KERNEL else located.errno
+    try:
+        handle = os.open(located.path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        return error.errno or errno.ENOENT
+    status = os.fstat(handle)
+    broker.close_after(handle)
+    if not stat.S_ISSOCK(status.st_mode):
+        return errno.ECONNREFUSED
+    request = UnixConnect(located.path, broker.inside.has_unix_path(status))
+    if broker.allowed(process, request):
+        # Through our own descriptor, so that what was judged is what is reached.
+        return struct.pack("=H", socket.AF_UNIX) + b"/proc/self/fd/%d\0" % handle
+    if located.path in QUIETLY_REFUSED:
+        return errno.ECONNREFUSED
+    return _as_errno(broker.refuse(process, tid, request, errno.EACCES))
+
+
+QUIETLY_REFUSED = frozenset(
+    {
+        "/run/nscd/socket",
+        "/var/run/nscd/socket",
+        "/run/systemd/resolve/io.systemd.Resolve",
+        "/run/systemd/resolve/io.systemd.Resolve.Monitor",
+    }
+)
+"""Name services that libc asks unbidden; without them it asks the resolver, whose socket leads to us."""
+
+
+def _as_errno(reply: Reply) -> int:
+    return reply if isinstance(reply, int) else errno.EACCES
+
+
+def _perform_connect(broker: Broker, tid: int, fd: int, target: bytes, borrowed: Borrowed) -> Reply:
+    """connect(2) on the borrowed socket without ever blocking the loop.
+
+    A blocking socket is made non-blocking for the microseconds of the call. EINPROGRESS (TCP) and EAGAIN (a full
+    UNIX backlog) are waited for in the loop.
+    """
+    probe = socket.socket(fileno=os.dup(fd))
+    try:
+        blocking = os.get_blocking(fd)
+        if not blocking or borrowed.type == socket.SOCK_DGRAM:
+            return _result(_connect(fd, target, len(target)))
+        os.set_blocking(fd, False)
+        try:
+            failed = _errno_of(_connect(fd, target, len(target)))
+        finally:
+            os.set_blocking(fd, True)
+        if failed not in (errno.EINPROGRESS, errno.EAGAIN, errno.EALREADY):
+            return failed or Value(0)
+        timeout = probe.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)
+    finally:
+        probe.close()
+    seconds, micros = struct.unpack("@qq", timeout)
+    limit = seconds + micros / 1e6
+    deadline = time.monotonic() + limit if limit else float("inf")
+
+    def poll() -> int | Value | None:
+        if failed == errno.EAGAIN:
+            os.set_blocking(fd, False)
+            try:
+                again = _errno_of(_connect(fd, target, len(target)))
+            finally:
+                os.set_blocking(fd, True)
+            if again != errno.EAGAIN:
+                return again or Value(0)
+        else:
+            ready = select.poll()
+            ready.register(fd, select.POLLOUT)
+            if ready.poll(0):
+                return _socket_error(fd) or Value(0)
+        if time.monotonic() >= deadline:
+            return errno.EAGAIN if failed == errno.EAGAIN else errno.EINPROGRESS
+        return None
+
+    return Wait(fd, poll, lambda: os.close(fd), deadline)
+
+
+def _socket_error(fd: int) -> int:
+    done = socket.socket(fileno=os.dup(fd))
+    try:
+        return done.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    finally:
+        done.close()
+
+
+def _result(result: int) -> Reply:
+    return _errno_of(result) or Value(0)
+
+
+# ---------------------------------------------------------------- bind, listen
+
+
+def bind(broker: Broker, tid: int, args: Arguments) -> Reply:
+    process = broker.processes.find(tid)
+    size = args[2] & 0xFFFF_FFFF
+    if size > SOCKADDR_MAX:
+        return errno.EINVAL
+    address = parse_address(memory.read(tid, args[1], size) if size else b"")
+    if address is None or address.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, AF_UNSPEC):
+        return CONTINUE
+    try:
+        fd = pidfd.get_fd(process.pidfd, signed(args[0]))
+    except KernelCallError as error:
+        return error.errno or errno.EBADF
+    try:
+        try:
+            borrowed = Borrowed(fd)
+        except OSError as error:
+            return error.errno or errno.ENOTSOCK
+        if not broker.still_there():
+            return CONTINUE
+        if borrowed.domain == socket.AF_UNIX:
+            return _bind_unix(broker, process, tid, fd, address)
+        if not borrowed.is_inet:
+            return CONTINUE
+        return _bind_inet(broker, process, tid, fd, borrowed, address)
+    finally:
+        os.close(fd)
+
+
+def _bind_inet(
+    broker: Broker, process: Process, tid: int, fd: int, borrowed: Borrowed, address: Address
+) -> Reply:
+    request = Bind(address.host or "0.0.0.0", address.port, borrowed.proto)
+    if not broker.allowed(process, request):
+        if not _is_local(borrowed, address):
+            return errno.EADDRNOTAVAIL
+        return broker.refuse(process, tid, request, errno.EACCES)
+    if 0 < address.port < 1024 and os.geteuid() == 0 and not _has_capability(tid, CAP_NET_BIND_SERVICE):
+        return CONTINUE  # the kernel refuses it: these are not our rights to lend
+    failed = _errno_of(_bind(fd, address.raw, len(address.raw)))
+    if failed:
+        return failed
+    _remember_port(broker, fd, borrowed)
+    return Value(0)
+
+
+CAP_NET_BIND_SERVICE = 10
+CAP_NET_RAW = 13
+
+
+def _has_capability(tid: int, number: int) -> bool:
+    with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> number & 1)
+    return False
+
+
+def _remember_port(broker: Broker, fd: int, borrowed: Borrowed) -> None:
+    own = socket.socket(fileno=os.dup(fd))
+    try:
+        name = own.getsockname()
+        broker.inside.ports.add((int(name[1]), borrowed.proto))
+    finally:
+        own.close()
+
+
+def _is_local(borrowed: Borrowed, address: Address) -> bool:
+    """Whether this host has the address at all: the kernel says EADDRNOTAVAIL otherwise."""
+    try:
+        with socket.socket(borrowed.domain, socket.SOCK_DGRAM) as probe:
+            probe.bind((address.host, 0))
+        return True
+    except OSError:
+        return False
+
+
+def _bind_unix(broker: Broker, process: Process, tid: int, fd: int, address: Address) -> Reply:
+    if address.path and address.path[:1] != b"\0":
+        located = broker.resolver.locate(tid, process.pid, AT_FDCWD, address.path, follow=False)
+        if located.errno:
+            return CONTINUE if located.errno == ASK_KERNEL else located.errno
+        if not process.may_write(located.path):
+            native = native_errno("bind", located, tid)
+            return native or broker.refuse(process, tid, Write("bind", located.path), errno.EACCES)
+    broker.inside.add_unix(os.fstat(fd).st_ino)
+    return CONTINUE
+
+
+def listen(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """listen(2) on an unbound TCP socket binds it to a port of the kernel's choice."""
+    process = broker.processes.find(tid)
+    try:
+        fd = pidfd.get_fd(process.pidfd, signed(args[0]))
+    except KernelCallError as error:
+        return error.errno or errno.EBADF
+    try:
+        try:
+            borrowed = Borrowed(fd)
+        except OSError as error:
+            return error.errno or errno.ENOTSOCK
+        if not broker.still_there():
+            return CONTINUE
+        if not borrowed.is_inet:
+            return CONTINUE  # on a UNIX socket the kernel notes who listens: that is to be the caller
+        own = socket.socket(fileno=os.dup(fd))
+        try:
+            unbound = own.getsockname()[1] == 0
+        finally:
+            own.close()
+        if unbound:
+            request = Bind("0.0.0.0" if borrowed.domain == socket.AF_INET else "::", 0, borrowed.proto)
+            if not broker.allowed(process, request):
+                return broker.refuse(process, tid, request, errno.EACCES)
+        failed = _errno_of(_listen(fd, signed(args[1])))
+        if not failed and unbound:
+            _remember_port(broker, fd, borrowed)
+        return failed or Value(0)
+    finally:
+        os.close(fd)
+
+
+# ---------------------------------------------------------------- sends with a destination
+
+
+class _Message:
+    """One struct msghdr, copied."""
+
+    __slots__ = ("control", "data", "name")
+
+    def __init__(self, tid: int, header: bytes) -> None:
+        name, name_size, iov, iov_count, control, control_size, _ = _MSGHDR.unpack(header)
+        self.name = memory.read(tid, name, min(name_size, SOCKADDR_MAX)) if name and name_size else b""
+        self.data = b""
+        self.control = b""
+        if self.name:
+            self.data = _gather(tid, iov, iov_count)
+            self.control = memory.read(tid, control, min(control_size, 65536)) if control and control_size else b""
+
+
+def _gather(tid: int, iov: int, count: int) -> bytes:
+    if count > _IOV_MAX:
+        raise KernelCallError("sendmsg", errno.EMSGSIZE)
+    parts = []
+    for base, size in _IOVEC.iter_unpack(memory.read(tid, iov, _IOVEC.size * count)) if count else ():
+        if size:
+            parts.append(memory.read(tid, base, min(size, _DATAGRAM_MAX)))
+    return b"".join(parts)
+
+
+def sendto(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """Only with an address, or with MSG_FASTOPEN: the filter lets the others through."""
+    size = args[5] & 0xFFFF_FFFF
+    if not args[4]:
+        return CONTINUE
+    if size > SOCKADDR_MAX:
+        return errno.EINVAL
+    name = memory.read(tid, args[4], size) if size else b""
+    length = min(args[2], _DATAGRAM_MAX)
+    return _send(broker, tid, signed(args[0]), name, lambda: memory.read(tid, args[1], length), b"", signed(args[3]))
+
+
+def sendmsg(broker: Broker, tid: int, args: Arguments) -> Reply:
+    header = memory.read(tid, args[1], _MSGHDR.size)
+    name, name_size = struct.unpack_from("@PI", header)
+    if not (name and name_size):
+        return CONTINUE
+    message = _Message(tid, header)
+    return _send(
+        broker, tid, signed(args[0]), message.name, lambda: message.data, message.control, signed(args[2])
+    )
+
+
+def sendmmsg(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """Sent one by one where any message has a destination; as with the kernel's own, a later failure is not told."""
+    count = min(args[2] & 0xFFFF_FFFF, _IOV_MAX)
+    step = _MSGHDR.size + 8  # struct mmsghdr: msghdr, msg_len, padding
+    vector = memory.read(tid, args[1], step * count) if count else b""
+    headers = [vector[i * step : i * step + _MSGHDR.size] for i in range(count)]
+    if not any(struct.unpack_from("@PI", header)[1] for header in headers):
+        return CONTINUE
+    sent = 0
+    for index, header in enumerate(headers):
+        message = _Message(tid, header)
+        if not message.name:
+            return CONTINUE if not sent else Value(sent)
+        reply = _send(
+            broker, tid, signed(args[0]), message.name, lambda m=message: m.data, message.control, signed(args[3])  # type: ignore[misc]
+        )
+        if not isinstance(reply, Value):
+            return Value(sent) if sent else reply
+        memory.write(tid, args[1] + index * step + _MSGHDR.size, struct.pack("@I", reply.value))
+        sent += 1
+    return Value(sent)
+
+
+def _send(
+    broker: Broker,
+    tid: int,
+    number: int,
+    name: bytes,
+    data: Callable[[], bytes],
+    control: bytes,
+    flags: int,
+) -> Reply:
+    process = broker.processes.find(tid)
+    try:
+        fd = pidfd.get_fd(process.pidfd, number)
+    except KernelCallError as error:
+        return error.errno or errno.EBADF
+    try:
+        try:
+            borrowed = Borrowed(fd)
+        except OSError as error:
+            return error.errno or errno.ENOTSOCK
+        if not broker.still_there():
+            return CONTINUE
+        stream = borrowed.type != socket.SOCK_DGRAM
+        if stream and not flags & MSG_FASTOPEN:
+            return CONTINUE  # the kernel does not look at the address
+        address = parse_address(name)
+        if address is None:
+            return errno.EINVAL
+        if borrowed.is_inet and not stream and address.port == 53 and broker.enforcing(process):
+            reply = _refuse_query(broker, process, tid, address, borrowed, data())
+            if reply is not None:
+                return reply
+        verdict = judge_destination(broker, process, tid, borrowed, address)
+        if isinstance(verdict, int) and verdict:
+            return verdict
+        if not borrowed.is_inet:
+            return CONTINUE
+        target = verdict if isinstance(verdict, bytes) else name
+        return _perform_send(fd, target, data(), control, flags)
+    finally:
+        os.close(fd)
+
+
+def _refuse_query(
+    broker: Broker, process: Process, tid: int, address: Address, borrowed: Borrowed, data: bytes
+) -> Reply | None:
+    """A resolver that does not connect its socket (c-ares, musl) could not read our answer: refuse at once."""
+    if broker.inside.has_port(53, borrowed.proto) and is_loopback(address.host):
+        return None
+    if broker.allowed(process, Connect(address.host, 53, "udp")) and not is_loopback(address.host):
+        return None
+    name = dns_query.question_name(data)
+    if name is None:
+        return None
+    if dns_query.is_special(name):
+        return errno.ECONNREFUSED
+    broker.refuse(process, tid, Resolve(broker.names.base_name(name)), errno.ECONNREFUSED)
+    return errno.ECONNREFUSED
+
+
+def _perform_send(fd: int, name: bytes, data: bytes, control: bytes, flags: int) -> Reply:
+    name_buffer = ctypes.create_string_buffer(name, len(name))
+    data_buffer = ctypes.create_string_buffer(data, len(data))
+    control_buffer = ctypes.create_string_buffer(control, len(control))
+    iov = ctypes.create_string_buffer(_IOVEC.pack(ctypes.addressof(data_buffer), len(data)), _IOVEC.size)
+    header = _MSGHDR.pack(
+        ctypes.addressof(name_buffer),
+        len(name),
+        ctypes.addressof(iov),
+        1,
+        ctypes.addressof(control_buffer) if control else 0,
+        len(control),
+        0,
+    )
+    message = ctypes.create_string_buffer(header, len(header))
+    sent = _sendmsg(fd, ctypes.addressof(message), flags | MSG_DONTWAIT | MSG_NOSIGNAL)
+    if sent < 0:
+        failed = ctypes.get_errno()
+        # A full buffer of a blocking socket: let the kernel do the waiting. The floor keeps it on loopback.
+        return CONTINUE if failed == errno.EAGAIN and not flags & MSG_DONTWAIT and os.get_blocking(fd) else failed
+    return Value(int(sent))

@@ -1,0 +1,435 @@
+"""The supervisor's loop: receive a trapped call, have it judged, send the answer. One thread, never blocking.
+
+Runs in the supervisor process. Measured facts: a second thread makes every call dearer and a second process gains
+nothing, so there is one loop; ``poll`` on two descriptors is cheaper than ``epoll`` on many, so everything but the
+listener sits behind one epoll descriptor. Whatever else happens, a call is answered: a handler that raises has
+refused it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from fence_core.broker.attribution import Process, ProcessTable, program
+from fence_core.broker.control import Connection
+from fence_core.broker.names import NameSink
+from fence_core.broker.page import create as create_page
+from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
+from fence_core.broker.resolve import Resolver
+from fence_core.broker.scopes import Binding, Scope, Worker
+from fence_core.broker.sockets import InsideSockets
+from fence_core.broker.stacks import StackPipe
+from fence_core.broker.table import handlers
+from fence_core.errors import KernelCallError
+from fence_core.events.ledger import Ledger, Record
+from fence_core.kernel import arch as arches
+from fence_core.kernel import process as kernel_process
+from fence_core.kernel import seccomp, signals
+from fence_core.policy.requests import Request, Resolve, printable
+
+if TYPE_CHECKING:
+    from fence_core.policy.decide import Decision
+
+
+class Describable(Protocol):
+    def describe(self) -> str: ...
+
+
+WAIT_TICK_S = 0.02
+"""How often a call that is being waited for is looked at: for signals that its thread must get (kernel notes 5)."""
+STACK_PIPE_BYTES = 1 << 20
+
+
+class _Parked:
+    """A call whose answer is outstanding."""
+
+    __slots__ = ("id", "process", "tid", "wait")
+
+    def __init__(self, id_: int, tid: int, process: Process, wait: Wait) -> None:
+        self.id = id_
+        self.tid = tid
+        self.process = process
+        self.wait = wait
+
+
+class Broker:
+    """All that the supervisor knows. Only `run` blocks; everything else is called from it."""
+
+    def __init__(self, listener_fd: int, root: Scope, root_pid: int, *, layers: tuple[str, ...], stacks: bool) -> None:
+        self.listener = seccomp.Listener(listener_fd)
+        self.listener.set_sync_wake_up()
+        self.layers = layers
+        self.stacks_work = stacks
+        """Whether WAIT_KILLABLE_RECV is in force: without it a stack signal would repeat the call for ever."""
+        self.resolver = Resolver()
+        self.inside = InsideSockets()
+        self.epoll = select.epoll()
+        self._watched: dict[int, Callable[[], None]] = {}
+        self.names = NameSink(self._watch_names, self._refuse_name)
+        self.scopes: list[Scope] = [root]
+        self.ledgers: list[Ledger] = [Ledger()]
+        self.workers: list[Worker] = [Worker(0, root, root_pid, create_page(), None)]
+        self.workers[0].page.write(b"", 0, 0)
+        self.processes = ProcessTable(self.workers[0].now, watch=self._watch_process, supervisor=os.getpid())
+        first = self.processes.adopt(root_pid, self.workers[0].now())
+        first.workers.append(self.workers[0])
+        self.root_process = first
+        self.root_greeted = False
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.finished = False
+        self._handlers = handlers(arches.current())
+        self._id = 0
+        self._closing: list[int] = []
+        self._parked: list[_Parked] = []
+        self._stack_pipes: list[StackPipe] = []
+        self._network = os.readlink("/proc/self/ns/net")
+        self._call_names = {number: name for name, number in arches.current().calls.items()}
+
+    # ------------------------------------------------------------ the loop
+
+    def run(self) -> None:
+        """Answer until `finished` is set by somebody's callback."""
+        outer = select.poll()
+        listener_fd = self.listener.fd
+        outer.register(listener_fd, select.POLLIN)
+        outer.register(self.epoll.fileno(), select.POLLIN)
+        poll, step = outer.poll, self._step
+        while not self.finished:
+            calls = 0
+            for fd, event in poll(self._timeout_ms()):
+                if fd == listener_fd:
+                    calls = event
+                else:
+                    # Ends of processes come before calls: a reused number must not meet its former owner.
+                    self._housekeeping()
+            if calls & select.POLLIN:
+                step()
+            elif calls:
+                outer.unregister(listener_fd)  # POLLHUP: no fenced process is left
+            if self.timers or self._parked:
+                self._tick()
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call back whenever the descriptor is readable."""
+        self._watched[fd] = callback
+        self.epoll.register(fd, select.EPOLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        if self._watched.pop(fd, None) is not None:
+            self.epoll.unregister(fd)
+
+    def after(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call back once, that much later."""
+        self.timers.append((time.monotonic() + seconds, callback))
+
+    def _timeout_ms(self) -> float | None:
+        if self._parked:
+            return WAIT_TICK_S * 1000
+        if self.timers:
+            return max(0.0, (min(self.timers, key=lambda timer: timer[0])[0] - time.monotonic()) * 1000 + 1)
+        return None
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        due = [timer for timer in self.timers if timer[0] <= now]
+        if due:
+            self.timers = [timer for timer in self.timers if timer[0] > now]
+            for _, callback in due:
+                self._guarded(callback)
+        for parked in list(self._parked):
+            self._look_at(parked)
+
+    def _housekeeping(self) -> None:
+        for fd, _ in self.epoll.poll(0):
+            callback = self._watched.get(fd)
+            if callback is not None:
+                self._guarded(callback)
+
+    def _guarded(self, callback: Callable[[], None]) -> None:
+        """A fault in our own book-keeping is reported like one in a handler; the loop goes on answering."""
+        try:
+            callback()
+        except Exception as error:
+            self._fault(self.root_process.pid, -1, error)
+
+    def _step(self) -> None:
+        """Answer one call."""
+        notification = self.listener.receive()
+        if notification is None:
+            return
+        self._id = notification[0]
+        tid = notification[1]
+        try:
+            reply = self._handlers[notification[3]](self, tid, notification[5:])  # type: ignore[arg-type]
+        except (KernelCallError, ProcessLookupError) as error:
+            reply = self._unreadable(tid, notification[3], error)
+        except Exception as error:
+            reply = self._fault(tid, notification[3], error)
+        if reply.__class__ is int:
+            if reply:
+                self.listener.reply_error(self._id, reply)  # type: ignore[arg-type]
+            else:
+                self.listener.reply_continue(self._id)
+        else:
+            self._answer(tid, reply)
+        if self._closing:
+            for fd in self._closing:
+                os.close(fd)
+            self._closing.clear()
+
+    def _answer(self, tid: int, reply: Reply) -> None:
+        listener, id_ = self.listener, self._id
+        if isinstance(reply, Value):
+            listener.reply_value(id_, reply.value)
+        elif isinstance(reply, HandOver):
+            try:
+                listener.add_fd(id_, reply.fd, cloexec=reply.cloexec, send=True)
+            except KernelCallError as error:
+                if error.errno == errno.EINVAL:  # before Linux 5.14: in two steps
+                    listener.reply_value(id_, listener.add_fd(id_, reply.fd, cloexec=reply.cloexec))
+                elif error.errno != errno.ENOENT:
+                    listener.reply_error(id_, error.errno or errno.EMFILE)
+            finally:
+                if not reply.keep:
+                    os.close(reply.fd)
+        elif isinstance(reply, Wait):
+            self._parked.append(_Parked(id_, tid, self.processes.find(tid), reply))
+            self.epoll.register(reply.fd, select.EPOLLOUT | select.EPOLLONESHOT)
+        elif isinstance(reply, int):
+            listener.reply_error(id_, reply)
+
+    def _look_at(self, parked: _Parked) -> None:
+        """Answer a waiting call if its time has come, or give its thread the signal that it must take."""
+        answer: int | Value | None
+        if not self.listener.is_valid(parked.id):
+            answer = Value(0)  # gone; the reply below goes nowhere
+        else:
+            try:
+                answer = parked.wait.poll()
+            except OSError as error:
+                answer = error.errno or errno.EIO
+            if answer is None and self._has_signal(parked):
+                answer = seccomp.ERESTARTSYS
+        if answer is None:
+            return
+        self._parked.remove(parked)
+        self.epoll.unregister(parked.wait.fd)
+        parked.wait.close()
+        if isinstance(answer, Value):
+            self.listener.reply_value(parked.id, answer.value)
+        else:
+            self.listener.reply_error(parked.id, answer)
+
+    def _has_signal(self, parked: _Parked) -> bool:
+        """ERESTARTSYS reaches the program as error 512 unless the thread really has a signal to take."""
+        try:
+            state = signals.state(parked.tid)
+        except OSError:
+            return False
+        return bool(state.deliverable(main_thread=parked.tid == parked.process.pid))
+
+    # ------------------------------------------------------------ what can go wrong
+
+    def _unreadable(self, tid: int, call: int, error: OSError) -> int:
+        """The caller's memory, descriptors or status could not be read."""
+        if error.errno in (errno.EFAULT, errno.ENAMETOOLONG, errno.EBADF, errno.EMSGSIZE):
+            return error.errno  # what the kernel says about such an argument
+        if error.errno in (errno.ESRCH, errno.ENOENT) or not self.still_there():
+            return errno.EACCES  # nobody is there to read the answer
+        return self._fault(tid, call, error)
+
+    def _fault(self, tid: int, call: int, error: Exception) -> int:
+        """Our own failure: the call is refused and the run says so."""
+        name = self._call_names.get(call, "the broker")
+        if isinstance(error, KernelCallError) and error.errno in (errno.EPERM, errno.EACCES):
+            what = f"{name} by a process that the fence cannot inspect (undumpable)"
+            rule = "what cannot be inspected is refused: see docs/known-limitations.md"
+        else:
+            what = f"fence error in {name}: {type(error).__name__}: {error}"
+            where = traceback.extract_tb(error.__traceback__)
+            at = f" at {os.path.basename(where[-1].filename)}:{where[-1].lineno}" if where else ""
+            rule = f"a fault of the fence itself{at}: the call was refused, please report it"
+        try:
+            process = self.processes.by_pid.get(tid) or self.root_process
+            self._note(process, tid, "error", printable(what), process.account(), rule, errno.EACCES, None)
+        except Exception:
+            traceback.print_exc()
+        return errno.EACCES
+
+    # ------------------------------------------------------------ what handlers need
+
+    def still_there(self) -> bool:
+        """Whether the caller still waits: only then was what was read from it its own."""
+        return self.listener.is_valid(self._id)
+
+    def close_after(self, fd: int) -> None:
+        """Close this descriptor of ours once the call is answered."""
+        self._closing.append(fd)
+
+    def succeed(self) -> Value:
+        return Value(0)
+
+    def enforcing(self, process: Process) -> bool:
+        """Whether any session above this process refuses what its policy does not allow."""
+        return any(binding.worker.scope.mode != "audit" for binding, _ in process.account().judges)
+
+    def allowed(self, process: Process, request: Request) -> bool:
+        return all(judge.decide(request).allowed for _, judge in process.account().judges)
+
+    def same_network(self, tid: int) -> bool:
+        return os.readlink(f"/proc/{tid}/ns/net") == self._network
+
+    def refuse(
+        self, process: Process, tid: int, request: Describable, number: int, *, whatever_rules: bool = False
+    ) -> int:
+        """Record a violation with every session whose policy does not allow it; the error number to answer.
+
+        `CONTINUE` where all of those only audit. ``whatever_rules``: no rule can allow this.
+        """
+        if not self.still_there():
+            return number
+        answer = CONTINUE
+        found = False
+        for binding, judge in process.account().judges:
+            if whatever_rules:
+                rule = "never allowed inside a fence"
+            else:
+                decision: Decision = judge.decide(request)  # type: ignore[arg-type]
+                if decision.allowed:
+                    continue
+                rule = decision.rule
+            found = True
+            given = number if binding.worker.scope.mode != "audit" else 0
+            answer = answer or given
+            kind = type(request).__name__.lower()
+            self._note(process, tid, kind, request.describe(), binding, rule, given, None if whatever_rules else request)
+        return answer if found else number
+
+    def _refuse_name(self, process: Process, name: str) -> None:
+        request = Resolve(name)
+        for binding, judge in process.account().judges:
+            decision = judge.decide(request)
+            rule = decision.rule
+            if decision.allowed:
+                rule = "names cannot be allowed yet: every look-up is refused"
+            self._note(process, process.pid, "resolve", request.describe(), binding, rule, errno.ENOENT, request)
+
+    def _note(
+        self,
+        process: Process,
+        tid: int,
+        kind: str,
+        what: str,
+        binding: Binding,
+        rule: str,
+        number: int,
+        request: object,
+    ) -> None:
+        worker = binding.worker
+        record, new = self.ledgers[worker.scope.number].add(
+            worker=worker.number,
+            nodeid=binding.nodeid,
+            phase=binding.phase,
+            kind=_KINDS.get(kind, kind),
+            what=what,
+            pid=process.pid,
+            program=program(process.pid),
+        )
+        if new:
+            self._describe(record, process, binding, rule, number, request)
+            if process.stacks is not None and self.stacks_work:
+                process.stacks.ask(process.pid, tid, record)
+        worker.page.add_violation()
+
+    def _describe(
+        self, record: Record, process: Process, binding: Binding, rule: str, number: int, request: object
+    ) -> None:
+        scope = binding.worker.scope
+        record.rule = rule
+        record.errno = number
+        record.mode = scope.mode
+        record.is_test_process = bool(process.workers)
+        record.chain = self.processes.chain(process)
+        try:
+            record.argv = tuple(printable(word) for word in kernel_process.argv(process.pid)[:64])
+        except OSError:
+            pass
+        if not process.workers:
+            record.late = binding.worker.page.read()[0] != binding.nodeid and bool(binding.nodeid)
+        if request is not None:
+            from fence_core.policy.remedy import remedy  # only ever needed where something was refused
+
+            policy = scope.policies[binding.policy] if binding.policy < len(scope.policies) else scope.base
+            change = remedy(request, policy, scope.syntax)  # type: ignore[arg-type]
+            if change is not None:
+                record.marker, record.config = change.marker, change.config
+
+    # ------------------------------------------------------------ doors: /proc/fence/...
+
+    def doors(self, process: Process, tid: int, raw: bytes) -> Reply:
+        """The opens that only a broker can answer. Unfenced they fail: procfs lets nobody create files."""
+        if raw == b"/proc/fence/control":
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            ours.setblocking(False)
+            connection = Connection(self, ours, process)
+            self.watch(ours.fileno(), connection.readable)
+            return HandOver(theirs.detach(), cloexec=True)
+        if raw == b"/proc/fence/page" and process.workers:
+            return HandOver(process.workers[-1].page_fd, cloexec=True, keep=True)
+        if raw == b"/proc/fence/stack" and process.workers:
+            read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, STACK_PIPE_BYTES)
+            except (OSError, AttributeError):
+                pass  # the user's pipe quota is used up: a smaller pipe holds fewer stacks
+            if process.stacks is not None and process.stacks in self._stack_pipes:
+                self._stack_pipes.remove(process.stacks)
+                process.stacks.close()
+            process.stacks = StackPipe(read_fd, os.fstat(read_fd).st_ino)
+            self._stack_pipes.append(process.stacks)
+            return HandOver(write_fd, cloexec=True)
+        return errno.ENOENT
+
+    def collect_stacks(self) -> None:
+        """Read what threads have written since they were refused."""
+        for pipe in self._stack_pipes:
+            pipe.collect(0.02)
+
+    # ------------------------------------------------------------ processes and names
+
+    def _watch_process(self, pidfd: int, pid: int) -> None:
+        def ended() -> None:
+            self.unwatch(pidfd)
+            process = self.processes.forget(pidfd)
+            os.close(pidfd)
+            if process is not None and process.workers and process.stacks in self._stack_pipes:
+                process.stacks.collect()
+
+        self.watch(pidfd, ended)
+
+    def _watch_names(self, fd: int) -> None:
+        self.watch(fd, lambda: self.names.answer(fd))
+
+    def open_scope(self, scope: Scope) -> Scope:
+        """Register a nested session."""
+        self.scopes.append(scope)
+        self.ledgers.append(Ledger())
+        return scope
+
+    def add_worker(self, scope: Scope, process: Process, outer: Binding | None) -> Worker:
+        worker = Worker(len(self.workers), scope, process.pid, create_page(), outer)
+        worker.page.write(b"", 0, 0)
+        self.workers.append(worker)
+        process.workers.append(worker)
+        return worker
+
+
+_KINDS = {"opensocket": "socket", "unixconnect": "connect", "bindtodevice": "socket"}

@@ -1,0 +1,49 @@
+"""What a handler answers; `loop.py` sends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+CONTINUE = 0
+"""The kernel carries the call out. Replies are plain ints, since there is one for every trapped call:
+0 continues, a positive number is the error the call fails with, `Value` and the rest are objects."""
+
+
+class Value:
+    """The call returns this number, without having been carried out."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+
+class HandOver:
+    """The call returns a descriptor, a copy of ours, which is closed afterwards (or kept)."""
+
+    __slots__ = ("cloexec", "fd", "keep")
+
+    def __init__(self, fd: int, *, cloexec: bool, keep: bool = False) -> None:
+        self.fd = fd
+        self.cloexec = cloexec
+        self.keep = keep
+
+
+class Wait:
+    """The answer comes later: `poll` is called until it returns one, when `fd` is ready and every few milliseconds.
+
+    `close` is called once, whatever became of it.
+    """
+
+    __slots__ = ("close", "deadline", "fd", "poll")
+
+    def __init__(
+        self, fd: int, poll: Callable[[], int | Value | None], close: Callable[[], None], deadline: float
+    ) -> None:
+        self.fd = fd
+        self.poll = poll
+        self.close = close
+        self.deadline = deadline
+
+
+Reply = int | Value | HandOver | Wait

@@ -1,0 +1,255 @@
+"""Where a path of a fenced process leads: resolved by the kernel, in that process's own view, never by string alone.
+
+The broker opens the path with O_PATH and asks the kernel what it opened. Facts and consequences:
+
+* Relative paths start at an O_PATH descriptor of the target's own directory (``/proc/<tid>/cwd``, ``.../fd/<n>``),
+  so that deleted and renamed directories are meant as the target means them.
+* Links that mean "whoever asks" (``/proc/self``, ``/dev/fd``) would lead to the broker. A path that begins with one is
+  rewritten to the caller's; to find those hidden behind a symlink, the kernel is told to follow no magic link
+  (openat2(2), RESOLVE_NO_MAGICLINKS), and what it then refuses is walked component by component.
+* What is judged may be another file by the time the kernel carries the call out: `docs/security-model.md` says
+  what holds then.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat as stat_modes
+import struct
+
+from fence_core.kernel import arch, libc
+
+AT_FDCWD = -100
+_LINKS_MAX = 40
+"""As many symlinks as the kernel follows (path_resolution(7))."""
+_NAME_MAX = 255
+
+# include/uapi/linux/openat2.h
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_IN_ROOT = 0x10
+
+_O_PATH = os.O_PATH | os.O_CLOEXEC
+_O_PARENT = os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY
+
+
+def _how(flags: int, resolve: int) -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(struct.pack("=QQQ", flags, 0, resolve), 24)
+
+
+class Located:
+    """A path as the kernel sees it: the final file's own path, or its parent's and a name looked up in it."""
+
+    __slots__ = ("errno", "is_file", "parent", "path")
+
+    def __init__(self, path: str, *, errno: int = 0, parent: str = "", is_file: bool = True) -> None:
+        self.path = path
+        """Absolute; for showing and judging."""
+        self.errno = errno
+        """What the kernel answers before any policy matters; 0 where it would carry on, `ASK_KERNEL` where the
+        answer depends on the call but no call can succeed."""
+        self.parent = parent
+        """The directory, where the last component was not followed."""
+        self.is_file = is_file
+        """False for what has no place on a disk: pipes, sockets, memfds, deleted files."""
+
+
+ASK_KERNEL = -1
+
+
+class Resolver:
+    """Resolution in the view of any fenced thread; one per broker."""
+
+    def __init__(self) -> None:
+        self.foreign_roots = False
+        """Set once any fenced process has made a chroot or setns: from then on every root is compared with ours."""
+        root = os.stat("/")
+        self._root = (root.st_dev, root.st_ino)
+        self._mounts = os.readlink("/proc/self/ns/mnt")
+        self._nr = arch.current().calls["openat2"]
+        self._file = _how(_O_PATH, _RESOLVE_NO_MAGICLINKS)
+        self._parent = _how(_O_PARENT, _RESOLVE_NO_MAGICLINKS)
+        self._file_in_root = _how(_O_PATH, _RESOLVE_NO_MAGICLINKS | _RESOLVE_IN_ROOT)
+        self._parent_in_root = _how(_O_PARENT, _RESOLVE_NO_MAGICLINKS | _RESOLVE_IN_ROOT)
+        self._syscall = libc.function(
+            "syscall", ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_long
+        )
+
+    def locate(self, tid: int, tgid: int, dirfd: int, raw: bytes, *, follow: bool) -> Located:
+        """What `raw` names for that thread.
+
+        `follow`: whether the call follows a symlink in the last component. Where the kernel itself would refuse to
+        walk the path, `Located.errno` says with what.
+        """
+        if not raw:
+            return Located("", errno=errno.ENOENT)
+        base = AT_FDCWD
+        in_root = False
+        try:
+            if raw[0] == 0x2F:
+                if raw.startswith((b"/proc/", b"/dev/")):
+                    raw = own_links(raw, tid, tgid)
+                if self.foreign_roots and not self._same_root(tid):
+                    base, in_root = os.open(f"/proc/{tid}/root", _O_PATH), True
+            else:
+                where = f"/proc/{tid}/cwd" if dirfd == AT_FDCWD else f"/proc/{tid}/fd/{dirfd}"
+                base = os.open(where, _O_PATH)
+        except OSError as error:
+            known = errno.EBADF if error.errno == errno.ENOENT else error.errno
+            return Located(os.fsdecode(raw), errno=known or errno.EACCES)
+        try:
+            if follow:
+                return self._followed(base, raw, tid, tgid, in_root)
+            return self._in_parent(base, raw, tid, tgid, in_root)
+        finally:
+            if base >= 0:
+                os.close(base)
+
+    def descriptor(self, tid: int, fd: int) -> Located:
+        """What a descriptor of that thread's process is open on."""
+        try:
+            handle = os.open(f"/proc/{tid}/fd/{fd}", _O_PATH)
+        except OSError as error:
+            return Located("", errno=errno.EBADF if error.errno == errno.ENOENT else error.errno or errno.EBADF)
+        return self._opened(handle)
+
+    def _open(self, base: int, raw: bytes, how: ctypes.Array[ctypes.c_char]) -> int:
+        """An O_PATH descriptor, or minus the error number."""
+        handle = self._syscall(self._nr, base, raw, how, 24)
+        return handle if handle >= 0 else -ctypes.get_errno()
+
+    def _followed(self, base: int, raw: bytes, tid: int, tgid: int, in_root: bool) -> Located:
+        for _ in range(_LINKS_MAX):
+            handle = self._open(base, raw, self._file_in_root if in_root else self._file)
+            if handle >= 0:
+                return self._opened(handle)
+            if handle == -errno.ELOOP:
+                return self._walk(base, raw, tid, tgid, follow=True)
+            if handle != -errno.ENOENT:
+                return Located(os.fsdecode(raw), errno=-handle)
+            located = self._in_parent(base, raw, tid, tgid, in_root)
+            if located.errno:
+                return located
+            # The last component is missing, or a symlink to something missing, which O_CREAT would create.
+            try:
+                target = os.readlink(os.fsencode(located.path))
+            except OSError:
+                return located
+            raw = target if target[:1] == b"/" else os.fsencode(located.parent) + b"/" + target
+            if raw.startswith((b"/proc/", b"/dev/")):
+                raw = own_links(raw, tid, tgid)
+        return Located(os.fsdecode(raw), errno=errno.ELOOP)
+
+    def _in_parent(self, base: int, raw: bytes, tid: int, tgid: int, in_root: bool) -> Located:
+        stripped = raw.rstrip(b"/")
+        head, slash, name = stripped.rpartition(b"/")
+        if not name or name in (b".", b".."):
+            # mkdir("/"), rmdir("."), unlink(".."): refused by the kernel whatever the policy says, each call with
+            # an error of its own.
+            return Located(os.fsdecode(raw), errno=ASK_KERNEL)
+        how = self._parent_in_root if in_root else self._parent
+        handle = self._open(base, (head or b"/") if slash else b".", how)
+        if handle == -errno.ELOOP:
+            directory = self._walk(base, head, tid, tgid, follow=True)
+            if directory.errno or not directory.is_file:
+                return directory
+            parent = directory.path
+        elif handle < 0:
+            return Located(os.fsdecode(stripped), errno=-handle)
+        else:
+            try:
+                parent = os.readlink(f"/proc/self/fd/{handle}")
+            finally:
+                os.close(handle)
+        text = os.fsdecode(name)
+        path = f"/{text}" if parent == "/" else f"{parent}/{text}"
+        return Located(path, errno=errno.ENAMETOOLONG if len(name) > _NAME_MAX else 0, parent=parent)
+
+    def _opened(self, handle: int) -> Located:
+        """The path of an O_PATH descriptor, which is closed."""
+        try:
+            path = os.readlink(f"/proc/self/fd/{handle}")
+            if path[:1] != "/":
+                return Located(path, is_file=False)  # pipe:[1], socket:[2], anon_inode:[eventfd]
+            if path.endswith(" (deleted)") and os.fstat(handle).st_nlink == 0:
+                return Located(path, is_file=False)
+            return Located(path)
+        finally:
+            os.close(handle)
+
+    def _walk(self, base: int, raw: bytes, tid: int, tgid: int, *, follow: bool) -> Located:
+        """Component by component, with the caller's meaning of magic links. Slow, and rarely needed."""
+        start = b"/" if raw[:1] == b"/" else os.fsencode(os.readlink(f"/proc/self/fd/{base}"))
+        todo = [part for part in reversed(raw.split(b"/")) if part and part != b"."]
+        here = start
+        links = 0
+        while todo:
+            part = todo.pop()
+            if part == b"..":
+                here = os.path.dirname(here)
+                continue
+            step = own_links(here.rstrip(b"/") + b"/" + part, tid, tgid)
+            try:
+                mode = os.lstat(step).st_mode
+                if not stat_modes.S_ISLNK(mode):
+                    here = step
+                    continue
+                links += 1
+                if links > _LINKS_MAX:
+                    return Located(os.fsdecode(raw), errno=errno.ELOOP)
+                if step.startswith(b"/proc/"):
+                    # Magic: the kernel jumps to the object, whatever the text of the link says.
+                    located = self._opened(os.open(step, _O_PATH))
+                    if todo and located.is_file:
+                        here = os.fsencode(located.path)
+                        continue
+                    return located
+                target = os.readlink(step)
+            except OSError as error:
+                if error.errno == errno.ENOENT and not todo:
+                    return Located(os.fsdecode(step), parent=os.fsdecode(here))
+                return Located(os.fsdecode(raw), errno=error.errno or errno.EACCES)
+            todo.extend(part for part in reversed(target.split(b"/")) if part and part != b".")
+            if target[:1] == b"/":
+                here = b"/"
+        return Located(os.fsdecode(here))
+
+    def _same_root(self, tid: int) -> bool:
+        try:
+            root = os.stat(f"/proc/{tid}/root/")
+            same = (root.st_dev, root.st_ino) == self._root
+            return same and os.readlink(f"/proc/{tid}/ns/mnt") == self._mounts
+        except OSError:
+            return False
+
+
+_OWN_LINKS = (
+    (b"/proc/self", b"/proc/%d"),
+    (b"/proc/thread-self", b"/proc/%d/task/%d"),
+    (b"/proc/net", b"/proc/%d/net"),
+    (b"/proc/mounts", b"/proc/%d/mounts"),
+    (b"/dev/fd", b"/proc/%d/fd"),
+    (b"/dev/stdin", b"/proc/%d/fd/0"),
+    (b"/dev/stdout", b"/proc/%d/fd/1"),
+    (b"/dev/stderr", b"/proc/%d/fd/2"),
+)
+
+
+def own_links(raw: bytes, tid: int, tgid: int) -> bytes:
+    """A path that begins with "whoever asks" (proc(5)), as the asking thread means it."""
+    for prefix, meant in _OWN_LINKS:
+        if raw.startswith(prefix) and (len(raw) == len(prefix) or raw[len(prefix)] == 0x2F):
+            start = meant % (tgid, tid) if meant.count(b"%d") == 2 else meant % tgid
+            return start + raw[len(prefix) :]
+    return raw
+
+
+def file_type(path: str) -> int:
+    """File type bits of `path` itself (``stat.S_IFMT``), 0 where nothing is there."""
+    try:
+        return stat_modes.S_IFMT(os.lstat(path).st_mode)
+    except OSError:
+        return 0
+
+

@@ -1,0 +1,107 @@
+"""Scopes, workers and bindings: under whose policy a process runs, and on whose account.
+
+* A *scope* is one fenced session: a policy, a mode and a ledger. The first one is the session the user started; a
+  ``pytest --fence`` started inside a fence opens a nested scope, which is judged by its own policy *and* by that of
+  the test that started it: it can only narrow.
+* A *worker* is one pytest process of a scope (an xdist worker, or the one process of a plain run), with its page.
+* A *binding* says on whose account a process acts: a test of a worker in a phase, under one policy. It is taken once,
+  when the process is first seen, and never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fence_core.broker.page import Page
+from fence_core.errors import PolicyError, Problem
+from fence_core.events.model import PHASES
+from fence_core.policy.decide import Judge
+from fence_core.policy.domains import parse_pattern
+from fence_core.policy.merge import merge
+from fence_core.policy.model import Policy
+from fence_core.policy.validate import parse_overlay
+
+POLICIES_MAX = 20_000
+
+
+class Binding:
+    """On whose account a process acts. Immutable by convention (slots, set once: it is made for every process)."""
+
+    __slots__ = ("judges", "nodeid", "phase", "policy", "worker")
+
+    def __init__(self, worker: Worker, nodeid: str, phase: int, policy: int) -> None:
+        self.worker = worker
+        self.nodeid = nodeid
+        self.phase = phase if phase < len(PHASES) else 0
+        self.policy = policy
+        self.judges: tuple[tuple[Binding, Judge], ...] = ((self, worker.judge(policy)), *worker.outer_judges)
+        """Innermost first; a call must pass all of them."""
+
+    def reaches_out(self) -> bool:
+        """Whether this policy lists addresses outside this host."""
+        flags = self.worker.scope.reach_out
+        return flags[self.policy] if self.policy < len(flags) else flags[0]
+
+
+class Scope:
+    """One fenced session: what it allows, what it does about violations."""
+
+    __slots__ = ("base", "base_dir", "judges", "mode", "number", "policies", "reach_out", "source", "syntax")
+
+    def __init__(self, number: int, base: Policy, *, mode: str, source: str, syntax: str, base_dir: Path) -> None:
+        self.number = number
+        self.base = base
+        self.mode = mode
+        self.source = source
+        """Where the policy comes from, for messages: ``pyproject.toml [tool.fence]``."""
+        self.syntax = syntax
+        """``toml``, ``json`` or ``yaml``: how a remedy is written."""
+        self.base_dir = base_dir
+        self.policies: list[Policy] = [base]
+        self.judges: list[Judge] = [Judge(base)]
+        self.reach_out: list[bool] = [_lists_addresses(base)]
+        """For each policy, whether it lists addresses that a socket could reach directly."""
+
+    def register(self, raw: Mapping[str, Any], source: str) -> int:
+        """The number of the base policy with these marker arguments merged in. Raises PolicyError."""
+        overlay = parse_overlay(raw, source=source, base_dir=self.base_dir)
+        if len(self.policies) >= POLICIES_MAX:
+            raise PolicyError(
+                (Problem(source, "fence", f"more than {POLICIES_MAX} different policies", "fewer different markers"),)
+            )
+        policy = merge(self.base, overlay)
+        self.policies.append(policy)
+        self.judges.append(Judge(policy))
+        self.reach_out.append(_lists_addresses(policy))
+        return len(self.policies) - 1
+
+
+def _lists_addresses(policy: Policy) -> bool:
+    return any(parse_pattern(entry.text).network is not None for entry in policy.network.allowed_domains)
+
+
+class Worker:
+    """One registered pytest process of a scope."""
+
+    __slots__ = ("number", "outer_judges", "page", "page_fd", "scope", "tgid")
+
+    def __init__(self, number: int, scope: Scope, tgid: int, page_fd: int, outer: Binding | None) -> None:
+        self.number = number
+        self.scope = scope
+        self.tgid = tgid
+        self.page_fd = page_fd
+        self.page = Page(page_fd)
+        self.outer_judges: tuple[tuple[Binding, Judge], ...] = outer.judges if outer is not None else ()
+        """What the test that started this nested session may do; empty for the session the user started."""
+
+    def judge(self, policy: int) -> Judge:
+        """The judge of a policy number read from the page; a number never registered means the base policy."""
+        judges = self.scope.judges
+        return judges[policy] if policy < len(judges) else judges[0]
+
+    def now(self) -> Binding:
+        """What this worker is doing at this moment."""
+        nodeid, phase, policy = self.page.read()
+        return Binding(self, nodeid, phase, policy)

@@ -1,0 +1,128 @@
+"""What the broker knows about sockets: addresses decoded, and which sockets were bound inside the fence."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable
+
+from fence_core.errors import FenceUnavailable, KernelCallError
+from fence_core.kernel import sockdiag
+
+SOCKADDR_MAX = 128
+"""sizeof(struct sockaddr_storage), include/uapi/linux/socket.h."""
+
+AF_UNSPEC = 0
+_PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp", 136: "udplite", 262: "tcp", 1: "icmp", 58: "icmp"}
+
+
+class Address:
+    """A copied socket address."""
+
+    __slots__ = ("family", "host", "path", "port", "raw")
+
+    def __init__(self, raw: bytes, family: int, *, host: str = "", port: int = 0, path: bytes | None = None) -> None:
+        self.raw = raw
+        self.family = family
+        self.host = host
+        """IPv4-mapped IPv6 addresses as the IPv4 address that they reach."""
+        self.port = port
+        self.path = path
+        """AF_UNIX: the path; abstract names start with NUL; None where the address has no name."""
+
+
+def parse_address(raw: bytes) -> Address | None:
+    """None for what is too short to be an address of its family: the kernel answers EINVAL."""
+    if len(raw) < 2:
+        return None
+    (family,) = struct.unpack_from("=H", raw)
+    if family == socket.AF_INET:
+        if len(raw) < 8:
+            return None
+        return Address(raw, family, host=socket.inet_ntop(family, raw[4:8]), port=int.from_bytes(raw[2:4], "big"))
+    if family == socket.AF_INET6:
+        if len(raw) < 24:
+            return None
+        packed = raw[8:24]
+        if packed[:12] == b"\0" * 10 + b"\xff\xff":
+            host = socket.inet_ntop(socket.AF_INET, packed[12:])
+        else:
+            host = socket.inet_ntop(family, packed)
+        return Address(raw, family, host=host, port=int.from_bytes(raw[2:4], "big"))
+    if family == socket.AF_UNIX:
+        name = raw[2:]
+        if not name:
+            return Address(raw, family)
+        if name[:1] == b"\0":
+            return Address(raw, family, path=name)
+        return Address(raw, family, path=name.split(b"\0", 1)[0])
+    return Address(raw, family)
+
+
+def is_loopback(host: str) -> bool:
+    """127/8, ::1, and the unspecified addresses, which as a destination mean this host (connect(2) on Linux)."""
+    return host.startswith("127.") or host in ("::1", "0.0.0.0", "::")
+
+
+def is_wildcard(host: str) -> bool:
+    return host in ("0.0.0.0", "::")
+
+
+class Borrowed:
+    """Facts of a borrowed socket descriptor, from the socket and never from what the caller says."""
+
+    __slots__ = ("domain", "fd", "protocol", "type")
+
+    def __init__(self, fd: int) -> None:
+        """Raises OSError (ENOTSOCK) where `fd` is no socket."""
+        self.fd = fd
+        probe = socket.socket(fileno=os.dup(fd))
+        try:
+            self.domain = probe.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
+            self.type = probe.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+            self.protocol = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
+        finally:
+            probe.close()
+
+    @property
+    def proto(self) -> str:
+        return _PROTOCOLS.get(self.protocol, str(self.protocol))
+
+    @property
+    def is_inet(self) -> bool:
+        return self.domain in (socket.AF_INET, socket.AF_INET6)
+
+
+class InsideSockets:
+    """Sockets that were bound inside the fence; these may always be reached from inside.
+
+    UNIX sockets are known by the inode of the socket itself, which no rename or hard link can move to another one.
+    """
+
+    def __init__(self) -> None:
+        self.ports: set[tuple[int, str]] = set()
+        self._unix: set[int] = set()
+        self._diag = True
+
+    def add_unix(self, socket_inode: int) -> None:
+        self._unix.add(socket_inode)
+
+    def has_port(self, port: int, proto: str) -> bool:
+        return (port, proto) in self.ports
+
+    def has_unix_path(self, status: os.stat_result) -> bool:
+        """Whether the socket file with this status belongs to a socket bound inside."""
+        inode = self._ask(lambda: sockdiag.unix_socket_at(status.st_dev, status.st_ino))
+        return inode is not None and inode in self._unix
+
+    def has_abstract(self, name: bytes) -> bool | None:
+        """Whether the socket with this abstract name was bound inside; None where nobody has the name."""
+        inode = self._ask(lambda: sockdiag.unix_socket_named(name))
+        return None if inode is None else inode in self._unix
+
+    def _ask(self, question: Callable[[], int | None]) -> int | None:
+        try:
+            return question()
+        except (FenceUnavailable, KernelCallError, OSError):
+            return None  # the kernel cannot tell: nothing counts as inside

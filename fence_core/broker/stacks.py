@@ -1,0 +1,117 @@
+"""The Python line that did it: a real-time signal to the blocked thread, answered by `faulthandler`.
+
+Facts and consequences:
+
+* A thread that waits for our answer under WAIT_KILLABLE_RECV takes no signal until the answer is there. A signal
+  queued before the answer is therefore handled exactly when the call returns, by that thread, on that line, before
+  any Python code can swallow the error. Without that flag a signal makes the kernel withdraw and repeat the
+  notification for ever: there are no stacks then.
+* A program started by exec has the signal's default action: it would be killed. So a stack is asked for only where
+  the kernel says that the thread catches the signal and does not block it, and where this process (or the one it was
+  forked from) registered and has not made an exec since, which the broker sees since exec is trapped.
+* The descriptor that `faulthandler` writes to is a number that a test may have closed and reused: the broker looks
+  at what it is just before it sends the signal.
+* All threads write into one pipe. One stack is asked for at a time; it is complete once the thread neither has the
+  signal pending nor blocks it (it is blocked while its handler runs). "No stack" is a normal outcome: nobody waits.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import Protocol
+
+from fence_core.events.model import Frame
+from fence_core.kernel import signals
+
+_FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$')
+_WAIT_S = 0.005
+"""The longest that a second denial waits for the stack of the one before to be written (it takes 25 us)."""
+_GIVE_UP_S = 1.0
+"""After this an unwritten stack no longer keeps others from being asked for."""
+
+
+class StackTarget(Protocol):
+    """Whatever is waiting for a stack; the ledger's records."""
+
+    stack: tuple[Frame, ...]
+
+
+class StackPipe:
+    """The pipe of one registered pytest process, shared with what it forks without an exec."""
+
+    __slots__ = ("_asked", "_inode", "_target", "_tid", "read_fd", "signal", "target_fd")
+
+    def __init__(self, read_fd: int, inode: int) -> None:
+        self.read_fd = read_fd
+        self._inode = inode
+        self.signal = 0
+        """0 until the process has said that its handler stands."""
+        self.target_fd = -1
+        self._target: StackTarget | None = None
+        self._tid = 0
+        self._asked = 0.0
+
+    def ask(self, pid: int, tid: int, target: StackTarget) -> None:
+        """Queue the signal for a thread that waits for our answer; call this before answering."""
+        if not self.signal:
+            return
+        self.collect(_WAIT_S)
+        if self._target is not None:
+            if time.monotonic() < self._asked + _GIVE_UP_S:
+                return  # two stacks at once could not be told apart
+            self._target = None
+        try:
+            if not signals.state(tid).has_handler(self.signal):
+                return
+            if os.stat(f"/proc/{pid}/fd/{self.target_fd}").st_ino != self._inode:
+                return
+            signals.tgkill(pid, tid, self.signal)
+        except OSError:
+            return
+        self._target, self._tid, self._asked = target, tid, time.monotonic()
+
+    def collect(self, patience_s: float = 0.0) -> None:
+        """Read the outstanding stack, if the thread has written all of it."""
+        target = self._target
+        if target is None:
+            return
+        deadline = time.monotonic() + patience_s
+        while not self._written():
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(0.0002)
+        text = b""
+        try:
+            while chunk := os.read(self.read_fd, 65536):
+                text += chunk
+        except BlockingIOError:
+            pass
+        frames = parse_stack(text.decode("utf-8", "replace"))
+        if frames:
+            target.stack = frames
+        if frames or self._written():
+            self._target = None
+
+    def _written(self) -> bool:
+        try:
+            state = signals.state(self._tid)
+        except OSError:
+            return True
+        return not (state.pending_thread | state.blocked) & signals.bit(self.signal)
+
+    def close(self) -> None:
+        os.close(self.read_fd)
+
+
+def parse_stack(text: str) -> tuple[Frame, ...]:
+    """faulthandler's traceback as frames, outermost call first."""
+    frames: list[Frame] = []
+    for line in text.splitlines():
+        match = _FRAME.match(line)
+        if match:
+            frames.append(Frame(match[1], int(match[2]), match[3]))
+        elif frames and line.startswith(("Current thread", "Thread", "Stack")):
+            break
+    return tuple(reversed(frames))

@@ -1,0 +1,174 @@
+"""Which calls stop at the broker, and who handles each: the dispatcher and the seccomp filter come from this table.
+
+To add a call: a row here, a handler in `handlers/`, a row in the end-to-end table of its family. See
+`docs/internals/adding-a-syscall.md`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from fence_core.broker.handlers import exec as exec_
+from fence_core.broker.handlers import files, network
+from fence_core.kernel import bpf
+from fence_core.kernel.arch import Arch
+
+if TYPE_CHECKING:
+    from fence_core.broker.handlers.files import Arguments
+    from fence_core.broker.loop import Broker
+    from fence_core.broker.reply import Reply
+
+    Handler = Callable[[Broker, int, Arguments], Reply]
+
+TRAP = bpf.RET_USER_NOTIF
+ALLOW = bpf.RET_ALLOW
+
+_O_TMPFILE = os.O_TMPFILE & ~os.O_DIRECTORY
+_CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | _O_TMPFILE
+
+
+def _opens(flags_arg: int) -> tuple[bpf.Case | int, ...]:
+    """Only opens that can change something: the flags are in a register, so the filter itself can tell."""
+    return (bpf.Case((bpf.Condition(flags_arg, "any_bits", _CHANGES),), TRAP), ALLOW)
+
+
+_SOCKET: tuple[bpf.Case | int, ...] = (
+    bpf.Case((bpf.Condition(0, "eq", socket.AF_UNIX),), ALLOW),
+    bpf.Case((bpf.Condition(0, "eq", 16),), ALLOW),  # AF_NETLINK
+    TRAP,
+)
+_SENDTO: tuple[bpf.Case | int, ...] = (
+    bpf.Case((bpf.Condition(4, "ne", 0, 64),), TRAP),
+    bpf.Case((bpf.Condition(3, "any_bits", network.MSG_FASTOPEN),), TRAP),
+    ALLOW,
+)
+_SETSOCKOPT: tuple[bpf.Case | int, ...] = (
+    bpf.Case(
+        (
+            bpf.Condition(1, "eq", socket.SOL_SOCKET),
+            bpf.Condition(2, "eq", network.SO_BINDTODEVICE),
+        ),
+        TRAP,
+    ),
+    bpf.Case(
+        (
+            bpf.Condition(1, "eq", socket.SOL_SOCKET),
+            bpf.Condition(2, "eq", network.SO_BINDTOIFINDEX),
+        ),
+        TRAP,
+    ),
+    ALLOW,
+)
+
+TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
+    # files
+    "open": (files.open_, _opens(1)),
+    "openat": (files.openat, _opens(2)),
+    "creat": (files.creat, TRAP),
+    "mkdir": (files.mkdir, TRAP),
+    "mkdirat": (files.mkdirat, TRAP),
+    "mknod": (files.mknod, TRAP),
+    "mknodat": (files.mknodat, TRAP),
+    "unlink": (files.unlink, TRAP),
+    "unlinkat": (files.unlinkat, TRAP),
+    "rmdir": (files.rmdir, TRAP),
+    "symlink": (files.symlink, TRAP),
+    "symlinkat": (files.symlinkat, TRAP),
+    "truncate": (files.truncate, TRAP),
+    "chmod": (files.chmod, TRAP),
+    "fchmodat": (files.fchmodat, TRAP),
+    "fchmodat2": (files.fchmodat2, TRAP),
+    "chown": (files.chown, TRAP),
+    "lchown": (files.lchown, TRAP),
+    "fchownat": (files.fchownat, TRAP),
+    "utime": (files.utime, TRAP),
+    "utimes": (files.utime, TRAP),
+    "futimesat": (files.futimesat, TRAP),
+    "utimensat": (files.utimensat, TRAP),
+    "setxattr": (files.setxattr, TRAP),
+    "lsetxattr": (files.lsetxattr, TRAP),
+    "removexattr": (files.removexattr, TRAP),
+    "lremovexattr": (files.lremovexattr, TRAP),
+    "rename": (files.rename, TRAP),
+    "renameat": (files.renameat, TRAP),
+    "renameat2": (files.renameat2, TRAP),
+    "link": (files.link, TRAP),
+    "linkat": (files.linkat, TRAP),
+    # network
+    "socket": (network.socket_, _SOCKET),
+    "connect": (network.connect, TRAP),
+    "bind": (network.bind, TRAP),
+    "listen": (network.listen, TRAP),
+    "sendto": (network.sendto, _SENDTO),
+    "sendmsg": (network.sendmsg, TRAP),
+    "sendmmsg": (network.sendmmsg, TRAP),
+    "setsockopt": (network.setsockopt, _SETSOCKOPT),
+    # programs
+    "execve": (exec_.execve, TRAP),
+    "execveat": (exec_.execve, TRAP),
+    "chroot": (exec_.change_root, TRAP),
+    "setns": (exec_.change_root, TRAP),
+}
+
+_ENOSYS = (
+    # Programs fall back to calls that can be judged.
+    "io_uring_setup",
+    "io_uring_enter",
+    "io_uring_register",
+    "openat2",
+    "setxattrat",
+    "removexattrat",
+    "file_setattr",
+)
+_EPERM = (
+    # What an ordinary user is refused as well, and what would lead around every path rule.
+    "open_by_handle_at",
+    "bpf",
+    "init_module",
+    "finit_module",
+    "delete_module",
+    "kexec_load",
+    "kexec_file_load",
+    "reboot",
+    "swapon",
+    "swapoff",
+    "add_key",
+    "request_key",
+    "keyctl",
+    "mount",
+    "umount2",
+    "pivot_root",
+    "move_mount",
+    "open_tree",
+    "open_tree_attr",
+    "fsopen",
+    "fsconfig",
+    "fsmount",
+    "fspick",
+    "mount_setattr",
+)
+
+
+def rules(arch: Arch) -> dict[int, bpf.Action]:
+    """Call number to action, for calls this machine has."""
+    calls = arch.calls
+    found: dict[int, bpf.Action] = {
+        calls[name]: action for name, (_, action) in TRAPPED.items() if name in calls
+    }
+    found.update({calls[name]: bpf.errno_action(errno.ENOSYS) for name in _ENOSYS if name in calls})
+    found.update({calls[name]: bpf.errno_action(errno.EPERM) for name in _EPERM if name in calls})
+    return found
+
+
+def handlers(arch: Arch) -> dict[int, Handler]:
+    """Call number to handler."""
+    return {arch.calls[name]: handler for name, (handler, _) in TRAPPED.items() if name in arch.calls}
+
+
+def filter_program(arch: Arch) -> bytes:
+    """The seccomp program. Depends on nothing but the machine."""
+    return bpf.assemble(rules(arch), arch=arch)

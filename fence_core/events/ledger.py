@@ -1,0 +1,143 @@
+"""What was tried that the policy does not allow: bounded detail, exact totals, grouped by test."""
+
+from __future__ import annotations
+
+from fence_core.events.model import PHASES, Frame, Violation
+
+RECORDS_MAX = 10_000
+"""Distinct violations kept with all their detail; later ones are only counted."""
+
+
+class Record:
+    """One violation while it is still being counted; `Violation` is what others get to see of it."""
+
+    __slots__ = (
+        "argv",
+        "chain",
+        "config",
+        "count",
+        "errno",
+        "is_test_process",
+        "kind",
+        "late",
+        "marker",
+        "mode",
+        "nodeid",
+        "number",
+        "phase",
+        "pid",
+        "program",
+        "rule",
+        "settled",
+        "stack",
+        "taken",
+        "what",
+        "worker",
+    )
+
+    def __init__(
+        self, *, number: int, worker: int, nodeid: str, phase: int, kind: str, what: str, pid: int, program: str
+    ) -> None:
+        self.number = number
+        self.worker = worker
+        self.nodeid = nodeid
+        self.phase = phase
+        self.kind = kind
+        self.what = what
+        self.pid = pid
+        self.program = program
+        self.is_test_process = False
+        self.count = 1
+        self.chain: tuple[str, ...] = ()
+        self.argv: tuple[str, ...] = ()
+        self.stack: tuple[Frame, ...] = ()
+        self.rule = ""
+        self.marker = ""
+        self.config = ""
+        self.mode = "enforce"
+        self.errno = 0
+        self.late = False
+        self.taken = False
+        """The pytest process it belongs to has fetched it for a report."""
+        self.settled = 0
+        """How many of the count have been shown to the user."""
+
+    def violation(self) -> Violation:
+        return Violation(
+            number=self.number,
+            nodeid=self.nodeid,
+            phase=PHASES[self.phase],
+            kind=self.kind,
+            what=self.what,
+            count=self.count,
+            pid=self.pid,
+            program=self.program,
+            is_test_process=self.is_test_process,
+            chain=self.chain,
+            argv=self.argv,
+            stack=self.stack,
+            rule=self.rule,
+            marker=self.marker,
+            config=self.config,
+            mode=self.mode,
+            errno=self.errno,
+            late=self.late,
+        )
+
+
+class Ledger:
+    """The violations of one session, over all its workers."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.dropped = 0
+        """Violations beyond `RECORDS_MAX`, of which only the number is known."""
+        self._open: dict[tuple[int, str, int, str, str], Record] = {}
+        self._untaken: dict[tuple[int, str], list[Record]] = {}
+
+    def add(
+        self, *, worker: int, nodeid: str, phase: int, kind: str, what: str, pid: int, program: str
+    ) -> tuple[Record, bool]:
+        """Count an attempt; the record, and whether it is a new one, whose details the caller fills in.
+
+        An attempt equal to one already fetched for a report is a new record: a test that is run again must be
+        reported again.
+        """
+        key = (worker, nodeid, phase, what, program)
+        record = self._open.get(key)
+        if record is not None and not record.taken:
+            record.count += 1
+            return record, False
+        record = Record(
+            number=len(self.records),
+            worker=worker,
+            nodeid=nodeid,
+            phase=phase,
+            kind=kind,
+            what=what,
+            pid=pid,
+            program=program,
+        )
+        if len(self.records) >= RECORDS_MAX:
+            self.dropped += 1
+            return record, False
+        self._open[key] = record
+        self._untaken.setdefault((worker, nodeid), []).append(record)
+        self.records.append(record)
+        return record, True
+
+    def take(self, worker: int, nodeid: str) -> list[Record]:
+        """What this worker has not fetched yet for that test."""
+        found = self._untaken.pop((worker, nodeid), [])
+        for record in found:
+            record.taken = True
+        return found
+
+    def settle(self, upto: int) -> None:
+        """The first `upto` records were shown to the user as they are now."""
+        for record in self.records[:upto]:
+            record.settled = record.count
+
+    def unsettled(self) -> list[Record]:
+        """What nobody has shown yet, and what has happened again since it was shown."""
+        return [r for r in self.records if r.settled < r.count]

@@ -1,0 +1,1 @@
+"""Builds one fence: the only package that knows all the parts."""

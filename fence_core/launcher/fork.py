@@ -1,0 +1,156 @@
+"""Fencing a fork of this interpreter.
+
+Run by the process that the user started. The child comes back fenced from `fence_this_process` and carries on as if
+nothing had happened; this process becomes its supervisor and never comes back.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
+
+from fence_core.broker.scopes import Scope
+from fence_core.broker.table import filter_program
+from fence_core.errors import BrokerError, FenceError, FenceUnavailable
+from fence_core.kernel import arch, features, libc, pidfd, process
+from fence_core.launcher import guardian
+from fence_core.launcher.child import Orders, raise_fence
+from fence_core.launcher.handle import Fence
+from fence_core.launcher.join import base_dir, maybe_join
+from fence_core.launcher.supervisor import BLOCKED, Supervisor, leave_quietly, raise_descriptor_limit
+from fence_core.policy.load import source_kind
+from fence_core.policy.model import Config
+
+NEEDED = ("seccomp", "pidfd_open", "pidfd_getfd", "process_vm_readv", "ptrace")
+"""Without these there is no fence at all; the others make it better."""
+EXIT_UNAVAILABLE = 4
+"""pytest's exit status for wrong usage: the run was not made."""
+
+
+def obstacles() -> tuple[str, ...]:
+    """Why this process cannot be fenced by a fork, one sentence each; empty where it can."""
+    found: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        found.append(f"this is not the main thread but {threading.current_thread().name!r}")
+    tasks = [int(name) for name in os.listdir("/proc/self/task")]
+    if len(tasks) > 1:
+        names = {thread.native_id: thread.name for thread in threading.enumerate()}
+        others = [tid for tid in tasks if tid != os.getpid()]
+        for tid in others[:10]:
+            name = names.get(tid, "not started by Python")
+            found.append(f"another thread is running: {name} (native id {tid})")
+    for pid in process.children()[:10]:
+        try:
+            name = process.program_name(pid)
+        except OSError:
+            continue
+        found.append(f"a child process exists already: {name} (pid {pid})")
+    return tuple(found)
+
+
+def check_layers(required: Iterable[str]) -> features.Features:
+    """What this kernel offers. Raises FenceUnavailable where something needed, or required by name, is missing."""
+    found = features.detect()
+    found.require(NEEDED)
+    found.require(name for name in required if name)
+    return found
+
+
+def fence_this_process(config: Config, *, layers_required: Iterable[str] = ()) -> Fence:
+    """Fork: the child returns with a handle on the fence around it, this process never returns.
+
+    Raises FenceUnavailable before anything was done.
+    """
+    found = check_layers(layers_required)
+    machine = arch.current()
+    program = filter_program(machine)
+    scoped = found.available("landlock_scopes")
+    to_supervisor_r, to_supervisor_w = os.pipe2(os.O_CLOEXEC)
+    from_supervisor_r, from_supervisor_w = os.pipe2(os.O_CLOEXEC)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    orders = Orders(
+        program=program,
+        wait_killable=found.available("wait_killable"),
+        signal_scope=scoped,
+        network_floor=config.settings.mode != "audit",
+        supervisor_pid=os.getpid(),
+        supervisor_pidfd=pidfd.open_pidfd(os.getpid()),
+        to_supervisor=to_supervisor_w,
+        from_supervisor=from_supervisor_r,
+        guardian_control=theirs.fileno(),
+    )
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
+    child = os.fork()
+    if child == 0:
+        os.close(to_supervisor_r)
+        os.close(from_supervisor_w)
+        ours.close()
+        raise_fence(orders, guardian.run)
+        theirs.detach()  # closed by raise_fence
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        fence = maybe_join(None, role="session")
+        if fence is None:
+            raise BrokerError("the fence stands, but its broker does not answer")
+        return fence
+    os.close(to_supervisor_w)
+    os.close(from_supervisor_r)
+    os.close(orders.supervisor_pidfd)
+    theirs.close()
+    _supervise(config, child, to_supervisor_r, from_supervisor_w, ours, found)
+
+
+def _supervise(
+    config: Config,
+    child: int,
+    from_child: int,
+    to_child: int,
+    guardian_control: socket.socket,
+    found: features.Features,
+) -> NoReturn:
+    try:
+        # Modules that only the supervisor needs are imported here, while the child builds its part of the fence.
+        from fence_core.broker.loop import Broker
+
+        raise_descriptor_limit()
+        root = Scope(
+            0,
+            config.policy,
+            mode=config.settings.mode,
+            source=config.source,
+            syntax=source_kind(config.path),
+            base_dir=Path(base_dir(config)),
+        )
+        answer = os.read(from_child, 8192)
+        if not answer.isdigit():
+            why = answer[1:].decode("utf-8", "replace") or "the fenced process ended before the fence stood"
+            os.waitpid(child, 0)
+            leave_quietly(f"ERROR: fence: the fence could not be raised: {why}", EXIT_UNAVAILABLE)
+        listener = pidfd.get_fd(pidfd.open_pidfd(child), int(answer))
+        libc.set_dumpable(False)  # our memory holds the rules: not readable, even where Landlock is missing
+        broker = Broker(listener, root, child, layers=_layers(found), stacks=found.available("wait_killable"))
+        os.write(to_child, b"1")
+        os.close(to_child)
+        os.close(from_child)
+        supervisor = Supervisor(broker, child, guardian_control, leftovers=config.settings.leftovers)
+    except (FenceError, OSError) as error:
+        os.kill(child, signal.SIGKILL)
+        leave_quietly(f"ERROR: fence: the fence could not be raised: {error}", EXIT_UNAVAILABLE)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    supervisor.run()
+
+
+def _layers(found: features.Features) -> tuple[str, ...]:
+    layers = ["seccomp"]
+    if found.available("landlock_scopes"):
+        layers.append(f"landlock {found.landlock_abi}")
+    return tuple(layers)
+
+
+__all__ = ["FenceUnavailable", "check_layers", "fence_this_process", "obstacles"]

@@ -1,0 +1,176 @@
+"""What a pytest process inside the fence holds: its page, and a line to the broker.
+
+Run by fenced processes. Everything here uses calls that are not trapped (read, write), except for opening the line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from fence_core.broker.page import Page
+from fence_core.errors import BrokerError, PolicyError, Problem
+from fence_core.events.model import PHASES, Violation
+from fence_core.events.wire import from_wire
+
+_DOOR = "/proc/fence/"
+_PHASE_NUMBERS = {name: number for number, name in enumerate(PHASES)}
+
+
+def knock(door: str) -> int | None:
+    """A descriptor from the broker, moved out of the way of low numbers; None where there is no broker.
+
+    procfs lets nobody create files: unfenced, this open fails whatever a test or a user has prepared.
+    """
+    try:
+        fd = os.open(_DOOR + door, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None
+    import resource
+
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    try:
+        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(3, min(soft, 1024) - 64))
+    except OSError:
+        return fd
+    os.close(fd)
+    return high
+
+
+class Fence:
+    """One fenced session in this process."""
+
+    def __init__(self, control: int, role: str, config: Mapping[str, Any] | None) -> None:
+        self._lock = threading.Lock()
+        self._control = control
+        self._pid = os.getpid()
+        self._received = bytearray()
+        answer = self._ask({"op": "hello", "role": role, "config": config})
+        self.role: str = answer["role"]
+        """``session``, ``worker`` or ``nested``."""
+        self.mode: str = answer["mode"]
+        self.layers: tuple[str, ...] = tuple(answer["layers"])
+        """What is active, for the header: ``seccomp``, ``landlock 7``."""
+        self.source: str = answer["source"]
+        page = knock("page")
+        if page is None:
+            raise BrokerError("the broker gave no page")
+        self._page = Page(page)
+        os.close(page)
+        self._nodeid = ""
+        self._encoded = b""
+        self._policy = 0
+        self._stack_fd = -1
+        if answer["stacks"]:
+            self._offer_stacks()
+
+    # ------------------------------------------------------------ per test
+
+    def enter(self, nodeid: str, phase: str, policy: int = 0) -> None:
+        """From now on calls of this process are on this test's account. A memory write, no round trip."""
+        if nodeid == self._nodeid and policy == self._policy:
+            self._page.write_phase(_PHASE_NUMBERS[phase])
+            return
+        self._page.write(nodeid.encode("utf-8", "replace"), _PHASE_NUMBERS[phase], policy)
+        self._nodeid = nodeid
+        self._policy = policy
+
+    def violation_count(self) -> int:
+        """Violations on this process's account so far; compare with an earlier value."""
+        return self._page.count()
+
+    def take(self, nodeid: str | None) -> list[Violation]:
+        """What has not been taken yet of this test; None: of no test. Waits for outstanding stacks."""
+        return [from_wire(each) for each in self._ask({"op": "take", "nodeid": nodeid or ""})["violations"]]
+
+    # ------------------------------------------------------------ per session
+
+    def register_policy(self, raw: Mapping[str, object], source: str) -> int:
+        """The number of this session's policy with these marker arguments merged in. Raises PolicyError."""
+        return int(self._ask({"op": "policy", "raw": dict(raw), "source": source})["number"])
+
+    def ledger(self) -> list[Violation]:
+        """Everything of this session, from all its processes."""
+        return [from_wire(each) for each in self._ask({"op": "ledger"})["violations"]]
+
+    def settle(self, upto: int) -> None:
+        """The first `upto` of the ledger were shown to the user; the supervisor prints the rest.
+
+        The exit status does not depend on it.
+        """
+        self._ask({"op": "settle", "upto": upto})
+
+    def close(self) -> None:
+        """A nested session in this process is over. The outer session's page is in force again."""
+        if self.role == "nested":
+            try:
+                self._ask({"op": "bye"})
+            except BrokerError:
+                pass
+        with self._lock:
+            if self._control >= 0:
+                os.close(self._control)
+                self._control = -1
+
+    # ------------------------------------------------------------ inside
+
+    def _offer_stacks(self) -> None:
+        """Let the broker ask for the Python stack of a thread that it is about to refuse something."""
+        import faulthandler
+        import signal
+
+        fd = knock("stack")
+        if fd is None:
+            return
+        number = signal.SIGRTMAX - 3
+        if signal.getsignal(number) is not signal.SIG_DFL:
+            os.close(fd)
+            return  # somebody uses it: no stacks rather than a surprise
+        faulthandler.register(number, file=fd, all_threads=False, chain=False)
+        self._stack_fd = fd
+        self._ask({"op": "stacks", "signal": int(number), "fd": fd})
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One request, one reply. Raises BrokerError where the broker cannot be reached: it is gone, or a bug."""
+        with self._lock:
+            if os.getpid() != self._pid or not self._is_open():
+                self._reconnect()
+            data = json.dumps(request).encode() + b"\n"
+            try:
+                while data:
+                    data = data[os.write(self._control, data) :]
+                while (end := self._received.find(b"\n")) < 0:
+                    chunk = os.read(self._control, 1 << 16)
+                    if not chunk:
+                        raise BrokerError("the broker has closed the line")
+                    self._received += chunk
+            except OSError as error:
+                raise BrokerError(f"the broker cannot be reached: {error}") from error
+            line = bytes(self._received[:end])
+            del self._received[: end + 1]
+        answer: dict[str, Any] = json.loads(line)
+        if "problems" in answer:
+            raise PolicyError(tuple(Problem(*problem) for problem in answer["problems"]))
+        if "error" in answer:
+            raise BrokerError(f"the broker refused {request['op']!r}: {answer['error']}")
+        return answer
+
+    def _is_open(self) -> bool:
+        """Whether our descriptor is still our socket: tests close and reuse numbers they do not know."""
+        try:
+            return os.readlink(f"/proc/self/fd/{self._control}").startswith("socket:")
+        except OSError:
+            return False
+
+    def _reconnect(self) -> None:
+        """After a fork the line belongs to the parent; after a careless closerange() to nobody."""
+        fresh = knock("control")
+        if fresh is None:
+            raise BrokerError("the broker does not answer")
+        self._control = fresh
+        self._pid = os.getpid()
+        self._received.clear()

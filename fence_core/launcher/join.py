@@ -1,0 +1,58 @@
+"""Joining a fence that already stands around this process."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from fence_core.launcher.handle import Fence, knock
+from fence_core.policy.load import source_kind
+from fence_core.policy.model import Config
+from fence_core.policy.wire import policy_to_wire
+
+_hooked = False
+
+
+def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nested"]) -> Fence | None:
+    """A handle on the fence around this process, None if there is none of ours.
+
+    ``worker``: a further process of the session that started it. ``nested``: a session of its own, whose `config` can
+    only narrow what the surrounding test may do. The first process of a fenced session gets that session, whatever it
+    says. Raises BrokerError.
+    """
+    control = knock("control")
+    if control is None:
+        return None
+    plain = None
+    if config is not None:
+        plain = {
+            "policy": policy_to_wire(config.policy),
+            "mode": config.settings.mode,
+            "source": config.source,
+            "syntax": source_kind(config.path),
+            "base_dir": base_dir(config),
+        }
+    fence = Fence(control, role, plain)
+    bind_forks()
+    return fence
+
+
+def base_dir(config: Config) -> str:
+    """What relative paths in markers count from: the project's root."""
+    return config.policy.filesystem.root or os.getcwd()
+
+
+def bind_forks() -> None:
+    """Have every Python fork of this process bound to the test that made it, even if it never calls anything else."""
+    global _hooked
+    if not _hooked:
+        _hooked = True
+        os.register_at_fork(after_in_child=_bind)
+
+
+def _bind() -> None:
+    # Any trapped call does: the broker binds a process at first sight. This one has no effect.
+    try:
+        os.close(os.open("/proc/fence/bind", os.O_RDWR | os.O_CREAT))
+    except OSError:
+        pass

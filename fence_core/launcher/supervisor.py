@@ -1,0 +1,263 @@
+"""The supervisor process: runs the broker, forwards signals, mirrors the end of the fenced child.
+
+Run by the process that the user started, after the fork. It never runs code of a test, starts no thread, leaves the
+terminal to the child and ends by libc's ``_exit``, so that exit handlers and coverage data belong to the child alone.
+
+Signals (measured against plain pytest for Ctrl-C once and twice, Ctrl-Z and fg, ``timeout``, TERM, HUP, QUIT):
+
+* All are blocked before the fork and read from a signalfd, so none is lost and none interrupts an answer.
+* What the terminal sends (``si_code`` is SI_KERNEL) reaches the child's process group anyway: not forwarded.
+* When the child stops, so does the supervisor, which is what the shell waits for; going on, it wakes the child.
+* When a signal ends the child, the same signal ends the supervisor, without a second core dump.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+from fence_core.broker.attribution import program
+from fence_core.kernel import libc, process, signals
+from fence_core.launcher import guardian
+from fence_core.policy.requests import printable
+
+if TYPE_CHECKING:
+    from fence_core.broker.loop import Broker
+    from fence_core.events.ledger import Record
+
+GRACE_S = 0.25
+"""How long helpers of a finished session (resource trackers, fork servers, workers) have to see that it is over."""
+TERM_S = 2.0
+"""Between SIGTERM and SIGKILL for what a session left behind."""
+_NEVER_FORWARDED = frozenset({signal.SIGCHLD, signal.SIGCONT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
+
+BLOCKED = frozenset(signal.valid_signals()) - {
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGABRT,
+    signal.SIGTRAP,
+    signal.SIGSYS,
+    signal.SIGKILL,
+    signal.SIGSTOP,
+}
+"""Everything that somebody else sends; what a process brings upon itself keeps its meaning."""
+
+
+class Supervisor:
+    """From the fork to the exit status."""
+
+    def __init__(self, broker: Broker, child: int, control: socket.socket, *, leftovers: str) -> None:
+        self._broker = broker
+        self._child = child
+        self._control = control
+        self._leftovers = leftovers
+        self._status: int | None = None
+        self._deadline = 0.0
+        self._left: list[str] = []
+        self._signals = signals.create_signalfd(int(number) for number in BLOCKED)
+
+    def run(self) -> NoReturn:
+        """Answer until the child and what it left behind have ended; then end the same way."""
+        broker = self._broker
+        gc.freeze()
+        broker.watch(self._signals, self._signalled)
+        try:
+            broker.run()
+        except BaseException as error:  # the fence must not go on half dead
+            self._say(f"fence: internal error in the supervisor, the run is ended: {type(error).__name__}: {error}")
+            import traceback
+
+            traceback.print_exc()
+            self._ask(guardian.KILL)
+            os.kill(self._child, signal.SIGKILL)
+            libc.exit_now(3)
+        self._finish()
+
+    # ------------------------------------------------------------ signals
+
+    def _signalled(self) -> None:
+        for info in signals.read_signalfd(self._signals):
+            if info.signo == signal.SIGCHLD:
+                self._reap()
+            elif info.signo == signal.SIGCONT:
+                self._pass_on(signal.SIGCONT)
+            elif info.code == signals.SI_KERNEL or info.signo in _NEVER_FORWARDED:
+                continue
+            else:
+                self._pass_on(info.signo)
+
+    def _pass_on(self, number: int) -> None:
+        if self._status is None:
+            try:
+                os.kill(self._child, number)
+            except ProcessLookupError:
+                pass
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid != self._child:
+                continue
+            if os.WIFSTOPPED(status):
+                # Stop as well: the shell has put this process in the foreground and waits for it.
+                os.kill(os.getpid(), signal.SIGSTOP)
+                self._pass_on(signal.SIGCONT)
+            else:
+                self._status = status
+                self._child_ended()
+
+    # ------------------------------------------------------------ the end
+
+    def _child_ended(self) -> None:
+        """What is left is still answered while it ends."""
+        self._deadline = time.monotonic() + GRACE_S
+        self._await_leftovers()
+
+    def _await_leftovers(self) -> None:
+        if not self._anybody():
+            self._broker.finished = True
+        elif self._leftovers == "wait":
+            self._broker.after(0.05, self._await_leftovers)
+        elif time.monotonic() < self._deadline:
+            self._broker.after(0.005, self._await_leftovers)
+        else:
+            self._left = [self._describe(pid) for pid in self._members()]
+            self._ask(guardian.TERMINATE)
+            self._deadline = time.monotonic() + TERM_S
+            self._broker.after(0.005, self._await_end)
+
+    def _await_end(self) -> None:
+        if not self._anybody():
+            self._broker.finished = True
+        elif time.monotonic() < self._deadline:
+            self._broker.after(0.01, self._await_end)
+        else:
+            self._ask(guardian.KILL)
+            self._deadline = time.monotonic() + TERM_S
+            self._broker.after(0.005, self._await_death)
+
+    def _await_death(self) -> None:
+        if not self._anybody() or time.monotonic() >= self._deadline:
+            self._broker.finished = True
+        else:
+            self._broker.after(0.005, self._await_death)
+
+    def _describe(self, pid: int) -> str:
+        try:
+            words = " ".join(printable(word) for word in process.argv(pid)) or program(pid)
+        except OSError:
+            words = "?"
+        known = self._broker.processes.by_pid.get(pid)
+        nodeid = known.binding.nodeid if known is not None else ""
+        started = f", started by {nodeid}" if nodeid else ""
+        return f"{words[:200]} (pid {pid}{started})"
+
+    def _anybody(self) -> bool:
+        return bool(self._ask(guardian.COUNT))
+
+    def _members(self) -> list[int]:
+        return self._ask(guardian.LIST)
+
+    def _ask(self, command: bytes) -> list[int]:
+        """Pids that the guardian answers with; the guardian answers at once or is gone."""
+        found: list[int] = []
+        try:
+            self._control.send(guardian.PACKET.pack(command, 0, 0))
+            while packet := self._control.recv(guardian.PACKET.size):
+                kind, pid, _ = guardian.PACKET.unpack(packet)
+                if kind != guardian.LIST:
+                    break
+                found.append(pid)
+        except OSError:
+            pass
+        return found
+
+    def _finish(self) -> NoReturn:
+        status = self._status if self._status is not None else 0
+        broken = self._report()
+        try:
+            self._control.send(guardian.PACKET.pack(guardian.QUIT, 0, 0))
+        except OSError:
+            pass
+        self._control.close()
+        while True:
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                break
+        if os.WIFSIGNALED(status):
+            _die_of(os.WTERMSIG(status))
+        code = os.WEXITSTATUS(status)
+        no_tests_collected = 5
+        libc.exit_now(1 if broken and code in (0, no_tests_collected) else code)
+
+    def _report(self) -> bool:
+        """Say what the session has not shown itself; whether any violation must fail the run."""
+        self._broker.collect_stacks()
+        ledger = self._broker.ledgers[0]
+        unsettled = ledger.unsettled()
+        if unsettled:
+            self._say("fence: not shown above, since it happened when the session was over or could not report:")
+            for record in unsettled[:50]:
+                self._say("  " + _line(record))
+            if len(unsettled) > 50:
+                self._say(f"  and {len(unsettled) - 50} more")
+        if ledger.dropped:
+            self._say(f"fence: {ledger.dropped} further violations were counted but not kept")
+        if self._left:
+            self._say(f"fence: ended {len(self._left)} process(es) that outlived the session:")
+            for line in self._left[:20]:
+                self._say("  " + line)
+        return bool(ledger.dropped) or any(record.mode == "enforce" for record in ledger.records)
+
+    @staticmethod
+    def _say(text: str) -> None:
+        try:
+            os.write(2, (text + "\n").encode("utf-8", "backslashreplace"))
+        except OSError:
+            pass
+
+
+def _line(record: Record) -> str:
+    where = record.nodeid or f"outside any test ({record.violation().phase})"
+    times = f" ({record.count} times)" if record.count > 1 else ""
+    via = "" if record.is_test_process else f" by {' -> '.join(record.chain)}"
+    return f"{where}: {record.what}{times}{via}; {record.rule}"
+
+
+def _die_of(number: int) -> NoReturn:
+    """End by the same signal, without leaving a second core file."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(number, signal.SIG_DFL) if number not in (signal.SIGKILL, signal.SIGSTOP) else None
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
+    libc.exit_now(128 + number)
+
+
+def raise_descriptor_limit() -> None:
+    """The broker holds a descriptor for each process it knows; the tests keep their own limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 20) if hard > 0 else soft, hard))
+    except (OSError, ValueError):
+        pass
+
+
+def leave_quietly(text: str, status: int) -> NoReturn:
+    """The fence could not be raised: say why on stderr, and end."""
+    sys.stdout.flush()
+    os.write(2, (text + "\n").encode("utf-8", "backslashreplace"))
+    libc.exit_now(status)

@@ -38,7 +38,7 @@ def front_door(package: str) -> ModuleType:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_public_name_exists_and_says_what_it_is(package: str) -> None:
     module = front_door(package)
-    names = module.__all__
+    names = getattr(module, "__all__", [])  # fence_core shows its packages only: importing it must cost nothing
     assert list(names) == sorted(names)
     for name in names:
         thing = getattr(module, name)
@@ -54,7 +54,7 @@ def test_nothing_else_is_public(package: str) -> None:
         for name, value in vars(module).items()
         if not name.startswith("_") and not inspect.ismodule(value) and name not in ("annotations", "TYPE_CHECKING")
     }
-    assert shown <= set(module.__all__), shown - set(module.__all__)
+    assert shown == set(getattr(module, "__all__", ()))
 
 
 @pytest.mark.parametrize("package", PACKAGES)

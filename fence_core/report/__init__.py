@@ -1,0 +1,1 @@
+"""The ledger as text: pure functions that yield lines; whoever calls them prints."""

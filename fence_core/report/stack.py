@@ -1,0 +1,153 @@
+"""A Python stack, trimmed to the lines its reader wrote; and the fixture that a line belongs to."""
+
+from __future__ import annotations
+
+import linecache
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from fence_core.events.model import Frame
+from fence_core.report.text import escape, source_text
+
+FRAMES_MAX = 8
+"""Of a longer stack the outermost two and the innermost rest are shown."""
+_FALLBACK_FRAMES = 3
+
+
+class Fixture(NamedTuple):
+    """The fixture in whose function a stack ran."""
+
+    name: str
+    scope: str
+
+
+class View:
+    """What counts as the reader's own code, and how its files are named and read.
+
+    `hidden` are directories that never say anything to the reader: the test runner, the fence itself. `runner` is the
+    file of the function that calls tests: what comes before it only led there.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        cwd: str = "",
+        hidden: Iterable[str] = (),
+        runner: str = "",
+        stdlib: Iterable[str] | None = None,
+        read_lines: Callable[[str], Sequence[str]] = linecache.getlines,
+    ) -> None:
+        self._root = root
+        self._cwd = cwd or root
+        self._runner = runner
+        self._hidden = tuple(_as_prefix(path) for path in hidden)
+        self._stdlib = tuple(_as_prefix(path) for path in (_stdlib_paths() if stdlib is None else stdlib))
+        self._read_lines = read_lines
+        self._trees: dict[str, list[_Function]] = {}
+
+    def path(self, path: str) -> str:
+        """As the reader would type it: relative to where pytest was started, if it lies below the project."""
+        if path.startswith(_as_prefix(self._cwd)):
+            path = path[len(_as_prefix(self._cwd)) :]
+        elif path.startswith(_as_prefix(self._root)):
+            path = os.path.relpath(path, self._cwd)
+        return escape(path)
+
+    def source(self, frame: Frame) -> str:
+        """The line itself; empty where its file cannot be read."""
+        lines = self._read_lines(frame.path)
+        return source_text(lines[frame.line - 1]) if 0 < frame.line <= len(lines) else ""
+
+    def trim(self, stack: Sequence[Frame]) -> list[Frame]:
+        """The frames of the reader's code; of anything at all where that would leave nothing."""
+        stack = stack[self._start(stack) :]
+        own = [frame for frame in stack if self._is_own(frame.path)]
+        if own:
+            return own
+        rest = [frame for frame in stack if not self._is_noise(frame.path)]
+        return (rest or list(stack))[-_FALLBACK_FRAMES:]
+
+    def _start(self, stack: Sequence[Frame]) -> int:
+        """Where the reader's story begins: not in bin/pytest, runpy, or a test that runs a pytest of its own."""
+        for n in range(len(stack) - 1, -1, -1):
+            if stack[n].path == self._runner:
+                return n
+        return next((n for n, frame in enumerate(stack) if frame.path.startswith(self._hidden)), 0)
+
+    def culprit(self, stack: Sequence[Frame]) -> Frame | None:
+        """The innermost line of the reader's code, which is where to look first."""
+        frames = self.trim(stack)
+        return frames[-1] if frames else None
+
+    def fixture(self, stack: Sequence[Frame]) -> Fixture | None:
+        """The fixture that was being set up or torn down, read from the decorator in the source."""
+        for frame in self.trim(stack):
+            for function in self._functions(frame.path):
+                if function.name == frame.function and function.first <= frame.line <= function.last:
+                    return function.fixture
+        return None
+
+    def _is_own(self, path: str) -> bool:
+        return not (
+            self._is_noise(path)
+            or "/site-packages/" in path
+            or "/dist-packages/" in path
+            or path.startswith(self._stdlib)
+        )
+
+    def _is_noise(self, path: str) -> bool:
+        return path.startswith(("<frozen ", *self._hidden))
+
+    def _functions(self, path: str) -> list[_Function]:
+        known = self._trees.get(path)
+        if known is None:
+            known = self._trees[path] = _fixture_functions("".join(self._read_lines(path)))
+        return known
+
+
+class _Function(NamedTuple):
+    name: str
+    first: int
+    last: int
+    fixture: Fixture
+
+
+def _fixture_functions(source: str) -> list[_Function]:
+    """The functions of a file that are decorated as fixtures."""
+    import ast
+
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return []
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for decorator in node.decorator_list:
+            call = decorator if isinstance(decorator, ast.Call) else None
+            called = call.func if call is not None else decorator
+            # pytest.fixture, pytest_asyncio.fixture, fixture
+            if getattr(called, "attr", getattr(called, "id", "")) != "fixture":
+                continue
+            words = {k.arg: k.value for k in call.keywords} if call is not None else {}
+            fixture = Fixture(_text(words.get("name"), node.name), _text(words.get("scope"), "function"))
+            found.append(_Function(node.name, node.lineno, node.end_lineno or node.lineno, fixture))
+    return found
+
+
+def _text(node: object, default: str) -> str:
+    value = getattr(node, "value", None)
+    return value if isinstance(value, str) else default
+
+
+def _as_prefix(path: str) -> str:
+    return path.rstrip("/") + "/"
+
+
+def _stdlib_paths() -> set[str]:
+    """Where this interpreter keeps its own modules; in a virtual environment that is outside it."""
+    home = os.path.dirname(os.__file__)
+    return {home, os.path.realpath(home)}

@@ -1,0 +1,237 @@
+"""The ledger as lines for a terminal: bounded, with exact totals. Pure; the caller prints."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
+
+from fence_core.events.model import Violation
+from fence_core.report.stack import FRAMES_MAX, View
+from fence_core.report.text import escape, plural, shorten, times
+
+PLACES_MAX = 25
+"""Tests listed by name in one section."""
+PER_PLACE_MAX = 10
+"""Violations listed for one test."""
+KINDS_MAX = 10
+"""Kinds of violation named in the line about those that are not listed."""
+_TEXT_MAX = 400
+
+PLAIN, PLACE, WHAT, CODE, REMEDY, DIM = "plain", "place", "what", "code", "remedy", "dim"
+
+
+class Line(NamedTuple):
+    """One line and how it may be styled: one of the constants above."""
+
+    text: str
+    style: str = PLAIN
+
+
+def merge(violations: Sequence[Violation]) -> list[Violation]:
+    """Equal ones of several workers or attempts as one, with the sum of their counts; order is kept."""
+    first: dict[tuple[object, ...], Violation] = {}
+    for v in violations:
+        key = (v.nodeid, v.phase, v.what, v.program, v.is_test_process, v.late, v.stack, v.rule)
+        known = first.get(key)
+        first[key] = v if known is None else _recount(known, known.count + v.count)
+    return list(first.values())
+
+
+def what(violation: Violation) -> str:
+    """``connect 93.184.216.34:443/tcp, 3 times``."""
+    return escape(violation.what) + times(violation.count)
+
+
+def headline(violations: Sequence[Violation]) -> str:
+    """All of them in one line, for a summary that has one line for each test."""
+    text = f"fence: {shorten(what(violations[0]), _TEXT_MAX)}"
+    return text if len(violations) == 1 else f"{text}, and {len(violations) - 1} more"
+
+
+def place(violation: Violation) -> str:
+    """Whose violation it is: a test, or what was going on outside of tests."""
+    nodeid = escape(violation.nodeid)
+    if violation.phase == "collect":
+        return f"collecting {nodeid}" if nodeid else "collecting tests"
+    if nodeid:
+        return nodeid
+    return {
+        "startup": "starting (plugins and conftest files)",
+        "finish": "finishing the session",
+    }.get(violation.phase, "outside any test")
+
+
+def is_in_test(violation: Violation) -> bool:
+    """Whether there is a test that can be blamed."""
+    return bool(violation.nodeid) and violation.phase != "collect"
+
+
+def title(violations: Sequence[Violation]) -> str:
+    """Heading of the section: ``fence: 3 violations in 2 tests and 1 outside any test``."""
+    inside = [v for v in violations if is_in_test(v)]
+    outside = len(violations) - len(inside)
+    tests = plural(len({v.nodeid for v in inside}), "test")
+    if all(v.mode == "audit" for v in violations):
+        return f"fence: {plural(len(violations), 'note')} (audit: nothing was refused)"
+    parts = [f"{plural(len(inside), 'violation')} in {tests}"] if inside else []
+    if outside:
+        parts.append(f"{outside} outside any test" if inside else plural(outside, "violation") + " outside any test")
+    return "fence: " + " and ".join(parts)
+
+
+def details(violation: Violation, view: View) -> Iterator[Line]:
+    """One violation with all that is known of it."""
+    first, *rest = explanation(violation, view)
+    yield first
+    for call in calls(violation, view):
+        if not call.line:
+            yield Line(f"  {call.function}", DIM)
+            continue
+        yield Line(f"  {call.path}:{call.line}: in {call.function}")
+        if call.source:
+            yield Line(f"      {call.source}", CODE)
+    yield from rest
+
+
+def explanation(violation: Violation, view: View) -> Iterator[Line]:
+    """One violation without its stack: what, by whom, which rule, and the smallest change."""
+    yield Line(_phase(violation, view) + shorten(what(violation), _TEXT_MAX), WHAT)
+    yield from _program(violation)
+    yield from _verdict(violation)
+
+
+class Call(NamedTuple):
+    """One step of a trimmed stack, ready to print; `line` is 0 for what stands for steps left out."""
+
+    path: str
+    line: int
+    function: str
+    source: str
+
+
+def calls(violation: Violation, view: View) -> Iterator[Call]:
+    """The reader's own part of the stack, outermost first; of a long one the ends."""
+    frames = view.trim(violation.stack)
+    skipped = len(frames) - FRAMES_MAX
+    for number, frame in enumerate(frames):
+        if skipped > 0 and 2 <= number < 2 + skipped:
+            if number == 2:
+                yield Call("", 0, f"... {plural(skipped, 'more call')}", "")
+            continue
+        source = shorten(view.source(frame), _TEXT_MAX)
+        yield Call(view.path(frame.path), frame.line, escape(frame.function), source)
+
+
+def block(violations: Sequence[Violation], view: View) -> Iterator[Line]:
+    """All violations of one test, for the report on that test."""
+    for number, violation in enumerate(violations[:PER_PLACE_MAX]):
+        if number:
+            yield Line("")
+        yield from details(violation, view)
+    if len(violations) > PER_PLACE_MAX:
+        yield Line(f"... and {plural(len(violations) - PER_PLACE_MAX, 'more violation')} in this test", DIM)
+
+
+def section(violations: Sequence[Violation], view: View, *, shown: Collection[int] = ()) -> Iterator[Line]:
+    """All violations, grouped by test; each kind is explained once, where it is first seen.
+
+    `shown` are the numbers of violations which the reader has already seen in full.
+    """
+    places: dict[str, list[Violation]] = {}
+    for violation in violations:
+        places.setdefault(place(violation), []).append(violation)
+    explained: set[tuple[object, ...]] = set()
+    for name, found in list(places.items())[:PLACES_MAX]:
+        yield Line(name, PLACE)
+        for violation in found[:PER_PLACE_MAX]:
+            for line in _entry(violation, view, explained, shown):
+                yield line._replace(text="  " + line.text)
+        if len(found) > PER_PLACE_MAX:
+            yield Line(f"  ... and {plural(len(found) - PER_PLACE_MAX, 'more violation')} here", DIM)
+    rest = [violation for found in list(places.values())[PLACES_MAX:] for violation in found]
+    if rest:
+        yield from _rest(rest, len(places) - PLACES_MAX)
+
+
+def _entry(
+    violation: Violation, view: View, explained: set[tuple[object, ...]], shown: Collection[int]
+) -> Iterator[Line]:
+    key = (violation.what, violation.rule, violation.marker, violation.config, violation.chain, violation.mode)
+    if violation.number not in shown and key not in explained:
+        explained.add(key)
+        yield from details(violation, view)
+        return
+    culprit = view.culprit(violation.stack)
+    where = f", {view.path(culprit.path)}:{culprit.line}" if culprit else ""
+    yield Line(_phase(violation, view) + shorten(what(violation), _TEXT_MAX) + where, WHAT)
+    if key not in explained:
+        explained.add(key)
+        yield from _remedy(violation)
+
+
+def _rest(violations: Sequence[Violation], places: int) -> Iterator[Line]:
+    yield Line(f"... and {plural(len(violations), 'more violation')} in {plural(places, 'more place')}:", PLACE)
+    kinds: dict[str, int] = {}
+    for violation in violations:
+        kinds[violation.what] = kinds.get(violation.what, 0) + violation.count
+    largest = sorted(kinds.items(), key=lambda kind: -kind[1])
+    for name, count in largest[:KINDS_MAX]:
+        yield Line(f"  {shorten(escape(name), _TEXT_MAX)}{times(count)}", WHAT)
+    if len(largest) > KINDS_MAX:
+        left = sum(count for _, count in largest[KINDS_MAX:])
+        yield Line(f"  {plural(len(largest) - KINDS_MAX, 'other')}{times(left)}", DIM)
+
+
+def _phase(violation: Violation, view: View) -> str:
+    phase = violation.phase
+    if phase not in ("setup", "call", "teardown"):
+        return ""
+    fixture = view.fixture(violation.stack) if phase != "call" else None
+    if fixture is not None:
+        phase += f" (fixture {escape(fixture.name)}, scope {escape(fixture.scope)})"
+    if violation.late:
+        phase += ", by a process that outlived it"
+    return phase + ": "
+
+
+def _program(violation: Violation) -> Iterator[Line]:
+    if violation.is_test_process:
+        return
+    chain = " -> ".join(escape(name) for name in violation.chain)
+    text = f"  by {escape(violation.program)}" + (f" ({chain})" if len(violation.chain) > 1 else "")
+    yield Line(f"{text}, process {violation.pid}")
+    if violation.argv:
+        yield Line("    $ " + shorten(" ".join(_quote(word) for word in violation.argv), _TEXT_MAX), CODE)
+
+
+def _quote(word: str) -> str:
+    import shlex
+
+    return escape(shlex.quote(word))
+
+
+def _verdict(violation: Violation) -> Iterator[Line]:
+    if violation.kind == "error":
+        yield Line(f"  a fault of the fence, not of the test: {escape(violation.rule)}")
+        return
+    verdict = "let through (audit)" if violation.mode == "audit" else "refused"
+    yield Line(f"  {verdict}: {shorten(escape(violation.rule), _TEXT_MAX)}")
+    yield from _remedy(violation)
+
+
+def _remedy(violation: Violation) -> Iterator[Line]:
+    if violation.kind == "error":
+        return
+    if not violation.marker and not violation.config:
+        yield Line("  nothing can allow this")
+        return
+    for label, remedy in (("to allow it: ", violation.marker), ("or: ", violation.config)):
+        for number, text in enumerate(remedy.splitlines()):
+            head = label if number == 0 else ""
+            yield Line(f"  {head:<13}{escape(text)}", REMEDY)
+
+
+def _recount(violation: Violation, count: int) -> Violation:
+    import dataclasses
+
+    return dataclasses.replace(violation, count=count)

@@ -1,0 +1,141 @@
+"""The one door to the engine: all that this package uses of fence_core to put a fence up.
+
+Imported only when a fence may be wanted. Tests that need no kernel replace the functions about processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from fence_core.errors import FenceError, FenceUnavailable, PolicyError
+from fence_core.events.model import Violation
+from fence_core.events.wire import to_wire
+from fence_core.policy import load
+from fence_core.policy.merge import merge, merge_settings
+from fence_core.policy.model import Config, unenforceable
+from fence_core.policy.templates import TemplateContext
+from fence_core.policy.validate import KEYS, camel, parse_overlay
+
+__all__ = [
+    "Config",
+    "Fence",
+    "FenceError",
+    "FenceUnavailable",
+    "PolicyError",
+    "Role",
+    "Violation",
+    "by_section",
+    "check_marker",
+    "fence_this_process",
+    "find_config",
+    "maybe_join",
+    "obstacles",
+    "respawn",
+    "to_wire",
+    "unenforceable",
+]
+
+Role = Literal["session", "worker", "nested"]
+
+
+class Fence(Protocol):
+    """What this package needs of a fence that stands: see `fence_core.launcher.handle.Fence`."""
+
+    role: str
+    mode: str
+    layers: tuple[str, ...]
+
+    def register_policy(self, raw: Mapping[str, object], source: str) -> int: ...
+    def enter(self, nodeid: str, phase: str, policy: int = 0) -> None: ...
+    def violation_count(self) -> int: ...
+    def take(self, nodeid: str | None) -> list[Violation]: ...
+    def ledger(self) -> list[Violation]: ...
+    def settle(self, upto: int) -> None: ...
+    def close(self) -> None: ...
+
+
+# Policy
+
+
+def find_config(
+    root: Path,
+    explicit: Path | None,
+    *,
+    cache_dir: str,
+    temp_dirs: Sequence[str],
+    extra_write: Sequence[str],
+    overlays: Sequence[tuple[str, Mapping[str, object]]],
+) -> Config:
+    """The project's config with what this run adds to it: pairs of a source and what it says."""
+    context = TemplateContext.of_run(root, cache_dir=cache_dir, extra_write=extra_write, extra_temp_dirs=temp_dirs)
+    found = load.find_config(root, explicit, context=context)
+    parsed = [
+        parse_overlay(raw, source=source, base_dir=root, settings=True, home=context.home) for source, raw in overlays
+    ]
+    return Config(merge(found.policy, *parsed), merge_settings(found.settings, *parsed), found.source, found.path)
+
+
+def check_marker(raw: Mapping[str, object], *, source: str, base_dir: str) -> None:
+    """Raises PolicyError with everything that is wrong with these marker arguments."""
+    parse_overlay(raw, source=source, base_dir=base_dir)
+
+
+def by_section(raw: Mapping[str, object]) -> dict[str, object]:
+    """Valid marker arguments in the one spelling that can be merged: ``{"network": {"allowed_domains": ...}}``."""
+    sections: dict[str, object] = {}
+    for name, value in raw.items():
+        if isinstance(value, Mapping) and name in _SECTIONS:
+            inner = {f"{name}.{key}": item for key, item in value.items()}
+        else:
+            inner = {name: value}
+        for spelled, item in inner.items():
+            section, key = _SPELLINGS.get(spelled, ("", spelled))
+            if section:
+                table = sections.setdefault(section, {})
+                assert isinstance(table, dict)
+                table[key] = item
+            else:
+                sections[key] = item
+    return sections
+
+
+_SECTIONS = frozenset(key.section for key in KEYS if key.section)
+_SPELLINGS = {
+    spelling: (key.section, key.name)
+    for key in KEYS
+    for name in (key.name, camel(key.name))
+    for spelling in (name, f"{key.section}.{name}")
+}
+
+
+# Processes
+
+
+def maybe_join(config: Config | None, *, role: Role) -> Fence | None:
+    """The fence that this process is in already; None if there is none."""
+    from fence_core.launcher import join
+
+    return join.maybe_join(config, role=role)
+
+
+def obstacles() -> tuple[str, ...]:
+    """What this process would lose by a fork, or what forbids one."""
+    from fence_core.launcher import fork
+
+    return fork.obstacles()
+
+
+def fence_this_process(config: Config, *, layers_required: tuple[str, ...]) -> Fence:
+    """Fork; the child returns, fenced; the parent supervises and never returns."""
+    from fence_core.launcher import fork
+
+    return fork.fence_this_process(config, layers_required=layers_required)
+
+
+def respawn(config: Config, argv: Sequence[str]) -> None:
+    """Replace this process by a supervisor that starts the same command inside a fence. Does not return."""
+    from fence_core.launcher.respawn import respawn_fenced
+
+    respawn_fenced(config, argv)

@@ -1,0 +1,132 @@
+"""What the broker is told while tests are collected and run, and what becomes of a test that hit the fence.
+
+These hooks run for every test: each is a write to shared memory, or the comparison of two numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_fence import engine, xdist
+from pytest_fence.markers import MarkedPolicies
+
+if TYPE_CHECKING:
+    from pytest_fence.verdicts import Verdicts
+
+
+class TestHooks:
+    """Registered in each fenced pytest process, workers included."""
+
+    __test__ = False
+
+    def __init__(self, config: pytest.Config, fence: engine.Fence) -> None:
+        self._config = config
+        self._fence = fence
+        self._enter = fence.enter
+        self._count = fence.violation_count
+        self._policies = MarkedPolicies(fence, str(config.rootpath))
+        self._marked = False
+        self._verdicts: Verdicts | None = None
+        self._seen = 0
+        self._collecting = ""
+        self._nodeid = ""
+        self._policy = 0
+        self._broken = ""
+        """Why the current test cannot be run under its own policy."""
+
+    # Collection
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection(self) -> Generator[None, object, object]:
+        self._enter("", "collect")
+        try:
+            return (yield)
+        finally:
+            self._enter("", "session")
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        outer = self._collecting  # a directory collects its files while it is collected itself
+        self._collecting = nodeid = collector.nodeid
+        self._enter(nodeid, "collect")
+        try:
+            return (yield)
+        finally:
+            self._collecting = outer
+            self._enter(outer, "collect")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Here and not earlier: pytest_collection_modifyitems may have added markers."""
+        problems = self._policies.read(session.items)
+        self._marked = self._policies.any
+        if problems:
+            problems = ["the markers of these tests cannot be used:", *(f"  {text}" for text in problems)]
+            if self._fence.role == "worker":
+                xdist.leave_bad_markers(self._config, problems)
+            raise pytest.UsageError("\n".join(problems))
+
+    # Tests
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        self._nodeid = nodeid = item.nodeid
+        self._policy = policy = self._number(item) if self._marked else 0
+        self._enter(nodeid, "setup", policy)
+        try:
+            return (yield)
+        finally:
+            self._enter("", "session")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        self._enter(self._nodeid, "setup", self._policy)  # once more: a rerun comes from a teardown
+        if self._broken:
+            pytest.fail(self._broken, pytrace=False)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self) -> Generator[None, object, object]:
+        self._enter(self._nodeid, "call", self._policy)
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self) -> Generator[None, object, object]:
+        self._enter(self._nodeid, "teardown", self._policy)
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Outermost, so that no xfail and no other plugin has the last word."""
+        report = yield
+        if self._count() != self._seen:
+            self._judge(item, report)
+        return report
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self) -> Generator[None, object, object]:
+        self._enter("", "finish")
+        return (yield)
+
+    def _number(self, item: pytest.Item) -> int:
+        self._broken = ""
+        try:
+            return self._policies.number(item)
+        except engine.FenceError as error:
+            self._broken = f"the marker of this test cannot be used: {error}"
+            return 0
+
+    def _judge(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        self._seen = self._count()
+        found = self._fence.take(item.nodeid)
+        if not found:
+            return
+        if self._verdicts is None:
+            from pytest_fence.verdicts import Verdicts
+
+            self._verdicts = Verdicts(self._config)
+        self._verdicts.apply(item, report, found)

@@ -1,0 +1,139 @@
+"""Flag over file over default: how to run the fence, and what pytest and its plugins themselves must write."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_fence import engine
+
+VSCODE_PIPE = "TEST_RUN_PIPE"
+"""The environment variable in which VS Code names the socket that its pytest plugin reports to."""
+
+# Options that name a file or directory to be written: of pytest, and of plugins that many projects use.
+_PATH_OPTIONS = (
+    "allure_report_dir",
+    "benchmark_storage",
+    "csv_path",
+    "debug",
+    "htmlpath",
+    "json_report_file",
+    "log_file",
+    "md_report_output",
+    "report_log",
+    "xmlpath",
+)
+_COVERAGE_FILES = ("xml", "html", "json", "lcov", "annotate", "markdown", "markdown-append")
+
+
+def choose(config: pytest.Config) -> engine.Config | None:
+    """What this run is to be fenced with; None where nobody asked for a fence.
+
+    Raises PolicyError with everything that is wrong with the policy.
+    """
+    options = config.known_args_namespace
+    here = config.invocation_params.dir
+    explicit = Path(os.path.abspath(here / options.fence_config)) if options.fence_config else None
+    cache_dir, basetemp = _cache_dir(config), options.basetemp
+    found = engine.find_config(
+        config.rootpath,
+        explicit,
+        cache_dir=cache_dir,
+        temp_dirs=[_absolute(here, basetemp)] if basetemp else [],
+        extra_write=list(paths_to_write(config)),
+        overlays=list(_overlays(options)),
+    )
+    return found if options.fence or found.settings.enabled else None
+
+
+def _overlays(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, object]]]:
+    if options.fence_mode is not None:
+        yield "--fence-mode", {"mode": options.fence_mode}
+    if options.fence_require is not None:
+        names = [name.strip() for text in options.fence_require for name in text.split(",")]
+        yield "--fence-require", {"require": names}
+    socket = vscode_socket()
+    if socket:
+        yield f"{VSCODE_PIPE} (set by VS Code)", {"allow_unix_sockets": [socket]}
+
+
+def given_in_vain(options: argparse.Namespace) -> str:
+    """The flag that shapes a fence which nobody asked for; empty if there is none."""
+    for name in ("fence_mode", "fence_require", "fence_config"):
+        if getattr(options, name) is not None:
+            return "--" + name.replace("_", "-")
+    return ""
+
+
+def vscode_socket() -> str:
+    """The one socket that VS Code's runner needs. Read once, before any code under test could change it."""
+    return os.environ.get(VSCODE_PIPE, "")
+
+
+def paths_to_write(config: pytest.Config) -> Iterator[str]:
+    """Absolute paths, from the command line and the ini file, of what pytest and its plugins will write."""
+    for text in (*_from_options(config.known_args_namespace), *_from_ini(config), *_from_environment()):
+        path = _absolute(config.invocation_params.dir, text)
+        yield path
+        parent = os.path.dirname(path)
+        if not os.path.isdir(parent):
+            yield _first_missing(parent)
+
+
+def _absolute(base: Path, text: str) -> str:
+    return os.path.normpath(os.path.join(base, os.path.expanduser(os.path.expandvars(text))))
+
+
+def _cache_dir(config: pytest.Config) -> str:
+    text = _ini(config, "cache_dir")
+    return _absolute(config.rootpath, text) if text else ""
+
+
+def _ini(config: pytest.Config, name: str) -> str:
+    try:
+        value = config.getini(name)
+    except (KeyError, ValueError):
+        return ""  # the plugin it belongs to is not there
+    return value if isinstance(value, str) else ""
+
+
+def _from_options(options: argparse.Namespace) -> Iterator[str]:
+    for name in _PATH_OPTIONS:
+        value = getattr(options, name, None)
+        if isinstance(value, str) and value:
+            yield value
+    # pytest-benchmark opens the file while the options are parsed.
+    opened = getattr(getattr(options, "benchmark_json", None), "name", None)
+    if isinstance(opened, str):
+        yield opened
+    reports = getattr(options, "cov_report", None)
+    if isinstance(reports, dict):
+        for kind in _COVERAGE_FILES:
+            if isinstance(reports.get(kind), str):
+                yield reports[kind]
+
+
+def _from_ini(config: pytest.Config) -> Iterator[str]:
+    log_file = _ini(config, "log_file")
+    if log_file:
+        yield _absolute(config.rootpath, log_file)
+
+
+def _from_environment() -> Iterator[str]:
+    for name in ("COVERAGE_FILE", "PYTEST_DEBUG_TEMPROOT"):
+        if os.environ.get(name):
+            yield os.environ[name]
+    if sys.pycache_prefix:
+        yield sys.pycache_prefix
+
+
+def _first_missing(path: str) -> str:
+    """The outermost directory that has to be made to get to `path`."""
+    while not os.path.isdir(os.path.dirname(path)):
+        path = os.path.dirname(path)
+    return path

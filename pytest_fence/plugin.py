@@ -1,0 +1,78 @@
+"""The entry point: options, the marker, and the moment at which the fence goes up.
+
+Runs in every pytest process, fenced or not; so nothing is imported here that an unfenced run does not need. The hooks
+of a fenced run are registered by `pytest_fence.session` when its fence stands: `items.TestHooks` (what each test may
+do, and failing it), `reporting.ReportHooks` (header, summary, exit status) and, beside pytest-xdist, those in `xdist`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Generator
+
+import pytest
+
+MARKER = (
+    "fence(*, allowed_domains=[], allow_write=[], ...): what this test may do beyond the policy of the session, or "
+    "may not do; the keyword arguments are the keys of [tool.fence]. Lists add up from module over class to function, "
+    "other values are replaced by the closest marker, denials always win."
+)
+
+_live: weakref.WeakSet[pytest.Config] = weakref.WeakSet()
+"""Every Config in this process that is not yet unconfigured: a fork would take all of their sessions along."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fence", "fence around the tests")
+    add = group.addoption
+    add(
+        "--fence",
+        action="store_true",
+        help="Fence this run: what the policy does not allow is refused by the kernel and reported on its test. "
+        "The same as `enabled = true` in [tool.fence].",
+    )
+    add("--no-fence", action="store_true", help="Run without a fence, whatever else asks for one.")
+    add(
+        "--fence-mode",
+        choices=("enforce", "warn", "audit"),
+        help="enforce (default): refuse, and fail the test. warn: refuse, and warn. "
+        "audit: let everything through, and list it. The same as `mode` in [tool.fence].",
+    )
+    add(
+        "--fence-config",
+        metavar="FILE",
+        help="Read the policy from FILE (.toml, .json, .jsonc, .yaml) instead of looking for one in the root "
+        "directory.",
+    )
+    add(
+        "--fence-require",
+        metavar="LAYER[,...]",
+        action="append",
+        help="Do not run if one of these layers is missing: seccomp, landlock, ... The same as `require` in "
+        "[tool.fence].",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", MARKER)
+
+
+@pytest.hookimpl(tryfirst=True, wrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
+    """Before any conftest is imported, before capture and coverage start."""
+    others = len(_live)
+    _live.add(early_config)
+    early_config.add_cleanup(lambda: _live.discard(early_config))
+    options = early_config.known_args_namespace
+    if options.no_fence or options.fence or options.fence_config or _is_configured(early_config):
+        from pytest_fence import session
+
+        session.maybe_raise_fence(early_config, others=others)
+    return (yield)
+
+
+def _is_configured(config: pytest.Config) -> bool:
+    """Whether the project's own files might switch the fence on; a false alarm costs only time."""
+    from fence_core.policy.load import mentions_fence
+
+    return mentions_fence(config.rootpath) is not None

@@ -1,0 +1,209 @@
+"""Header, summary and exit status of a fenced run; not in workers, whose controller speaks for all.
+
+What is shown and what the run exits with come from the ledger and never from reports: a rerun, an xfail or a plugin
+that swallows a report hides nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import pytest
+
+from pytest_fence import engine
+from pytest_fence.options import VSCODE_PIPE, vscode_socket
+
+_PASSING = (int(pytest.ExitCode.OK), int(pytest.ExitCode.NO_TESTS_COLLECTED))
+SECTION = "fence"
+"""Heading of the section in the report of a test that failed anyway."""
+_MARKUP: dict[str, dict[str, bool]] = {
+    "place": {"bold": True},
+    "what": {"red": True},
+    "code": {"cyan": True},
+    "remedy": {"green": True},
+}
+
+
+class ReportHooks:
+    """Registered in the process whose output the user sees."""
+
+    def __init__(self, config: pytest.Config, fence: engine.Fence, chosen: engine.Config) -> None:
+        self._config = config
+        self._fence = fence
+        self._chosen = chosen
+        self._session: pytest.Session | None = None
+        self._vscode = vscode_socket()
+        self._shown: dict[int, int] = {}
+        """Number of each violation that was printed, and the count it had then."""
+        self._failing = False
+        self._lowered = False
+
+    def pytest_report_header(self) -> list[str]:
+        fence = self._fence
+        parts = [fence.mode, ", ".join(fence.layers), self._chosen.source]
+        if fence.role == "nested":
+            parts.append("inside another fence")
+        lines = [f"fence: {'; '.join(part for part in parts if part)}"]
+        lines += [f"fence: {text}" for text in engine.unenforceable(self._chosen.policy)]
+        if self._vscode:
+            lines.append(f"fence: {VSCODE_PIPE} names {self._vscode}, which may be connected to")
+        return lines
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        self._session = session
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self) -> Generator[None, object, object]:
+        try:
+            return (yield)
+        finally:
+            self._settle_exit_status()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        self._show(terminalreporter)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_cmdline_main(self) -> Generator[None, Any, Any]:
+        """Also for what runs without a session: --help and --markers import conftests too."""
+        status = yield
+        if self._violations() and self._failing and status in _PASSING:
+            return pytest.ExitCode.TESTS_FAILED
+        return status
+
+    def fail(self) -> None:
+        """Something that was only to be warned of has been declared an error."""
+        self._failing = True
+
+    def lower(self) -> None:
+        """The last thing this Config does: show what came late, and let the fence go."""
+        try:
+            self._show(self._config.pluginmanager.get_plugin("terminalreporter"))
+            self._settle_exit_status()
+        finally:
+            self._lowered = True
+            self._fence.close()
+
+    def _violations(self) -> list[engine.Violation]:
+        """All there are by now. Remembers whether they fail the run."""
+        if self._lowered:
+            return []
+        try:
+            found = self._fence.ledger()
+        except (engine.FenceError, OSError) as error:
+            # Closed, not open: whoever cannot say what happened does not say that all is well.
+            sys.stderr.write(f"fence: the ledger cannot be read any more: {error}\n")
+            self._failing = True
+            return []
+        if any(violation.mode == "enforce" for violation in found):
+            self._failing = True
+        return found
+
+    def _settle_exit_status(self) -> None:
+        self._violations()
+        session = self._session
+        if self._failing and session is not None and session.exitstatus in _PASSING:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _show(self, reporter: pytest.TerminalReporter | None) -> None:
+        """Print what was not printed yet."""
+        ledger = self._violations()
+        late = bool(self._shown)
+        fresh = _beyond(self._shown, ledger)
+        if not fresh:
+            return
+        from fence_core.report import terminal
+        from pytest_fence.verdicts import view_of
+
+        merged = terminal.merge(fresh)
+        in_full = _told_by_pytest(reporter) if reporter is not None and not late else frozenset[int]()
+        lines = terminal.section(merged, view_of(self._config), shown=in_full)
+        title = terminal.title(merged) + (", after the summary" if late else "")
+        color = "red" if any(v.mode == "enforce" for v in fresh) else "yellow"
+        if reporter is not None:
+            if not late:
+                _count_in_summary(reporter, fresh)
+            reporter.write_sep("=", title, bold=True, **{color: True})
+            for line in lines:
+                reporter.write_line(line.text, **_MARKUP.get(line.style, {}))
+        else:
+            sys.stderr.write(f"{title}\n" + "".join(f"{line.text}\n" for line in lines))
+            sys.stderr.flush()
+        self._shown.update((v.number, v.count) for v in ledger)
+        self._fence.settle(len(ledger))
+
+
+def _beyond(shown: dict[int, int], ledger: Sequence[engine.Violation]) -> list[engine.Violation]:
+    """What is new, and what has happened again, with the number of times it was not shown."""
+    import dataclasses
+
+    fresh = []
+    for violation in ledger:
+        before = shown.get(violation.number, 0)
+        if before < violation.count:
+            fresh.append(dataclasses.replace(violation, count=violation.count - before) if before else violation)
+    return fresh
+
+
+def _numbers(reports: Sequence[Any]) -> frozenset[int]:
+    return frozenset(v["number"] for report in reports for v in getattr(report, "fence", ()))
+
+
+def _failed(reporter: pytest.TerminalReporter) -> list[Any]:
+    return [*reporter.stats.get("failed", ()), *reporter.stats.get("error", ())]
+
+
+def _told_by_pytest(reporter: pytest.TerminalReporter) -> frozenset[int]:
+    """Numbers of the violations whose whole story is printed among pytest's failures."""
+    option = reporter.config.option
+    if option.tbstyle in ("no", "line") or getattr(reporter, "no_summary", False):
+        return frozenset()
+    sections_too = option.showcapture == "all"
+    return _numbers(
+        [
+            report
+            for report in _failed(reporter)
+            if sections_too or not any(name == SECTION for name, _ in report.sections)
+        ]
+    )
+
+
+def _count_in_summary(reporter: pytest.TerminalReporter, fresh: Sequence[engine.Violation]) -> None:
+    """A last line that says "3 passed" and exits with 1 would be a riddle: count what failed no test."""
+    blamed = _numbers(_failed(reporter))
+    others = [v for v in fresh if v.mode == "enforce" and v.number not in blamed]
+    if others:
+        reporter._add_stats("violation" if len(others) == 1 else "violations", others)
+
+
+class WarnOutsideTests:
+    """In mode ``warn``: what happened outside of tests, as warnings that ``-W`` can filter like the others."""
+
+    def __init__(self, fence: engine.Fence, report: ReportHooks) -> None:
+        self._fence = fence
+        self._report = report
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Last of all, yet inside of the wrapper in which pytest collects the warnings of this hook."""
+        from fence_core.report import terminal
+        from pytest_fence import FenceWarning
+        from pytest_fence.verdicts import warning_text
+
+        for violation in terminal.merge(self._fence.ledger()):
+            if violation.mode != "warn" or terminal.is_in_test(violation):
+                continue
+            frame = violation.stack[-1] if violation.stack else None
+            try:
+                warnings.warn_explicit(
+                    FenceWarning(f"{terminal.place(violation)}: {warning_text(violation)}"),
+                    None,
+                    frame.path if frame else __file__,
+                    frame.line if frame else 1,
+                )
+            except FenceWarning:
+                self._report.fail()

@@ -1,0 +1,153 @@
+"""Raise the fence before the first conftest is imported, and lower it when pytest is done."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from pytest_fence import engine, options, xdist
+
+
+def maybe_raise_fence(config: pytest.Config, *, others: int) -> None:
+    """Returns fenced if anybody asked for it, in another process than it was called in.
+
+    `others` is the number of pytest sessions that are live in this process besides this one. Whatever stands in the
+    way is a UsageError.
+    """
+    flags = config.known_args_namespace
+    if flags.no_fence:
+        config.pluginmanager.register(HeaderNote("fence: off (--no-fence)"))
+        return
+    try:
+        chosen = options.choose(config)
+        if chosen is None:
+            flag = options.given_in_vain(flags)
+            if flag:
+                config.pluginmanager.register(HeaderNote(f"fence: off ({flag} does nothing without --fence)"))
+            return
+        fence = _put_up(config, chosen, others)
+    except engine.FenceError as error:
+        raise pytest.UsageError(usage_text(error)) from None
+    _install(config, fence, chosen)
+
+
+def usage_text(error: engine.FenceError) -> str:
+    """All problems, one a line, as pytest shows a usage error."""
+    if isinstance(error, engine.PolicyError):
+        return "\n".join(["the fence's policy cannot be used:", *(f"  {problem}" for problem in error.problems)])
+    if isinstance(error, engine.FenceUnavailable):
+        return f"this run cannot be fenced: {error}"
+    return f"the fence could not be put up: {error}"
+
+
+def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine.Fence:
+    if xdist.is_worker(config, others=others):
+        fence = engine.maybe_join(None, role="worker")
+        if fence is None:
+            raise pytest.UsageError(
+                "this worker of pytest-xdist was not started inside the fence. Workers on other machines, or started "
+                "by other programs, cannot be fenced yet: use -n NUM or --tx NUM*popen, or --no-fence"
+            )
+        return fence
+    remote = xdist.remote_specs(config.known_args_namespace)
+    if remote:
+        raise pytest.UsageError(
+            f"workers started by {', '.join(remote)} would run outside the fence: use popen workers "
+            "(-n NUM, --tx NUM*popen), or --no-fence"
+        )
+    fence = engine.maybe_join(chosen, role="nested")
+    if fence is not None:
+        return fence
+    if others:
+        raise pytest.UsageError(
+            "another pytest session is running in this process, and a fence would enclose that one too: run this one "
+            "in a process of its own (pytester: runpytest_subprocess), or fence the outer session as well"
+        )
+    _clear_the_way(chosen)
+    return engine.fence_this_process(chosen, layers_required=chosen.settings.require)
+
+
+def _clear_the_way(chosen: engine.Config) -> None:
+    """A fork keeps nothing but this thread: see that nothing is lost by it, or start afresh where that is possible."""
+    found = engine.obstacles()
+    if "pydevd" in sys.modules:
+        # The debugger makes its threads anew after a fork; a new start would lose its client.
+        found = tuple(text for text in found if not is_thread(text))
+    if not found:
+        return
+    if all(map(is_thread, found)) and owns_command(sys.orig_argv):
+        engine.respawn(chosen, sys.orig_argv)
+    raise pytest.UsageError(
+        "\n".join(
+            [
+                "the fence starts with a fork, and that would lose what this process already has:",
+                *(f"  {text}" for text in found),
+                "call pytest before that, from the main thread, or run it as a command of its own (python -m pytest)",
+            ]
+        )
+    )
+
+
+def is_thread(obstacle: str) -> bool:
+    """Of the things in the way of a fork only threads can be had again, by starting the command anew."""
+    return obstacle.startswith("another thread ")
+
+
+def owns_command(argv: Sequence[str]) -> bool:
+    """Whether the whole command is pytest's, so that starting it again does nothing but what pytest does."""
+    words = list(argv[1:])
+    while words and words[0].startswith("-"):
+        word = words.pop(0)
+        if word == "-m" and words:
+            return _is_pytest(words, is_module=True)
+        if word in ("-W", "-X", "--check-hash-based-pycs") and words:
+            words.pop(0)
+        elif word.startswith("-c") or word == "-":
+            return False
+    return bool(words) and _is_pytest(words, is_module=False)
+
+
+def _is_pytest(words: Sequence[str], *, is_module: bool) -> bool:
+    program = words[0]
+    if not is_module:
+        if program.endswith(os.path.join("pytest", "__main__.py")):
+            return True
+        program = os.path.basename(program)
+    if program in ("pytest", "py.test"):
+        return True
+    rest = list(words[1:])
+    if program not in ("coverage", "coverage3") or rest[:1] != ["run"]:
+        return False
+    return "-m" in rest and rest[rest.index("-m") + 1 :][:1] == ["pytest"]
+
+
+def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) -> None:
+    """Everything that happens inside: only this Config has these hooks, no other session in the process."""
+    from pytest_fence import items, reporting
+
+    fence.enter("", "startup")
+    manager = config.pluginmanager
+    manager.register(items.TestHooks(config, fence), "fence-tests")
+    if fence.role == "worker":
+        config.add_cleanup(fence.close)
+        return
+    report = reporting.ReportHooks(config, fence, chosen)
+    manager.register(report, "fence-report")
+    manager.register(xdist.ControllerHooks(), "fence-xdist")
+    if fence.mode == "warn":
+        manager.register(reporting.WarnOutsideTests(fence, report), "fence-warnings")
+    # Cleanups run in reverse order: what is registered first sees what all others still did.
+    config.add_cleanup(report.lower)
+
+
+class HeaderNote:
+    """One line in pytest's header, for a run that is not fenced although a flag of ours was given."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def pytest_report_header(self) -> str:
+        return self._text

@@ -1,0 +1,125 @@
+"""What a violation does to the report of its test. Loaded at the first violation."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+import pytest
+from _pytest import runner as _runner
+from _pytest._code.code import ReprEntry, ReprExceptionInfo, ReprFileLocation, ReprTraceback
+
+from fence_core.report import terminal
+from fence_core.report.stack import View
+from fence_core.report.text import escape
+from pytest_fence import FenceWarning, engine
+from pytest_fence.reporting import SECTION
+
+_RUNNERS = ("_pytest", "execnet", "fence_core", "pluggy", "pytest", "pytest_fence", "xdist")
+
+
+def view_of(config: pytest.Config) -> View:
+    """How a stack is shown in this run: without pytest's own frames, with paths as pytest prints them."""
+    modules = [sys.modules.get(name) for name in _RUNNERS]
+    hidden = {os.path.dirname(module.__file__) for module in modules if module is not None and module.__file__}
+    return View(
+        root=os.fspath(config.rootpath),
+        cwd=os.fspath(config.invocation_params.dir),
+        hidden=sorted(hidden),
+        runner=_runner.__file__,
+    )
+
+
+class Verdicts:
+    """Turns violations into failures, warnings or notes, as the mode of each says."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._view = view_of(config)
+
+    def apply(self, item: pytest.Item, report: pytest.TestReport, found: Sequence[engine.Violation]) -> None:
+        """Change `report` in place."""
+        report.fence = [*getattr(report, "fence", []), *map(engine.to_wire, found)]  # type: ignore[attr-defined]
+        failing = [v for v in found if v.mode == "enforce"]
+        # A filter that makes errors of warnings makes failures of these.
+        failing += [v for v in found if v.mode == "warn" and not self._warn(item, v)]
+        if failing:
+            self._fail(item, report, failing)
+
+    def _warn(self, item: pytest.Item, violation: engine.Violation) -> bool:
+        try:
+            item.warn(FenceWarning(warning_text(violation)))
+        except FenceWarning:
+            return False
+        return True
+
+    def _fail(self, item: pytest.Item, report: pytest.TestReport, failing: Sequence[engine.Violation]) -> None:
+        excuse = _excuse(report)
+        if report.failed and not excuse:
+            lines = terminal.block(failing, self._view)
+            report.sections.append((SECTION, "\n".join(line.text for line in lines)))
+            return
+        report.outcome = "failed"
+        report.longrepr = self._failure(item, failing, excuse)
+        if hasattr(report, "wasxfail"):
+            del report.wasxfail
+
+    def _failure(self, item: pytest.Item, failing: Sequence[engine.Violation], excuse: str) -> ReprExceptionInfo:
+        message = terminal.headline(failing)
+        entries = [entry for v in failing[: terminal.PER_PLACE_MAX] for entry in self._entries(v)]
+        notes = []
+        if len(failing) > terminal.PER_PLACE_MAX:
+            notes.append(f"... and {len(failing) - terminal.PER_PLACE_MAX} more in this test")
+        if excuse:
+            notes.append(f"({excuse}; that excuses nothing)")
+        if notes:
+            entries.append(_entry([f"E   {note}" for note in notes]))
+        return ReprExceptionInfo(
+            reprtraceback=ReprTraceback(entries, None, "short"), reprcrash=self._crash(item, failing, message)
+        )
+
+    def _crash(self, item: pytest.Item, failing: Sequence[engine.Violation], message: str) -> ReprFileLocation:
+        """The line to look at first; that of the test itself where no stack is known, as of a subprocess."""
+        for violation in failing:
+            frame = self._view.culprit(violation.stack)
+            if frame is not None:
+                return ReprFileLocation(frame.path, frame.line, message)
+        path, line, _ = item.location
+        return ReprFileLocation(path, (line or 0) + 1, message)
+
+    def _entries(self, violation: engine.Violation) -> Iterator[ReprEntry]:
+        """As pytest shows a traceback in its short style: the calls, then what went wrong behind an E."""
+        lines: list[str] = []
+        where: ReprFileLocation | None = None
+        for call in terminal.calls(violation, self._view):
+            if not call.line:
+                lines.append(f"    {call.function}")
+                continue
+            if where is not None:
+                yield _entry(lines, where)
+            where = ReprFileLocation(call.path, call.line, f"in {call.function}")
+            lines = [f"    {call.source}"] if call.source else []
+        lines += [f"E   {line.text}" for line in terminal.explanation(violation, self._view)]
+        yield _entry([*lines, ""], where)
+
+
+def warning_text(violation: engine.Violation) -> str:
+    """One violation as a warning: what, why, and the smallest change."""
+    text = f"{terminal.what(violation)}: {escape(violation.rule)}"
+    remedy = violation.marker or violation.config
+    return f"{text}\n  to allow it: {escape(remedy)}" if remedy else text
+
+
+def _excuse(report: pytest.TestReport) -> str:
+    """What the report says instead of plain passed or failed; it is lost when the report is made a failure."""
+    if hasattr(report, "wasxfail"):
+        outcome = "xpassed" if report.passed else "xfailed"
+        return f"the test {outcome}" + (f": {report.wasxfail}" if report.wasxfail else "")
+    if report.skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        return "the test was skipped" + (f": {reason.removeprefix('Skipped: ')}" if reason else "")
+    return ""
+
+
+def _entry(lines: Sequence[str], where: ReprFileLocation | None = None) -> ReprEntry:
+    return ReprEntry(lines, None, None, where, "short")

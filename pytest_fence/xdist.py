@@ -1,0 +1,61 @@
+"""What is different beside pytest-xdist: workers join the controller's fence, and tell it of bad markers."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import pytest
+
+_BAD_MARKERS = "fence_bad_markers"
+
+
+def is_worker(config: pytest.Config, *, others: int) -> bool:
+    """Whether this Config is that of a worker.
+
+    `workerinput` is set later than this is asked. The environment alone does not tell, as a pytest that a test in a
+    worker starts inherits it; but only in the worker itself does the call come from execnet.
+    """
+    if hasattr(config, "workerinput"):
+        return True
+    if others or "PYTEST_XDIST_WORKER" not in os.environ:
+        return False
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "__channelexec__":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def remote_specs(options: argparse.Namespace) -> list[str]:
+    """The ``--tx`` and ``--px`` of workers that would run where this fence does not reach."""
+    specs = [*(getattr(options, "tx", None) or ()), *(getattr(options, "px", None) or ())]
+    return [spec for spec in specs if not _is_local(spec)]
+
+
+def _is_local(spec: str) -> bool:
+    parts = spec.partition("*")[2] if spec.partition("*")[0].isdigit() else spec
+    return "popen" in [part.partition("=")[0] for part in parts.split("//")]
+
+
+def leave_bad_markers(config: pytest.Config, problems: Sequence[str]) -> None:
+    """In a worker: end it in order. An exception would make xdist start another one, and another."""
+    output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
+    output[_BAD_MARKERS] = list(problems)
+    pytest.exit("markers of pytest-fence are wrong", returncode=int(pytest.ExitCode.USAGE_ERROR))
+
+
+class ControllerHooks:
+    """Registered in the process that may turn out to be xdist's controller."""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """A worker that found bad markers has ended: what is a usage error in one process is one here too."""
+        problems = getattr(node, "workeroutput", {}).get(_BAD_MARKERS)
+        if problems:
+            raise pytest.UsageError("\n".join(problems))

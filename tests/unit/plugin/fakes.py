@@ -1,0 +1,160 @@
+"""A fence without a kernel: tests say themselves what they would have been refused.
+
+It is used in the process of the tests of the plugin (fixture `fence` in conftest.py), and in processes that they
+start, as a plugin: ``-p tests.unit.plugin.fakes``. All processes share one ledger, a file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fence_core.events.model import Frame, Violation
+from fence_core.events.wire import from_wire, to_wire
+from pytest_fence import engine
+
+DIRECTORY = "FAKE_FENCE"
+"""The environment variable that names the directory all processes of one run share."""
+OBSTACLES = "FAKE_FENCE_OBSTACLES"
+
+live: list[FakeFence] = []
+"""The fences of the sessions in this process, innermost last."""
+
+
+class FakeFence:
+    """What `fence_core.launcher.handle.Fence` does, without any kernel in it."""
+
+    layers = ("seccomp", "landlock 7")
+
+    def __init__(self, role: str, mode: str) -> None:
+        self.role = role
+        self.mode = mode
+        self.now = ("", "startup", 0)
+        self.entered: list[tuple[str, str, int]] = []
+        self.policies: list[tuple[Mapping[str, object], str]] = []
+        self.settled = 0
+        self.closed = False
+        self._count = 0
+        self._taken: set[int] = set()
+        self._ledger = Path(os.environ[DIRECTORY], "ledger")
+        live.append(self)
+
+    def enter(self, nodeid: str, phase: str, policy: int = 0) -> None:
+        self.now = (nodeid, phase, policy)
+        self.entered.append(self.now)
+
+    def violation_count(self) -> int:
+        return self._count
+
+    def register_policy(self, raw: Mapping[str, object], source: str) -> int:
+        engine.check_marker(raw, source=source, base_dir="/")
+        json.dumps(raw)  # it has to travel
+        self.policies.append((raw, source))
+        return len(self.policies)
+
+    def ledger(self) -> list[Violation]:
+        if os.environ.get("FAKE_FENCE_BROKEN"):
+            raise engine.FenceError("the broker is gone")
+        return [violation for _, violation in self._read()]
+
+    def take(self, nodeid: str | None) -> list[Violation]:
+        found = [v for pid, v in self._read() if pid == os.getpid() and v.nodeid == (nodeid or "")]
+        found = [v for v in found if v.number not in self._taken]
+        self._taken.update(v.number for v in found)
+        return found
+
+    def settle(self, upto: int) -> None:
+        self.settled = upto
+        Path(os.environ[DIRECTORY], "settled").write_text(str(upto))
+
+    def close(self) -> None:
+        self.closed = True
+        live.remove(self)
+
+    def add(self, violation: Violation, *, seen: bool = True) -> None:
+        with self._ledger.open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            number = len(file.readlines())
+            plain = {"pid": os.getpid(), "violation": to_wire(replace(violation, number=number))}
+            file.write(json.dumps(plain) + "\n")
+        self._count += seen
+
+    def _read(self) -> list[tuple[int, Violation]]:
+        if not self._ledger.exists():
+            return []
+        lines = map(json.loads, self._ledger.read_text().splitlines())
+        return [(line["pid"], from_wire(line["violation"])) for line in lines]
+
+
+def violate(what: str = "connect 93.184.216.34:443/tcp", **changes: Any) -> None:
+    """Be refused something, from the line that calls this."""
+    fence = live[-1]
+    nodeid, phase, _ = fence.now
+    stack = tuple(
+        Frame(frame.filename, frame.lineno or 0, frame.name)
+        for frame in traceback.extract_stack()[:-1]
+        if frame.filename != __file__
+    )
+    fence.add(violation(what, nodeid=nodeid, phase=phase, mode=fence.mode, stack=stack, **changes))
+
+
+def violation(what: str = "connect 93.184.216.34:443/tcp", **changes: Any) -> Violation:
+    """A violation as the broker would record it, with everything that a test does not care about filled in."""
+    known = Violation(
+        number=0,
+        nodeid="",
+        phase="call",
+        kind=what.partition(" ")[0],
+        what=what,
+        count=1,
+        pid=4321,
+        program="python",
+        is_test_process=True,
+        chain=("pytest",),
+        argv=(),
+        stack=(),
+        rule="nothing in network.allowed_domains allows it (preset pytest)",
+        marker='@pytest.mark.fence(allowed_domains=["93.184.216.34:443"])',
+        config='[tool.fence.network]\nallowed_domains = ["93.184.216.34:443"]',
+        mode="enforce",
+        errno=13,
+        late=False,
+    )
+    return replace(known, **changes)
+
+
+def install(put: Callable[[object, str, object], None] = setattr) -> None:
+    """Put fakes in place of everything that would touch a process."""
+
+    def maybe_join(config: engine.Config | None, *, role: engine.Role) -> FakeFence | None:
+        if config is None:  # a worker: it is told the mode by the broker
+            if not Path(os.environ[DIRECTORY], "mode").exists():
+                return None
+            return FakeFence("worker", Path(os.environ[DIRECTORY], "mode").read_text())
+        return FakeFence("nested", config.settings.mode) if live else None
+
+    def fence_this_process(config: engine.Config, *, layers_required: tuple[str, ...]) -> FakeFence:
+        if "moonshine" in layers_required:
+            raise engine.FenceUnavailable("moonshine", "no such layer", "Valid names: seccomp.")
+        Path(os.environ[DIRECTORY], "mode").write_text(config.settings.mode)
+        return FakeFence("session", config.settings.mode)
+
+    def respawn(config: engine.Config, argv: object) -> None:
+        raise engine.FenceUnavailable("respawn", f"with {argv}")
+
+    put(engine, "maybe_join", maybe_join)
+    put(engine, "fence_this_process", fence_this_process)
+    put(engine, "obstacles", lambda: tuple(filter(None, os.environ.get(OBSTACLES, "").split("|"))))
+    put(engine, "respawn", respawn)
+
+
+def pytest_addoption() -> None:
+    """Loaded as a plugin, in a process that is all the test's."""
+    install()

@@ -7,11 +7,11 @@ is one that is reserved for documentation or refused, so that nothing is harmed 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -36,52 +36,71 @@ def environment(home: Path) -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if name not in unwanted}, "HOME": str(home)}
 
 
-def failures(junit: Path) -> dict[str, str]:
-    """Test -> everything that its report says; empty where it passed."""
-    said: dict[str, str] = {}
-    for case in ET.parse(junit).iter("testcase"):
-        texts = [f"{part.get('message', '')}\n{part.text or ''}" for part in case if part.tag in ("failure", "error")]
-        said[case.get("name", "")] = said.get(case.get("name", ""), "") + "".join(texts)
-    return said
+def run(command: list[str], home: Path) -> tuple[int, str]:
+    """Show what the command prints while it runs; return its exit status and the same text without colours."""
+    if sys.stdout.isatty():
+        command = [*command, "--color=yes"]
+    said = []
+    with subprocess.Popen(
+        command, cwd=HERE, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            said.append(re.sub(r"\x1b\[[0-9;]*m", "", line))
+    return process.returncode, "".join(said)
 
 
-def compare(said: dict[str, str], home: Path) -> list[tuple[bool, str, str]]:
-    """For each test: is it as expected, its name, and how it came out."""
+def caught(said: str) -> tuple[str, dict[str, str]]:
+    """The title of the fence's section, and what stands there for each test."""
+    section = re.search(r"^=+ (fence: .*?) =+$(.*?)(?=^=)", said, re.DOTALL | re.MULTILINE)
+    if section is None:
+        return "no section of the fence", {}
+    blocks: dict[str, str] = {}
+    place = ""
+    for line in section[2].splitlines():
+        if line and not line.startswith(" "):
+            place = line.rpartition("::")[2]
+        blocks[place] = blocks.get(place, "") + line + "\n"
+    return section[1], blocks
+
+
+def compare(said: str, home: Path) -> list[tuple[bool, str, str]]:
+    """For each thing that is checked: is it as it should be, its name, and how it came out."""
+    title, blocks = caught(said)
     rows = []
     for test, pattern in EXPECTED.items():
-        text = said.pop(test, "did not run")
         if pattern is None:
-            rows.append((not text, test, "left alone" if not text else "FAILED, and should not have"))
+            rows.append((test not in blocks, test, "left alone" if test not in blocks else "caught, wrongly"))
         else:
             what = pattern.format(home=home)
-            rows.append((what in text, test, f"caught: {what}" if what in text else f"NOT caught: {what}"))
-    rows += [(False, test, "not expected at all") for test in said]
+            good = what in blocks.get(test, "")
+            rows.append((good, test, f"{'caught' if good else 'NOT caught'}: {what}"))
+    number = sum(pattern is not None for pattern in EXPECTED.values())
+    exact = f"fence: {number} violations in {number} tests"
+    rows.append((title == exact, "nothing else", title if title == exact else f"{title!r}, should be {exact!r}"))
     return rows
 
 
 def main() -> int:
     # Not below the temporary directory or this project's root, where tests may write without being asked.
-    scratch = Path(tempfile.mkdtemp(prefix=".demo-", dir=HERE.parent))
+    home = Path(tempfile.mkdtemp(prefix=".demo-", dir=HERE.parent))
     try:
-        home, junit = scratch / "home", scratch / "junit.xml"
-        (home / ".ssh").mkdir(parents=True)
-        command = [sys.executable, "-m", "pytest", "--fence", f"--junitxml={junit}", *sys.argv[1:]]
+        (home / ".ssh").mkdir()
         print("$ pytest --fence", *sys.argv[1:], flush=True)
-        status = subprocess.run(command, cwd=HERE, env=environment(home)).returncode
-        if not junit.exists():
-            print(f"\ncheck.py: pytest wrote no report (exit status {status})", file=sys.stderr)
-            return 1
-        rows = compare(failures(junit), home)
+        status, said = run([sys.executable, "-m", "pytest", "--fence", *sys.argv[1:]], home)
+        rows = compare(said, home)
         if (home / ".ssh" / "known_hosts").exists():
             rows.append((False, "test_deployment_host_is_trusted", "the file was written all the same"))
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
     rows.append((status == FAILED, "the whole run", f"exit status {status}, should be {FAILED}"))
-    print("\nWhat the fence should have caught, and did:")
+    good = all(good for good, _, _ in rows)
+    print(f"\nThe fence caught {'exactly what it should' if good else 'something else than it should'}:")
     width = max(len(test) for _, test, _ in rows)
-    for good, test, outcome in rows:
-        print(f"  {'ok   ' if good else 'WRONG'} {test:<{width}}  {outcome}")
-    return 0 if all(good for good, _, _ in rows) else 1
+    for right, test, outcome in rows:
+        print(f"  {'ok   ' if right else 'WRONG'} {test:<{width}}  {outcome}")
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ odd; what cannot be understood is refused.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from fence_core.policy import domains, paths, protected
@@ -37,8 +36,7 @@ Why = Literal["allowed", "denied", "protected", "unlisted", "impossible"]
 (the only one that has a remedy), `impossible` since no rule could."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The answer to a request."""
 
     allowed: bool
@@ -109,14 +107,18 @@ class _Tree:
         self._root = self._apply(self._root, self._patterns.below(""))
 
     def writable(self, path: str) -> bool:
+        """`node(path).writable`, without making a node for a name that no rule speaks of."""
         directory, _, name = path.rpartition("/")
+        # Flat, and no call but built-in ones: this runs for every trapped open.
         node = self._nodes.get(directory)
         if node is None:
+            if path[:1] != "/":
+                return False
             node = self._enter(directory)
         if (
             name in self._names
             or name.startswith(self._heads)
-            or name.endswith(self._tails)
+            or (self._tails and name.endswith(self._tails))
             or (self._glob is not None and self._glob(name))
         ):
             return self._apply(node, self._patterns.at(path, name)).writable
@@ -223,11 +225,10 @@ class Judge:
     """
 
     __slots__ = (
-        "_allowed", "_denied", "_git", "_network", "_outbound", "_policy", "_reads", "_sockets", "_tried", "_writes",
+        "_allowed", "_denied", "_network", "_outbound", "_reads", "_sockets", "_tried", "_writable", "_writes",
     )  # fmt: skip
 
     def __init__(self, policy: Policy, *, links: Links | None = None) -> None:
-        self._policy = policy
         self._network = policy.network
         self._tried = f" ({', '.join(policy.sources)})" if policy.sources else " (the policy is empty)"
         self._allowed = DomainRules(policy.network.allowed_domains)
@@ -239,19 +240,22 @@ class Judge:
         )  # fmt: skip
         compiler = _Compiler(policy.filesystem, links or Links())
         self._writes = compiler.writes()
+        self._writable = self._writes.writable
         self._reads = compiler.reads()
         self._sockets = compiler.sockets(network.allow_unix_sockets)
 
     def may_write(self, path: str, op: str = "open") -> bool:
         """Whether this path, absolute and resolved by the kernel, may be changed.
 
-        The broker's hot path: 0.3 µs in a directory seen before. It gives the same answer as `decide(Write(op, path))`.
+        The broker's hot path: about 0.5 µs in a directory seen before, 3 µs in a new one. It gives the same answer as
+        `decide(Write(op, path))`.
+
+        Of procfs only `/proc/self/...` is spoken of in rules. Whoever asks about `/proc/<pid>/...` of a process of
+        this fence passes it as `/proc/self/...`; about any other process, as it is.
         """
-        if not path.startswith("/"):
-            return False
-        if op in protected.CONTAINER_OPS:
+        if op != "open" and op in protected.CONTAINER_OPS:
             return self._write(Write(op, path)).allowed
-        return self._writes.writable(path)
+        return self._writable(path)
 
     def decide(self, request: Request) -> Decision:
         """Whether the request is allowed, and by or for want of which rule. Never raises."""

@@ -61,8 +61,9 @@ class Pattern(NamedTuple):
     port: int | None = None
 
 
-_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-_NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
+# As text, here and in the other modules: `re` compiles one when it is first used, not at every start.
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_NUMBER = r"0x[0-9a-f]*|[0-9]+"
 
 # Below these, anybody can have a name: a wildcard there allows strangers. Not the public suffix list, which is large
 # and changes; these are the second-level labels that country registries share.
@@ -82,12 +83,12 @@ def _parse_ipv4(text: str) -> Address | None:
     Raises DomainError for what ends in a number but is no address: no resolver would take it for a name.
     """
     parts = text.split(".")
-    if not _NUMBER.fullmatch(parts[-1]):
+    if not re.fullmatch(_NUMBER, parts[-1]):
         return None
     numbers = []
     for part in parts:
         try:
-            if not _NUMBER.fullmatch(part):
+            if not re.fullmatch(_NUMBER, part):
                 raise ValueError
             if part.startswith("0x"):
                 numbers.append(int(part[2:] or "0", 16))
@@ -150,7 +151,7 @@ def canonical_host(text: str) -> str | Address:
     if len(name) > 253:
         raise DomainError("is too long for a host name")
     for label in name.split("."):
-        if not _LABEL.fullmatch(label):
+        if not re.fullmatch(_LABEL, label):
             raise DomainError(_why_no_label(text, label))
     return name
 

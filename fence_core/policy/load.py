@@ -94,13 +94,11 @@ def find_config(
 
 def _lock(policy: Policy, path: Path) -> Policy:
     """The policy, with the file it comes from out of the tests' reach, wherever it lies."""
-    from dataclasses import replace
-
     place = os.path.abspath(path)
     files = policy.filesystem
     if place in files.locked:
         return policy
-    return replace(policy, filesystem=replace(files, locked=(*files.locked, place)))
+    return policy._replace(filesystem=files._replace(locked=(*files.locked, place)))
 
 
 # --- which file ---
@@ -204,8 +202,8 @@ def _read_toml(path: Path, source: str) -> Mapping[str, object] | None:
 
 # --- JSON with comments ---
 
-_JSON_TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/|/\*', re.DOTALL)
-_JSON_COMMA = re.compile(r'("(?:[^"\\\n]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
+_JSON_TOKEN = r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*[\s\S]*?\*/|/\*'
+_JSON_COMMA = r'("(?:[^"\\\n]|\\.)*")|,(?=\s*[}\]])'
 
 
 def _parse_json(text: str, source: str) -> object:
@@ -224,8 +222,8 @@ def _parse_json(text: str, source: str) -> object:
         # Blanks, so that the places in later errors are those in the file.
         return re.sub(r"[^\n]", " ", token)
 
-    plain = _JSON_TOKEN.sub(blank, text)
-    plain = _JSON_COMMA.sub(lambda match: match[1] or " ", plain)
+    plain = re.sub(_JSON_TOKEN, blank, text)
+    plain = re.sub(_JSON_COMMA, lambda match: match[1] or " ", plain)
     if not plain.strip():
         return None
 

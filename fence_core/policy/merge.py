@@ -6,8 +6,7 @@ written, is not settled here: the `Judge` asks the deny lists first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from fence_core.policy.model import CommandRules, FilesystemRules, NetworkRules, Policy, Settings
 
@@ -25,8 +24,7 @@ H = TypeVar("H", bound="Hashable")
 _NETWORK, _FILES, _COMMANDS, _SETTINGS = NetworkRules(), FilesystemRules(), CommandRules(), Settings()
 
 
-@dataclass(frozen=True, slots=True)
-class Overlay:
+class Overlay(NamedTuple):
     """What one source says. A scalar counts only if the `sources` of its rules name it; the rest were not written."""
 
     source: str

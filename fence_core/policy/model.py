@@ -4,14 +4,8 @@ Every pattern is an `Entry` that knows where it was written, and every scalar ha
 that each decision can name the rule behind it.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 Mode = Literal["enforce", "warn", "audit"]
 Leftovers = Literal["end", "wait"]
@@ -47,8 +41,7 @@ NOT_ENFORCEABLE_YET = {
 """Rules that are kept and judged but that cannot open anything yet: the fence stays closed, and should say so."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One item of a list: as it was written, and where."""
 
     text: str
@@ -67,8 +60,7 @@ def _source(sources: Sources, name: str) -> str:
     return "the built-in default"
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkRules:
+class NetworkRules(NamedTuple):
     """Whom the tests may talk to. What no rule allows is refused."""
 
     allowed_domains: tuple[Entry, ...] = ()
@@ -93,8 +85,7 @@ class NetworkRules:
         return _source(self.sources, name)
 
 
-@dataclass(frozen=True, slots=True)
-class FilesystemRules:
+class FilesystemRules(NamedTuple):
     """What the tests may change. What no rule allows is refused; reading is free but for `deny_read`."""
 
     allow_write: tuple[Entry, ...] = ()
@@ -116,8 +107,7 @@ class FilesystemRules:
         return _source(self.sources, name)
 
 
-@dataclass(frozen=True, slots=True)
-class CommandRules:
+class CommandRules(NamedTuple):
     """Which commands may be run. Nothing enforces these yet (`NOT_SUPPORTED_YET`)."""
 
     deny: tuple[Entry, ...] = ()
@@ -130,8 +120,7 @@ class CommandRules:
         return _source(self.sources, name)
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """Everything that is allowed, from all sources together. The empty policy allows nothing."""
 
     network: NetworkRules = NetworkRules()
@@ -141,8 +130,7 @@ class Policy:
     """All that took part, in the order of merging: "preset pytest", "pyproject.toml [tool.fence]"."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """How to run the fence; nothing of what it allows."""
 
     enabled: bool = False
@@ -158,8 +146,7 @@ class Settings:
         return _source(self.sources, name)
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     """What was found for a project: a policy, and how to run it."""
 
     policy: Policy
@@ -172,8 +159,6 @@ def unenforceable(policy: Policy) -> tuple[str, ...]:
     """What the policy asks for that this version cannot open yet, one sentence each, for the run's header."""
     from fence_core.policy.domains import parse_pattern
 
-    names: Iterable[str] = [
-        entry.text for entry in policy.network.allowed_domains if parse_pattern(entry.text).network is None
-    ]
+    names = [entry.text for entry in policy.network.allowed_domains if parse_pattern(entry.text).network is None]
     listed = ", ".join(names)
     return (f"network.allowed_domains: {NOT_ENFORCEABLE_YET['network.allowed_domains']} ({listed})",) if listed else ()

@@ -31,22 +31,26 @@ __all__ = ["PathError", "PatternSet", "escape", "expand", "has_glob", "literal_o
 
 T = TypeVar("T")
 
-_GLOB = re.compile(r"[*?]|\[[^\]/][^/]*\]|\[\][^\]/]*\]")
-_SPECIAL = re.compile(r"[*?\[]")
+_GLOB = r"[*?]|\[[^\]/][^/]*\]|\[\][^\]/]*\]"
+_SPECIAL = r"[*?\[]"
 
 
 class PathError(ValueError):
     """This is no path pattern; the text says why, for the user to read."""
 
 
+def _has_special(text: str) -> bool:
+    return "*" in text or "?" in text or "[" in text
+
+
 def has_glob(text: str) -> bool:
     """Whether any character of the text is more than itself."""
-    return _GLOB.search(text) is not None
+    return _has_special(text) and re.search(_GLOB, text) is not None
 
 
 def escape(path: str) -> str:
     """A pattern that matches exactly this path."""
-    return _SPECIAL.sub(lambda match: f"[{match[0]}]", path)
+    return re.sub(_SPECIAL, lambda match: f"[{match[0]}]", path)
 
 
 def expand(text: str, *, base: str, home: str, deny: bool) -> str:
@@ -100,6 +104,8 @@ def _unescape(pattern: str) -> str:
 
 def literal_of(pattern: str) -> str | None:
     """The only path that an expanded pattern matches, if it is only one."""
+    if not _has_special(pattern):
+        return pattern
     plain = _unescape(pattern)
     return plain if not has_glob(re.sub(r"\[[*?\[]\]", "", pattern)) else None
 
@@ -137,7 +143,7 @@ def _regex(parts: list[str]) -> str:
 
 def _simple(part: str) -> tuple[str, str] | None:
     """Head and tail of a component with one `*` and no other glob: `.coverage.*`, `*.key`."""
-    if part.count("*") != 1 or part == "*" or _SPECIAL.search(part.replace("*", "")):
+    if part.count("*") != 1 or part == "*" or _has_special(part.replace("*", "")):
         return None
     head, _, tail = part.partition("*")
     return head, tail

@@ -2,11 +2,12 @@
 
 The broker decodes calls into these; `decide.py` answers them. `describe()` is the text that reports show, so
 everything that came from a test passes through `printable`.
+
+No dataclasses, here or in the rest of the package: two dozen of them cost 10 ms of every start. The values of the model
+are named tuples; requests are classes of their own, since as tuples `Resolve("x")` and `Read("x")` would be equal.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 __all__ = ["Bind", "Connect", "OpenSocket", "Read", "Request", "Resolve", "UnixConnect", "Write", "printable"]
 
@@ -58,62 +59,107 @@ def _endpoint(host: str, port: int) -> str:
     return f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Connect:
-    """Reach an Internet address, or a name through the filter. A datagram sent to an address is one too."""
+class _Asked:
+    """A frozen value, equal to another of its own class with the same fields."""
 
+    __slots__: tuple[str, ...] = ()
+
+    def _set(self, *values: object) -> None:
+        for name, value in zip(self.__slots__, values, strict=True):
+            object.__setattr__(self, name, value)
+
+    def _values(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self.__slots__)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is frozen")
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._values()))
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return f"{type(self).__name__}({fields})"
+
+
+class Connect(_Asked):
+    """Reach an Internet address, or a name through the filter. A datagram sent to an address is one too.
+
+    `inside`: the port was bound by a fenced process of this run.
+    """
+
+    __slots__ = ("host", "port", "proto", "inside")  # noqa: RUF023 - in the order of the arguments, here and below
     host: str
     port: int
-    proto: str = "tcp"
-    inside: bool = False
-    """The port was bound by a fenced process of this run."""
+    proto: str
+    inside: bool
+
+    def __init__(self, host: str, port: int, proto: str = "tcp", inside: bool = False) -> None:
+        self._set(host, port, proto, inside)
 
     def describe(self) -> str:
         return f"connect {_endpoint(self.host, self.port)}/{self.proto}"
 
 
-@dataclass(frozen=True, slots=True)
-class Bind:
+class Bind(_Asked):
     """Take a local Internet address."""
 
+    __slots__ = ("host", "port", "proto")
     host: str
     port: int
-    proto: str = "tcp"
+    proto: str
+
+    def __init__(self, host: str, port: int, proto: str = "tcp") -> None:
+        self._set(host, port, proto)
 
     def describe(self) -> str:
         return f"bind {_endpoint(self.host, self.port)}/{self.proto}"
 
 
-@dataclass(frozen=True, slots=True)
-class Resolve:
+class Resolve(_Asked):
     """Look up a name."""
 
+    __slots__ = ("name",)
     name: str
+
+    def __init__(self, name: str) -> None:
+        self._set(name)
 
     def describe(self) -> str:
         return f"resolve {printable(self.name)}"
 
 
-@dataclass(frozen=True, slots=True)
-class UnixConnect:
-    """Reach a UNIX socket. An abstract one has a name that begins with a NUL."""
+class UnixConnect(_Asked):
+    """Reach a UNIX socket. An abstract one has a name that begins with a NUL.
 
+    `inside`: it was made by a fenced process of this run.
+    """
+
+    __slots__ = ("path", "inside")  # noqa: RUF023
     path: str
-    inside: bool = False
-    """It was made by a fenced process of this run."""
+    inside: bool
+
+    def __init__(self, path: str, inside: bool = False) -> None:
+        self._set(path, inside)
 
     def describe(self) -> str:
         shown = "@" + self.path[1:] if self.path.startswith("\0") else self.path
         return f"connect unix:{printable(shown)}"
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSocket:
+class OpenSocket(_Asked):
     """Make a socket of a kind that is not an ordinary Internet or UNIX one. Numbers as the kernel has them."""
 
+    __slots__ = ("family", "type", "proto")  # noqa: RUF023
     family: int
     type: int
-    proto: int = 0
+    proto: int
+
+    def __init__(self, family: int, type: int, proto: int = 0) -> None:
+        self._set(family, type, proto)
 
     def describe(self) -> str:
         kind = self.type & SOCK_TYPE_MASK
@@ -121,25 +167,33 @@ class OpenSocket:
         return f"open socket {family}/{_TYPES.get(kind, f'type {kind}')}"
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
-    """Change something on the disk. One request for each path a call touches: a rename is two."""
+class Write(_Asked):
+    """Change something on the disk. One request for each path a call touches: a rename is two.
 
+    `op` is the call without its variants: open, mkdir, rmdir, unlink, rename, link, symlink, mknod, truncate, chmod,
+    chown, utime, xattr, bind. `open` is what reports call "write"; `create` is an open that makes the file.
+    """
+
+    __slots__ = ("op", "path")
     op: str
-    """The call without its variants: open, mkdir, rmdir, unlink, rename, link, symlink, mknod, truncate, chmod,
-    chown, utime, xattr, bind. `open` is what reports call "write"; `create` is an open that makes the file."""
     path: str
+
+    def __init__(self, op: str, path: str) -> None:
+        self._set(op, path)
 
     def describe(self) -> str:
         verb = "write" if self.op in ("open", "create") else self.op
         return f"{verb} {printable(self.path)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(_Asked):
     """Open for reading; asked only where `deny_read` is set."""
 
+    __slots__ = ("path",)
     path: str
+
+    def __init__(self, path: str) -> None:
+        self._set(path)
 
     def describe(self) -> str:
         return f"read {printable(self.path)}"

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fence_core.errors import PolicyError, Problem
 from fence_core.policy import paths
@@ -28,8 +27,7 @@ _DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates
 _NAMES = ("default-deny", "pytest", "strict")
 
 
-@dataclass(frozen=True, slots=True)
-class TemplateContext:
+class TemplateContext(NamedTuple):
     """What a template has to know of the run. All paths are absolute."""
 
     root: str

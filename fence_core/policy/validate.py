@@ -86,7 +86,7 @@ _SECTIONS = ("network", "filesystem", "command")
 # Of the last section every key reads as something else when it stands alone: deny what?
 _FLAT_SECTIONS = ("network", "filesystem")
 _PTY = ("/dev/ptmx", "/dev/pts/*", "/dev/tty")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = r"[\x00-\x1f\x7f]"
 
 
 def camel(name: str) -> str:
@@ -293,7 +293,7 @@ class _Parser:
                 self.problem(here, _is(item), "a string")
             elif not text.strip():
                 self.problem(here, "is empty", accepted)
-            elif _CONTROL.search(text):
+            elif re.search(_CONTROL, text):
                 self.problem(
                     here, f"{_quote(text)} holds a control character", 'a "?" in its place, where it is a path'
                 )

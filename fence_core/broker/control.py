@@ -181,4 +181,3 @@ _OPERATIONS: dict[str, Callable[[Broker, Process, Mapping[str, Any]], dict[str, 
     "settle": _settle,
     "bye": _bye,
 }
-

@@ -175,7 +175,7 @@ class Broker:
             reply = self._fault(tid, notification[3], error)
         if reply.__class__ is int:
             if reply:
-                self.listener.reply_error(self._id, reply)  # type: ignore[arg-type]
+                self.listener.reply_error(self._id, reply)
             else:
                 self.listener.reply_continue(self._id)
         else:
@@ -310,7 +310,8 @@ class Broker:
             given = number if binding.worker.scope.mode != "audit" else 0
             answer = answer or given
             kind = type(request).__name__.lower()
-            self._note(process, tid, kind, request.describe(), binding, rule, given, None if whatever_rules else request)
+            asked = None if whatever_rules else request
+            self._note(process, tid, kind, request.describe(), binding, rule, given, asked)
         return answer if found else number
 
     def _refuse_name(self, process: Process, name: str) -> None:

@@ -98,6 +98,9 @@ def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: 
 
 
 def _open(status: os.stat_result | None, located: Located, flags: int, who: Credentials) -> int:
+    o_tmpfile = os.O_TMPFILE & ~os.O_DIRECTORY
+    if flags & o_tmpfile:
+        return _directory(located.parent, None, who) if os.path.isdir(located.parent) else errno.ENOTDIR
     if status is None:
         if not flags & os.O_CREAT:
             return errno.ENOENT
@@ -109,8 +112,7 @@ def _open(status: os.stat_result | None, located: Located, flags: int, who: Cred
     if stat.S_ISLNK(status.st_mode):
         return errno.ELOOP
     if stat.S_ISDIR(status.st_mode):
-        o_tmpfile = os.O_TMPFILE & ~os.O_DIRECTORY
-        return _directory(located.path, None, who) if flags & o_tmpfile else errno.EISDIR
+        return errno.EISDIR
     if flags & os.O_DIRECTORY:
         return errno.ENOTDIR
     return _file(status, located.path, who)

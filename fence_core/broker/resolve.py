@@ -251,5 +251,3 @@ def file_type(path: str) -> int:
         return stat_modes.S_IFMT(os.lstat(path).st_mode)
     except OSError:
         return 0
-
-

@@ -156,9 +156,7 @@ _EPERM = (
 def rules(arch: Arch) -> dict[int, bpf.Action]:
     """Call number to action, for calls this machine has."""
     calls = arch.calls
-    found: dict[int, bpf.Action] = {
-        calls[name]: action for name, (_, action) in TRAPPED.items() if name in calls
-    }
+    found: dict[int, bpf.Action] = {calls[name]: action for name, (_, action) in TRAPPED.items() if name in calls}
     found.update({calls[name]: bpf.errno_action(errno.ENOSYS) for name in _ENOSYS if name in calls})
     found.update({calls[name]: bpf.errno_action(errno.EPERM) for name in _EPERM if name in calls})
     return found

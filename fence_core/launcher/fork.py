@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from fence_core.broker.scopes import Scope
 from fence_core.broker.table import filter_program
-from fence_core.errors import BrokerError, FenceError, FenceUnavailable
+from fence_core.errors import BrokerError, FenceError
 from fence_core.kernel import arch, features, libc, pidfd, process
 from fence_core.launcher import guardian
 from fence_core.launcher.child import Orders, raise_fence
@@ -66,17 +66,24 @@ def fence_this_process(config: Config, *, layers_required: Iterable[str] = ()) -
 
     Raises FenceUnavailable before anything was done.
     """
+    fork_fenced(config, layers_required)
+    fence = maybe_join(None, role="session")
+    if fence is None:
+        raise BrokerError("the fence stands, but its broker does not answer")
+    return fence
+
+
+def fork_fenced(config: Config, layers_required: Iterable[str] = ()) -> None:
+    """Fork: returns in the child, with the fence around it. Raises FenceUnavailable before anything was done."""
     found = check_layers(layers_required)
-    machine = arch.current()
-    program = filter_program(machine)
-    scoped = found.available("landlock_scopes")
+    program = filter_program(arch.current())
     to_supervisor_r, to_supervisor_w = os.pipe2(os.O_CLOEXEC)
     from_supervisor_r, from_supervisor_w = os.pipe2(os.O_CLOEXEC)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     orders = Orders(
         program=program,
         wait_killable=found.available("wait_killable"),
-        signal_scope=scoped,
+        signal_scope=found.available("landlock_scopes"),
         network_floor=config.settings.mode != "audit",
         supervisor_pid=os.getpid(),
         supervisor_pidfd=pidfd.open_pidfd(os.getpid()),
@@ -93,10 +100,7 @@ def fence_this_process(config: Config, *, layers_required: Iterable[str] = ()) -
         raise_fence(orders, guardian.run)
         theirs.detach()  # closed by raise_fence
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        fence = maybe_join(None, role="session")
-        if fence is None:
-            raise BrokerError("the fence stands, but its broker does not answer")
-        return fence
+        return
     os.close(to_supervisor_w)
     os.close(from_supervisor_r)
     os.close(orders.supervisor_pidfd)
@@ -151,6 +155,3 @@ def _layers(found: features.Features) -> tuple[str, ...]:
     if found.available("landlock_scopes"):
         layers.append(f"landlock {found.landlock_abi}")
     return tuple(layers)
-
-
-__all__ = ["FenceUnavailable", "check_layers", "fence_this_process", "obstacles"]

@@ -60,12 +60,14 @@ def _open(broker: Broker, tid: int, dirfd: int, address: int, flags: int) -> Rep
     writes = flags & (_WRITES | _TMPFILE)
     if flags & os.O_PATH or not writes:
         return CONTINUE
-    follow = not (flags & os.O_NOFOLLOW or flags & os.O_CREAT and flags & os.O_EXCL)
+    follow = not (flags & os.O_NOFOLLOW or (flags & os.O_CREAT and flags & os.O_EXCL))
     located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=follow)
     if located.errno:
         return CONTINUE if located.errno == ASK_KERNEL else located.errno
     if not located.is_file:
         return CONTINUE
+    if flags & _TMPFILE == _TMPFILE:
+        located.parent, located.path = located.path, f"{located.path}/(unnamed temporary file)"
     if process.may_write(_own_proc(broker, process, located.path)):
         return CONTINUE
     if flags & os.O_CREAT and not flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_EXCL | _TMPFILE):
@@ -99,7 +101,7 @@ def mknodat(broker: Broker, tid: int, args: Arguments) -> Reply:
 
 
 def _mknod(broker: Broker, tid: int, dirfd: int, address: int, mode: int) -> Reply:
-    if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) and os.geteuid() == 0:
+    if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and os.geteuid() == 0):
         # A device node in a writable place is a way to everything behind it. Without privileges the kernel says
         # EPERM itself.
         process = broker.processes.find(tid)
@@ -209,9 +211,7 @@ def renameat2(broker: Broker, tid: int, args: Arguments) -> Reply:
     return _rename(broker, tid, args[0], args[1], args[2], args[3], args[4])
 
 
-def _rename(
-    broker: Broker, tid: int, old_fd: int, old_at: int, new_fd: int, new_at: int, flags: int
-) -> Reply:
+def _rename(broker: Broker, tid: int, old_fd: int, old_at: int, new_fd: int, new_at: int, flags: int) -> Reply:
     process = broker.processes.find(tid)
     old = broker.resolver.locate(tid, process.pid, signed(old_fd), memory.read_string(tid, old_at), follow=False)
     new = broker.resolver.locate(tid, process.pid, signed(new_fd), memory.read_string(tid, new_at), follow=False)
@@ -293,9 +293,7 @@ def _judge(broker: Broker, process: Process, tid: int, op: str, located: Located
     return _refuse(broker, process, tid, op, located)
 
 
-def _refuse(
-    broker: Broker, process: Process, tid: int, op: str, located: Located, *, flags: int = 0
-) -> Reply:
+def _refuse(broker: Broker, process: Process, tid: int, op: str, located: Located, *, flags: int = 0) -> Reply:
     native = native_errno(op, located, tid, flags=flags)
     if native:
         return CONTINUE if native == ASK_KERNEL else native

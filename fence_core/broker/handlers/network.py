@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import select
 import socket
@@ -143,46 +144,59 @@ def setsockopt(broker: Broker, tid: int, args: Arguments) -> Reply:
 # ---------------------------------------------------------------- connect
 
 
-def connect(broker: Broker, tid: int, args: Arguments) -> Reply:
-    process = broker.processes.find(tid)
-    size = args[2] & 0xFFFF_FFFF
-    if size > SOCKADDR_MAX:
-        return errno.EINVAL
-    address = parse_address(memory.read(tid, args[1], size) if size else b"")
-    try:
-        fd = pidfd.get_fd(process.pidfd, signed(args[0]))
-    except KernelCallError as error:
-        return error.errno or errno.EBADF
-    close = True
-    try:
+def _on_socket(
+    judge: Callable[[Broker, Process, int, Borrowed, Arguments], Reply],
+) -> Callable[[Broker, int, Arguments], Reply]:
+    """A handler whose first argument is a socket: borrowed, known by what it is, and closed again."""
+
+    @functools.wraps(judge)
+    def handler(broker: Broker, tid: int, args: Arguments) -> Reply:
+        process = broker.processes.find(tid)
         try:
-            borrowed = Borrowed(fd)
-        except OSError as error:
-            return error.errno or errno.ENOTSOCK
-        if not broker.still_there():
-            return CONTINUE
-        if address is None:
-            return errno.EINVAL
-        verdict = judge_destination(broker, process, tid, borrowed, address)
-        if isinstance(verdict, int):
-            if verdict:
-                return verdict
-            target = address.raw
-        else:
-            target = verdict
-        reply = _perform_connect(broker, tid, fd, target, borrowed)
-        if borrowed.is_inet and borrowed.type == socket.SOCK_DGRAM and target is not address.raw:
-            broker.names.expect(fd, process)
-        close = not isinstance(reply, Wait)
-        return reply
-    finally:
-        if close:
-            os.close(fd)
+            fd = pidfd.get_fd(process.pidfd, signed(args[0]))
+        except KernelCallError as error:
+            return error.errno or errno.EBADF
+        reply: Reply = CONTINUE
+        try:
+            try:
+                borrowed = Borrowed(fd)
+            except OSError as error:
+                return error.errno or errno.ENOTSOCK
+            if broker.still_there():
+                reply = judge(broker, process, tid, borrowed, args)
+            return reply
+        finally:
+            if not isinstance(reply, Wait):  # which closes it when the wait is over
+                os.close(fd)
+
+    return handler
 
 
-def judge_destination(
-    broker: Broker, process: Process, tid: int, borrowed: Borrowed, address: Address
-) -> int | bytes:
+def _address(tid: int, at: int, size: int) -> Address | None:
+    """A copy of the address argument; None where the kernel answers EINVAL."""
+    size &= 0xFFFF_FFFF
+    if not 0 < size <= SOCKADDR_MAX:
+        return None
+    return parse_address(memory.read(tid, at, size))
+
+
+@_on_socket
+def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
+    address = _address(tid, args[1], args[2])
+    if address is None:
+        return errno.EINVAL
+    verdict = judge_destination(broker, process, tid, borrowed, address)
+    if isinstance(verdict, int):
+        if verdict:
+            return verdict
+        return _perform_connect(borrowed, address.raw)
+    reply = _perform_connect(borrowed, verdict)
+    if borrowed.is_inet:
+        broker.names.expect(borrowed.fd, process)
+    return reply
+
+
+def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borrowed, address: Address) -> int | bytes:
     """0 to go on with the address as it is, an error number, or the address to use instead."""
     if address.family == AF_UNSPEC and borrowed.domain != socket.AF_INET:
         return 0  # dissolves the association
@@ -209,15 +223,12 @@ def judge_destination(
         if redirect is not None and broker.enforcing(process):
             return redirect
     loopback = is_loopback(address.host)
-    if not loopback and proto == "udp" and port == 0 and borrowed.type == socket.SOCK_DGRAM:
+    if not loopback and port == 0 and borrowed.type == socket.SOCK_DGRAM:
         # libc sorts addresses by connecting a UDP socket to port 0 (RFC 6724): sends nothing, tells nobody.
         return 0 if not broker.enforcing(process) else errno.ENETUNREACH
     inside = loopback and broker.inside.has_port(port, proto)
     request = Connect(address.host, port, proto, inside)
-    if broker.allowed(process, request):
-        return 0
-    reply = broker.refuse(process, tid, request, errno.EACCES)
-    return reply if isinstance(reply, int) else errno.EACCES
+    return 0 if broker.allowed(process, request) else broker.refuse(process, tid, request, errno.EACCES)
 
 
 def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes) -> int | bytes:
@@ -228,7 +239,7 @@ def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes) -> int 
         request = UnixConnect(os.fsdecode(path), inside)
         if broker.allowed(process, request):
             return 0
-        return _as_errno(broker.refuse(process, tid, request, errno.EACCES))
+        return broker.refuse(process, tid, request, errno.EACCES)
     located = broker.resolver.locate(tid, process.pid, AT_FDCWD, path, follow=True)
     if located.errno:
         return errno.ENOENT if located.errno == ASK_KERNEL else located.errno
@@ -246,7 +257,7 @@ def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes) -> int 
         return struct.pack("=H", socket.AF_UNIX) + b"/proc/self/fd/%d\0" % handle
     if located.path in QUIETLY_REFUSED:
         return errno.ECONNREFUSED
-    return _as_errno(broker.refuse(process, tid, request, errno.EACCES))
+    return broker.refuse(process, tid, request, errno.EACCES)
 
 
 QUIETLY_REFUSED = frozenset(
@@ -260,16 +271,13 @@ QUIETLY_REFUSED = frozenset(
 """Name services that libc asks unbidden; without them it asks the resolver, whose socket leads to us."""
 
 
-def _as_errno(reply: Reply) -> int:
-    return reply if isinstance(reply, int) else errno.EACCES
-
-
-def _perform_connect(broker: Broker, tid: int, fd: int, target: bytes, borrowed: Borrowed) -> Reply:
+def _perform_connect(borrowed: Borrowed, target: bytes) -> Reply:
     """connect(2) on the borrowed socket without ever blocking the loop.
 
     A blocking socket is made non-blocking for the microseconds of the call. EINPROGRESS (TCP) and EAGAIN (a full
     UNIX backlog) are waited for in the loop.
     """
+    fd = borrowed.fd
     probe = socket.socket(fileno=os.dup(fd))
     try:
         blocking = os.get_blocking(fd)
@@ -325,37 +333,21 @@ def _result(result: int) -> Reply:
 # ---------------------------------------------------------------- bind, listen
 
 
-def bind(broker: Broker, tid: int, args: Arguments) -> Reply:
-    process = broker.processes.find(tid)
-    size = args[2] & 0xFFFF_FFFF
-    if size > SOCKADDR_MAX:
+@_on_socket
+def bind(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
+    if not borrowed.is_inet and borrowed.domain != socket.AF_UNIX:
+        return CONTINUE  # netlink
+    address = _address(tid, args[1], args[2])
+    if address is None:
         return errno.EINVAL
-    address = parse_address(memory.read(tid, args[1], size) if size else b"")
-    if address is None or address.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, AF_UNSPEC):
-        return CONTINUE
-    try:
-        fd = pidfd.get_fd(process.pidfd, signed(args[0]))
-    except KernelCallError as error:
-        return error.errno or errno.EBADF
-    try:
-        try:
-            borrowed = Borrowed(fd)
-        except OSError as error:
-            return error.errno or errno.ENOTSOCK
-        if not broker.still_there():
-            return CONTINUE
-        if borrowed.domain == socket.AF_UNIX:
-            return _bind_unix(broker, process, tid, fd, address)
-        if not borrowed.is_inet:
-            return CONTINUE
-        return _bind_inet(broker, process, tid, fd, borrowed, address)
-    finally:
-        os.close(fd)
+    if borrowed.domain == socket.AF_UNIX:
+        return _bind_unix(broker, process, tid, borrowed.fd, address)
+    if address.family not in (socket.AF_INET, socket.AF_INET6, AF_UNSPEC):
+        return errno.EAFNOSUPPORT
+    return _bind_inet(broker, process, tid, borrowed, address)
 
 
-def _bind_inet(
-    broker: Broker, process: Process, tid: int, fd: int, borrowed: Borrowed, address: Address
-) -> Reply:
+def _bind_inet(broker: Broker, process: Process, tid: int, borrowed: Borrowed, address: Address) -> Reply:
     request = Bind(address.host or "0.0.0.0", address.port, borrowed.proto)
     if not broker.allowed(process, request):
         if not _is_local(borrowed, address):
@@ -363,10 +355,10 @@ def _bind_inet(
         return broker.refuse(process, tid, request, errno.EACCES)
     if 0 < address.port < 1024 and os.geteuid() == 0 and not _has_capability(tid, CAP_NET_BIND_SERVICE):
         return CONTINUE  # the kernel refuses it: these are not our rights to lend
-    failed = _errno_of(_bind(fd, address.raw, len(address.raw)))
+    failed = _errno_of(_bind(borrowed.fd, address.raw, len(address.raw)))
     if failed:
         return failed
-    _remember_port(broker, fd, borrowed)
+    _remember_port(broker, borrowed.fd, borrowed)
     return Value(0)
 
 
@@ -413,55 +405,44 @@ def _bind_unix(broker: Broker, process: Process, tid: int, fd: int, address: Add
     return CONTINUE
 
 
-def listen(broker: Broker, tid: int, args: Arguments) -> Reply:
+@_on_socket
+def listen(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
     """listen(2) on an unbound TCP socket binds it to a port of the kernel's choice."""
-    process = broker.processes.find(tid)
+    if not borrowed.is_inet:
+        return CONTINUE  # on a UNIX socket the kernel notes who listens: that is to be the caller
+    own = socket.socket(fileno=os.dup(borrowed.fd))
     try:
-        fd = pidfd.get_fd(process.pidfd, signed(args[0]))
-    except KernelCallError as error:
-        return error.errno or errno.EBADF
-    try:
-        try:
-            borrowed = Borrowed(fd)
-        except OSError as error:
-            return error.errno or errno.ENOTSOCK
-        if not broker.still_there():
-            return CONTINUE
-        if not borrowed.is_inet:
-            return CONTINUE  # on a UNIX socket the kernel notes who listens: that is to be the caller
-        own = socket.socket(fileno=os.dup(fd))
-        try:
-            unbound = own.getsockname()[1] == 0
-        finally:
-            own.close()
-        if unbound:
-            request = Bind("0.0.0.0" if borrowed.domain == socket.AF_INET else "::", 0, borrowed.proto)
-            if not broker.allowed(process, request):
-                return broker.refuse(process, tid, request, errno.EACCES)
-        failed = _errno_of(_listen(fd, signed(args[1])))
-        if not failed and unbound:
-            _remember_port(broker, fd, borrowed)
-        return failed or Value(0)
+        unbound = own.getsockname()[1] == 0
     finally:
-        os.close(fd)
+        own.close()
+    if unbound:
+        request = Bind("0.0.0.0" if borrowed.domain == socket.AF_INET else "::", 0, borrowed.proto)
+        if not broker.allowed(process, request):
+            refused = broker.refuse(process, tid, request, errno.EACCES)
+            if refused:
+                return refused
+    failed = _errno_of(_listen(borrowed.fd, signed(args[1])))
+    if not failed and unbound:
+        _remember_port(broker, borrowed.fd, borrowed)
+    return failed or Value(0)
 
 
 # ---------------------------------------------------------------- sends with a destination
 
 
 class _Message:
-    """One struct msghdr, copied."""
+    """One struct msghdr; the data is copied when it is asked for."""
 
-    __slots__ = ("control", "data", "name")
+    __slots__ = ("_iov", "_iov_count", "_tid", "control", "name")
 
     def __init__(self, tid: int, header: bytes) -> None:
-        name, name_size, iov, iov_count, control, control_size, _ = _MSGHDR.unpack(header)
+        name, name_size, iov, count, control, control_size, _ = _MSGHDR.unpack(header)
+        self._tid, self._iov, self._iov_count = tid, iov, count
         self.name = memory.read(tid, name, min(name_size, SOCKADDR_MAX)) if name and name_size else b""
-        self.data = b""
-        self.control = b""
-        if self.name:
-            self.data = _gather(tid, iov, iov_count)
-            self.control = memory.read(tid, control, min(control_size, 65536)) if control and control_size else b""
+        self.control = memory.read(tid, control, min(control_size, 65536)) if control and control_size else b""
+
+    def data(self) -> bytes:
+        return _gather(self._tid, self._iov, self._iov_count)
 
 
 def _gather(tid: int, iov: int, count: int) -> bytes:
@@ -474,7 +455,8 @@ def _gather(tid: int, iov: int, count: int) -> bytes:
     return b"".join(parts)
 
 
-def sendto(broker: Broker, tid: int, args: Arguments) -> Reply:
+@_on_socket
+def sendto(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
     """Only with an address, or with MSG_FASTOPEN: the filter lets the others through."""
     size = args[5] & 0xFFFF_FFFF
     if not args[4]:
@@ -483,96 +465,85 @@ def sendto(broker: Broker, tid: int, args: Arguments) -> Reply:
         return errno.EINVAL
     name = memory.read(tid, args[4], size) if size else b""
     length = min(args[2], _DATAGRAM_MAX)
-    return _send(broker, tid, signed(args[0]), name, lambda: memory.read(tid, args[1], length), b"", signed(args[3]))
+    return _send(broker, process, tid, borrowed, name, lambda: memory.read(tid, args[1], length), b"", signed(args[3]))
 
 
 def sendmsg(broker: Broker, tid: int, args: Arguments) -> Reply:
-    header = memory.read(tid, args[1], _MSGHDR.size)
-    name, name_size = struct.unpack_from("@PI", header)
-    if not (name and name_size):
+    """Most messages have no destination of their own: those are told apart before anything is borrowed."""
+    if not struct.unpack("@P", memory.read(tid, args[1], 8))[0]:
+        broker.processes.find(tid)
         return CONTINUE
-    message = _Message(tid, header)
-    return _send(
-        broker, tid, signed(args[0]), message.name, lambda: message.data, message.control, signed(args[2])
-    )
+    return _sendmsg_to(broker, tid, args)
 
 
-def sendmmsg(broker: Broker, tid: int, args: Arguments) -> Reply:
-    """Sent one by one where any message has a destination; as with the kernel's own, a later failure is not told."""
+@_on_socket
+def _sendmsg_to(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
+    message = _Message(tid, memory.read(tid, args[1], _MSGHDR.size))
+    return _send(broker, process, tid, borrowed, message.name, message.data, message.control, signed(args[2]))
+
+
+@_on_socket
+def sendmmsg(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
+    """Judged and sent one by one; as with the kernel's own, a failure after the first is not told."""
     count = min(args[2] & 0xFFFF_FFFF, _IOV_MAX)
     step = _MSGHDR.size + 8  # struct mmsghdr: msghdr, msg_len, padding
     vector = memory.read(tid, args[1], step * count) if count else b""
-    headers = [vector[i * step : i * step + _MSGHDR.size] for i in range(count)]
-    if not any(struct.unpack_from("@PI", header)[1] for header in headers):
+    messages = [_Message(tid, vector[i * step : i * step + _MSGHDR.size]) for i in range(count)]
+    if not any(message.name for message in messages):
         return CONTINUE
     sent = 0
-    for index, header in enumerate(headers):
-        message = _Message(tid, header)
-        if not message.name:
-            return CONTINUE if not sent else Value(sent)
-        reply = _send(
-            broker, tid, signed(args[0]), message.name, lambda m=message: m.data, message.control, signed(args[3])  # type: ignore[misc]
-        )
+    for index, message in enumerate(messages):
+        flags = signed(args[3])
+        reply = _send(broker, process, tid, borrowed, message.name, message.data, message.control, flags)
+        if reply == CONTINUE and not borrowed.is_inet:
+            continue  # judged; the kernel sends them all
         if not isinstance(reply, Value):
             return Value(sent) if sent else reply
         memory.write(tid, args[1] + index * step + _MSGHDR.size, struct.pack("@I", reply.value))
         sent += 1
-    return Value(sent)
+    return Value(sent) if sent else CONTINUE
 
 
 def _send(
     broker: Broker,
+    process: Process,
     tid: int,
-    number: int,
+    borrowed: Borrowed,
     name: bytes,
     data: Callable[[], bytes],
     control: bytes,
     flags: int,
 ) -> Reply:
-    process = broker.processes.find(tid)
-    try:
-        fd = pidfd.get_fd(process.pidfd, number)
-    except KernelCallError as error:
-        return error.errno or errno.EBADF
-    try:
-        try:
-            borrowed = Borrowed(fd)
-        except OSError as error:
-            return error.errno or errno.ENOTSOCK
-        if not broker.still_there():
-            return CONTINUE
-        stream = borrowed.type != socket.SOCK_DGRAM
-        if stream and not flags & MSG_FASTOPEN:
-            return CONTINUE  # the kernel does not look at the address
-        address = parse_address(name)
-        if address is None:
-            return errno.EINVAL
-        if borrowed.is_inet and not stream and address.port == 53 and broker.enforcing(process):
-            reply = _refuse_query(broker, process, tid, address, borrowed, data())
-            if reply is not None:
-                return reply
-        verdict = judge_destination(broker, process, tid, borrowed, address)
-        if isinstance(verdict, int) and verdict:
-            return verdict
-        if not borrowed.is_inet:
-            return CONTINUE
-        target = verdict if isinstance(verdict, bytes) else name
-        return _perform_send(fd, target, data(), control, flags)
-    finally:
-        os.close(fd)
+    datagram = borrowed.type == socket.SOCK_DGRAM
+    if not datagram and not flags & MSG_FASTOPEN:
+        return CONTINUE  # the kernel does not look at the address
+    if not name:
+        return _perform_send(borrowed.fd, b"", data(), control, flags) if borrowed.is_inet and datagram else CONTINUE
+    address = parse_address(name)
+    if address is None:
+        return errno.EINVAL
+    if borrowed.is_inet and datagram and address.port == 53 and broker.enforcing(process):
+        refused = _refuse_query(broker, process, tid, address, borrowed, data())
+        if refused:
+            return refused
+    verdict = judge_destination(broker, process, tid, borrowed, address)
+    if isinstance(verdict, int) and verdict:
+        return verdict
+    if not borrowed.is_inet:
+        return CONTINUE
+    target = verdict if isinstance(verdict, bytes) else name
+    return _perform_send(borrowed.fd, target, data(), control, flags)
 
 
-def _refuse_query(
-    broker: Broker, process: Process, tid: int, address: Address, borrowed: Borrowed, data: bytes
-) -> Reply | None:
+def _refuse_query(broker: Broker, process: Process, tid: int, address: Address, borrowed: Borrowed, data: bytes) -> int:
     """A resolver that does not connect its socket (c-ares, musl) could not read our answer: refuse at once."""
     if broker.inside.has_port(53, borrowed.proto) and is_loopback(address.host):
-        return None
+        return 0
     if broker.allowed(process, Connect(address.host, 53, "udp")) and not is_loopback(address.host):
-        return None
+        return 0
     name = dns_query.question_name(data)
     if name is None:
-        return None
+        return 0
     if dns_query.is_special(name):
         return errno.ECONNREFUSED
     broker.refuse(process, tid, Resolve(broker.names.base_name(name)), errno.ECONNREFUSED)
@@ -580,12 +551,12 @@ def _refuse_query(
 
 
 def _perform_send(fd: int, name: bytes, data: bytes, control: bytes, flags: int) -> Reply:
-    name_buffer = ctypes.create_string_buffer(name, len(name))
-    data_buffer = ctypes.create_string_buffer(data, len(data))
-    control_buffer = ctypes.create_string_buffer(control, len(control))
+    name_buffer = ctypes.create_string_buffer(name, max(len(name), 1))
+    data_buffer = ctypes.create_string_buffer(data, max(len(data), 1))
+    control_buffer = ctypes.create_string_buffer(control, max(len(control), 1))
     iov = ctypes.create_string_buffer(_IOVEC.pack(ctypes.addressof(data_buffer), len(data)), _IOVEC.size)
     header = _MSGHDR.pack(
-        ctypes.addressof(name_buffer),
+        ctypes.addressof(name_buffer) if name else 0,
         len(name),
         ctypes.addressof(iov),
         1,

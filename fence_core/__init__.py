@@ -1,0 +1,16 @@
+"""The engine of the fence: decides, enforces and records what a program may touch. Knows nothing of pytest.
+
+=============  ==============================================================
+package        what it holds
+=============  ==============================================================
+``policy``     what is allowed: plain values, and how a request is judged
+``events``     what was tried that is not allowed
+``kernel``     one module per kernel interface, without opinions
+``broker``     the supervisor's side: every trapped call is answered here
+``launcher``   builds one fence, and joins one that stands
+``report``     violations as text
+``errors``     every exception, grouped by whose fault it is
+=============  ==============================================================
+
+Importing this package imports none of them: a run without a fence must not pay for one.
+"""

@@ -1,0 +1,66 @@
+"""Starting over behind a fence, where this process cannot be forked: other threads run in it.
+
+Threads do not survive a fork, and those of the original would go on unfenced. So the original execs a clean
+supervisor in its place (same pid, same terminal), which forks a fenced child that starts the same command again.
+There the fence is up before any plugin is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fence_core.launcher.fork import EXIT_UNAVAILABLE, check_layers, fork_fenced
+from fence_core.launcher.supervisor import leave_quietly
+from fence_core.policy.model import Config, Settings
+from fence_core.policy.wire import policy_from_wire, policy_to_wire
+
+_START = (
+    "import json,os,sys;fd=int(sys.argv[1]);order=json.loads(os.pread(fd,os.fstat(fd).st_size,0));os.close(fd);"
+    "sys.path[:]=order['sys_path'];from fence_core.launcher.respawn import supervise;supervise(order)"
+)
+
+
+def respawn_fenced(config: Config, argv: list[str], *, layers_required: tuple[str, ...] = ()) -> NoReturn:
+    """Replace this process by a supervisor that runs `argv` (as in `sys.orig_argv`) fenced.
+
+    Raises FenceUnavailable while there is still a way back, OSError if the exec fails.
+    """
+    check_layers(layers_required)
+    order = {
+        "argv": argv,
+        "executable": sys.executable,
+        "sys_path": [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path],
+        "policy": policy_to_wire(config.policy),
+        "mode": config.settings.mode,
+        "leftovers": config.settings.leftovers,
+        "source": config.source,
+        "path": str(config.path) if config.path else "",
+        "layers": list(layers_required),
+    }
+    fd = os.memfd_create("fence-order", 0)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(json.dumps(order).encode())
+    os.set_inheritable(fd, True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # -I -S: nothing of the user's start-up files runs in a process that is not fenced.
+    os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", _START, str(fd)])
+
+
+def supervise(order: dict[str, Any]) -> NoReturn:
+    """Run by the new program: fork, fence the child, start the command in it."""
+    config = Config(
+        policy=policy_from_wire(order["policy"]),
+        settings=Settings(enabled=True, mode=order["mode"], leftovers=order["leftovers"]),
+        source=order["source"],
+        path=Path(order["path"]) if order["path"] else None,
+    )
+    fork_fenced(config, order["layers"])
+    try:
+        os.execv(order["executable"], order["argv"])
+    except OSError as error:
+        leave_quietly(f"ERROR: fence: cannot start {order['executable']} again: {error}", EXIT_UNAVAILABLE)

@@ -12,7 +12,7 @@ import os
 from errno import ENOENT, ESRCH
 from typing import NamedTuple
 
-from fence_core.errors import KernelCallError
+from fence_core.errors import BrokerError, KernelCallError
 from fence_core.kernel import arch, libc
 
 _CLONE_PARENT = 0x00008000  # include/uapi/linux/sched.h
@@ -24,14 +24,18 @@ _CHUNK = 8192  # /proc/PID/status has less than 2 KiB, but as many groups as it 
 def clone_parent() -> int:
     """Fork a sibling: the new process is our parent's child, not ours. Return 0 in it, its pid here.
 
-    A bare clone(2). The new process has this thread only; no at-fork handler has run, neither Python's nor
-    libc's, so it must stay with what `kernel` offers, start no thread and leave by `libc.exit_now`. Our
-    parent gets the signal that our own end would send, and must wait for both. Raises `KernelCallError`:
-    EAGAIN, ENOMEM, EINVAL when we are the init of a pid namespace.
+    A bare clone(2): no at-fork handler has run in the new process, neither Python's nor libc's. It must stay
+    with what `kernel` offers, start no thread and leave by `libc.exit_now`. Its end sends our parent the
+    signal that our own end will send, and it is our parent that waits for it. Raises `BrokerError` when this
+    process has a second thread, else `KernelCallError`: EAGAIN, ENOMEM, EINVAL in the init of a pid namespace.
     """
+    if thread_count() != 1:
+        # The new process would own locks, of the interpreter and of malloc, that a thread holds which it does
+        # not have. Python's first switch of threads waits for one for ever (measured).
+        raise BrokerError("clone_parent: this process has more than one thread")
     # With only flags given the argument orders agree: x86_64 has (flags, stack, parent_tid, child_tid, tls),
     # aarch64 (flags, stack, parent_tid, tls, child_tid). No stack means: go on on a copy of this one.
-    # The interpreter's lock is kept: the child has no other thread that would ever give it back.
+    # The interpreter's lock is kept, so that both sides come back holding it.
     return libc.syscall_locked(
         arch.current().calls["clone"], _CLONE_PARENT | _SIGCHLD, 0, 0, 0, 0, call="clone(CLONE_PARENT)"
     )

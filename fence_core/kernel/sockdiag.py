@@ -5,6 +5,7 @@ The kernel's facts:
 - It has no look-up by name, only a list of all: about 1 us per UNIX socket of the machine.
 - Of the inode a path is bound to it tells the low 32 bits and the file system's device in its own encoding.
   On a file system that shows other devices in stat(2) (btrfs subvolumes, some overlays) nothing is found.
+- An abstract name belongs to one socket of each type: a stream and a datagram socket may share it.
 - The answer is the inode of the *socket* (what fstat of the descriptor and /proc/net/unix show), not that of
   the file.
 """
@@ -19,7 +20,9 @@ from typing import TYPE_CHECKING
 from fence_core.errors import FenceUnavailable, KernelCallError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    _Socket = tuple[int, int, int, dict[int, bytes]]  # inode, type, state, attributes
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
@@ -31,6 +34,8 @@ _NLM_F_DUMP_INTR = 0x010
 _NLM_F_DUMP = 0x300
 _SHOW_NAME = 1 << 0
 _SHOW_VFS = 1 << 1
+_TCP_ESTABLISHED = 1  # include/net/tcp_states.h; UNIX sockets use the same numbers
+_TCP_LISTEN = 10
 _ATTR_NAME = 0
 _ATTR_VFS = 1
 
@@ -75,8 +80,8 @@ def _attributes(payload: bytes) -> Iterator[tuple[int, bytes]]:
         at += _padded(length)
 
 
-def _dump(show: int) -> list[tuple[int, dict[int, bytes]]]:
-    """Return (socket inode, attributes) of every UNIX socket."""
+def _dump(show: int) -> list[_Socket]:
+    """Return every UNIX socket."""
     import socket  # 2 ms that a run without UNIX sockets need not pay
 
     try:
@@ -87,7 +92,7 @@ def _dump(show: int) -> list[tuple[int, dict[int, bytes]]]:
     request = (
         _NLMSGHDR.pack(_NLMSGHDR.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + body
     )
-    found: list[tuple[int, dict[int, bytes]]] = []
+    found: list[_Socket] = []
     interrupted = False
     with netlink:
         try:
@@ -108,7 +113,8 @@ def _dump(show: int) -> list[tuple[int, dict[int, bytes]]]:
                             raise _InterruptedError
                         return found
                     if kind == _SOCK_DIAG_BY_FAMILY:
-                        found.append((_MESSAGE.unpack_from(payload)[4], dict(_attributes(payload))))
+                        _, kind_of_socket, state, _, inode, _, _ = _MESSAGE.unpack_from(payload)
+                        found.append((inode, kind_of_socket, state, dict(_attributes(payload))))
                     at += _padded(max(length, _NLMSGHDR.size))
         except KernelCallError:
             raise
@@ -116,13 +122,27 @@ def _dump(show: int) -> list[tuple[int, dict[int, bytes]]]:
             raise _refused(error.errno or 0) from None
 
 
-def _sockets(show: int) -> list[tuple[int, dict[int, bytes]]]:
+def _sockets(show: int) -> list[_Socket]:
     for _ in range(_ATTEMPTS):
         try:
             return _dump(show)
         except _InterruptedError:
             continue
     raise _unavailable("the list of UNIX sockets changes faster than it can be read")
+
+
+def _bound(sockets: Iterable[_Socket]) -> dict[int, int]:
+    """Return, for each type among sockets with one name, the inode of the one that is bound to it.
+
+    A socket that was accepted shows the name, and the file, of the listening one: that one comes first, and
+    a connected one only where there is no other.
+    """
+    best: dict[int, tuple[int, int]] = {}
+    for inode, kind, state, _ in sockets:
+        rank = 0 if state == _TCP_LISTEN else 2 if state == _TCP_ESTABLISHED else 1
+        if kind not in best or (rank, inode) < best[kind]:
+            best[kind] = (rank, inode)
+    return {kind: inode for kind, (_, inode) in best.items()}
 
 
 def unix_socket_at(dev: int, ino: int) -> int | None:
@@ -132,21 +152,23 @@ def unix_socket_at(dev: int, ino: int) -> int | None:
     """
     # The kernel's own dev_t has the minor in the low 20 bits (include/linux/kdev_t.h), libc's is scattered.
     wanted = _VFS.pack(ino & 0xFFFFFFFF, os.major(dev) << 20 | os.minor(dev))
-    for inode, attributes in _sockets(_SHOW_VFS):
-        if attributes.get(_ATTR_VFS) == wanted:
-            return inode
-    return None
+    bound = _bound(one for one in _sockets(_SHOW_VFS) if one[3].get(_ATTR_VFS) == wanted)
+    return next(iter(bound.values()), None)  # one file, one socket
 
 
-def unix_socket_named(abstract: bytes) -> int | None:
+def unix_socket_named(abstract: bytes, kind: int | None = None) -> int | None:
     """Return the inode of the socket with this abstract name; None when there is none.
 
-    `abstract` is the name as in sun_path: with its leading NUL, and as long as the address said. Raises
+    `abstract` is the name as in sun_path: with its leading NUL, and as long as the address said. A stream, a
+    datagram and a packet socket may each have the same name: `kind` (SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET)
+    says which one is meant. Without it, and with several, the answer is 0, which is no socket's inode. Raises
     `FenceUnavailable` when this kernel cannot tell, else `KernelCallError`.
     """
     if not abstract.startswith(b"\0"):
         raise ValueError(f"{abstract!r} is not an abstract name: it has no leading NUL")
-    for inode, attributes in _sockets(_SHOW_NAME):
-        if attributes.get(_ATTR_NAME) == abstract:
-            return inode
-    return None
+    bound = _bound(one for one in _sockets(_SHOW_NAME) if one[3].get(_ATTR_NAME) == abstract)
+    if kind is not None:
+        return bound.get(kind)
+    if len(bound) > 1:
+        return 0
+    return next(iter(bound.values()), None)

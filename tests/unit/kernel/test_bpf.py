@@ -87,7 +87,8 @@ actions = results | st.builds(lambda some, last: (*some, last), st.lists(cases, 
 numbers = st.integers(0, 40) | st.sampled_from([0x3FFFFFFF, 0x3FFFFFFE, 469]) | st.integers(0, 500)
 
 
-@settings(max_examples=300, deadline=None)
+# No database: the tests also run as a user who may not write to the checkout.
+@settings(max_examples=300, deadline=None, database=None)
 @given(st.dictionaries(numbers, actions, max_size=30), actions, st.data())
 @example({}, bpf.RET_ALLOW, None)
 def test_program_answers_what_the_rules_say(rules, default, data) -> None:
@@ -100,6 +101,7 @@ def test_program_answers_what_the_rules_say(rules, default, data) -> None:
         assert run(program, nr, args) == evaluate(rules.get(nr, default), args), (nr, args)
 
 
+@settings(deadline=None, database=None)
 @given(conditions(), st.data())
 def test_one_condition_both_ways(condition, data) -> None:
     """Drawn close to the condition's value, where random registers would hardly ever hit."""

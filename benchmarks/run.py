@@ -10,7 +10,8 @@ installed (`pip install pytest-socket sandlock`, or `python3 dev.py bench`). Plu
 off, so that what else is installed plays no part.
 
 Every round runs each contestant once, in an order that changes from round to round; a ratio compares two runs of the
-same round. Printed are the median, the least and the greatest. Needs only the standard library itself.
+same round. Printed are the median, the least and the greatest ratio, the median of the differences, and the difference
+of the best runs, which a busy machine disturbs least. Needs only the standard library itself.
 """
 
 from __future__ import annotations
@@ -135,6 +136,10 @@ class Series:
     def extras(self) -> list[float]:
         return [value - base for value, base in zip(self.values, self.plain, strict=True)]
 
+    @property
+    def extra_best(self) -> float:
+        return min(self.values) - min(self.plain)
+
     def record(self) -> dict[str, object]:
         return {
             "values": self.values,
@@ -142,6 +147,7 @@ class Series:
             "ratio_min": min(self.ratios),
             "ratio_max": max(self.ratios),
             "extra": statistics.median(self.extras),
+            "extra_best": self.extra_best,
         }
 
 
@@ -173,16 +179,16 @@ def ratio(series: Series) -> str:
     return f"{statistics.median(series.ratios):.3f}  ({min(series.ratios):.3f} to {max(series.ratios):.3f})"
 
 
-def extra(series: Series, scale: float, unit: str) -> str:
-    return f"{statistics.median(series.extras) * scale:+.3g} {unit}"
+def extra(series: Series, scale: float, unit: str) -> list[str]:
+    return [f"{value * scale:+.3g} {unit}" for value in (statistics.median(series.extras), series.extra_best)]
 
 
 def startup(base: Path, contestants: Sequence[Contestant], rounds: int) -> dict[str, dict[str, Series]]:
     suite = Suite(base, "startup", {"test_nothing.py": "def test_nothing():\n    pass\n"})
     found = interleave(contestants, rounds, lambda contestant: {"start-up": suite.run(contestant)})
     print("\nStart-up: a suite of one empty test (aim: --fence +10 ms, installed +5 ms)\n")
-    rows = [[name, ratio(series), extra(series, 1e3, "ms")] for name, series in found["start-up"].items()]
-    print(table(["contestant", "ratio (least to greatest)", "extra"], rows), flush=True)
+    rows = [[name, ratio(series), *extra(series, 1e3, "ms")] for name, series in found["start-up"].items()]
+    print(table(["contestant", "ratio (least to greatest)", "extra", "of the best"], rows), flush=True)
     return found
 
 
@@ -191,8 +197,8 @@ def per_test(base: Path, contestants: Sequence[Contestant], rounds: int, tests: 
     suite = Suite(base, "tests", {"test_many.py": code})
     found = interleave(contestants, rounds, lambda contestant: {"tests": suite.run(contestant)})
     print(f"\nPer test: {tests:,} empty tests (aim: --fence +60 us a test)\n")
-    rows = [[name, ratio(series), extra(series, 1e6 / tests, "us a test")] for name, series in found["tests"].items()]
-    print(table(["contestant", "ratio (least to greatest)", "extra"], rows), flush=True)
+    rows = [[name, ratio(series), *extra(series, 1e6 / tests, "us a test")] for name, series in found["tests"].items()]
+    print(table(["contestant", "ratio (least to greatest)", "extra", "of the best"], rows), flush=True)
     return found
 
 
@@ -211,11 +217,14 @@ def per_call(base: Path, contestants: Sequence[Contestant], rounds: int) -> dict
             if (operation in UNTRAPPED) == wanted:
                 calls = 2 if operation in PAIRS else 1
                 for name, series in by_name.items():
-                    own = f"{statistics.median(series.values) / 1e3:.2f} us"
-                    more = "" if name == PLAIN.name else extra(series, 1e-3 / calls, "us a call")
-                    rows.append([operation, name, own, "" if name == PLAIN.name else ratio(series), more])
+                    own = f"{min(series.values) / 1e3:.2f} us"
+                    compared = [ratio(series), *extra(series, 1e-3 / calls, "us a call")]
+                    rows.append([operation, name, own, *(["", "", ""] if name == PLAIN.name else compared)])
         print(f"\n{title}\n")
-        print(table(["operation", "contestant", "takes", "ratio (least to greatest)", "extra"], rows), flush=True)
+        print(
+            table(["operation", "contestant", "takes", "ratio (least to greatest)", "extra", "of the best"], rows),
+            flush=True,
+        )
     return found
 
 
@@ -233,6 +242,8 @@ def corpus(runner: Path, names: Sequence[str], rounds: int, scratch: Path, optio
         out = scratch / f"corpus-{name}.json"
         command = [sys.executable, str(runner), "run", name, "--plugin", str(ROOT), "--repeats", str(rounds)]
         subprocess.run([*command, "--args", arguments, "--json", str(out)], stdin=subprocess.DEVNULL)
+        if not out.exists():
+            raise RuntimeError(f"{runner} wrote no result for {name}")
         entry = json.loads(out.read_text(encoding="utf-8"))["projects"][0]
         results[name] = entry
         pairs = entry.get("pair_ratios")

@@ -19,22 +19,43 @@ chooses among policies that were registered, never beyond them.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 
+from fence_core.kernel import libc
+
 PAGE_BYTES = 65536
 _NODEID_AT = 40
+_mmap = libc.function(
+    "mmap",
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+)
+_MAP_FAILED = ctypes.c_void_p(-1).value
 _NODEID_MAX = PAGE_BYTES - _NODEID_AT
 
 
 class Page:
     """Both ends of the page; the fenced process calls `write` and `count`, the broker the rest."""
 
-    __slots__ = ("_map", "_words")
+    __slots__ = ("_bytes", "_words")
 
     def __init__(self, fd: int) -> None:
-        self._map = mmap.mmap(fd, PAGE_BYTES)
-        self._words = memoryview(self._map).cast("Q")
+        """Maps the page; `fd` may be closed afterwards. Raises KernelCallError.
+
+        By mmap(2) itself: Python's `mmap` object keeps a descriptor of its own, which suites that count theirs see.
+        """
+        address = _mmap(None, PAGE_BYTES, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0)
+        if address in (None, _MAP_FAILED):
+            libc.fail("mmap")
+        self._bytes = memoryview((ctypes.c_char * PAGE_BYTES).from_address(address)).cast("B")
+        self._words = self._bytes.cast("Q")
 
     def write(self, nodeid: bytes, phase: int, policy: int) -> None:
         """What this process does from now on."""
@@ -47,7 +68,7 @@ class Page:
         words[1] = policy
         words[2] = phase
         words[3] = size
-        self._map[_NODEID_AT : _NODEID_AT + size] = nodeid
+        self._bytes[_NODEID_AT : _NODEID_AT + size] = nodeid
         words[0] = (words[0] + 1) & 0xFFFF_FFFE
 
     def write_phase(self, phase: int) -> None:
@@ -73,14 +94,10 @@ class Page:
         for _ in range(8):
             before = words[0]
             phase, policy, size = words[2], words[1], min(words[3], _NODEID_MAX)
-            nodeid = self._map[_NODEID_AT : _NODEID_AT + size]
+            nodeid = bytes(self._bytes[_NODEID_AT : _NODEID_AT + size])
             if before == words[0] and not before & 1:
                 break
         return nodeid.decode("utf-8", "replace"), phase, policy
-
-    def close(self) -> None:
-        self._words.release()
-        self._map.close()
 
 
 def create() -> int:

@@ -103,18 +103,26 @@ class InsideSockets:
     def __init__(self) -> None:
         self.ports: set[tuple[int, str]] = set()
         self._unix: set[int] = set()
-        self._diag = True
+        self._paths: set[str] = set()
 
-    def add_unix(self, socket_inode: int) -> None:
+    def add_unix(self, socket_inode: int, path: str = "") -> None:
         self._unix.add(socket_inode)
+        if path:
+            self._paths.add(path)
 
     def has_port(self, port: int, proto: str) -> bool:
         return (port, proto) in self.ports
 
-    def has_unix_path(self, status: os.stat_result) -> bool:
-        """Whether the socket file with this status belongs to a socket bound inside."""
+    def has_unix_path(self, path: str, status: os.stat_result) -> bool | None:
+        """Whether the socket file belongs to a socket bound inside; None where that socket is closed.
+
+        A file without a socket counts as outside unless it was made here: its socket may live in another network
+        namespace, of which the kernel tells nothing (a docker.sock mounted into a container).
+        """
         inode = self._ask(lambda: sockdiag.unix_socket_at(status.st_dev, status.st_ino))
-        return inode is not None and inode in self._unix
+        if inode is None:
+            return None if path in self._paths else False
+        return inode in self._unix
 
     def has_abstract(self, name: bytes) -> bool | None:
         """Whether the socket with this abstract name was bound inside; None where nobody has the name."""

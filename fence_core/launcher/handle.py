@@ -22,14 +22,26 @@ _PHASE_NUMBERS = {name: number for number, name in enumerate(PHASES)}
 
 
 def knock(door: str) -> int | None:
-    """A descriptor from the broker, moved out of the way of low numbers; None where there is no broker.
+    """A descriptor from the broker; None where there is no broker.
 
     procfs lets nobody create files: unfenced, this open fails whatever a test or a user has prepared.
     """
     try:
-        fd = os.open(_DOOR + door, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(_DOOR + door, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
         return None
+
+
+def is_fenced() -> bool:
+    """Whether a broker of ours answers this process."""
+    line = knock("control")
+    if line is not None:
+        os.close(line)
+    return line is not None
+
+
+def _out_of_the_way(fd: int) -> int:
+    """The same descriptor under a high number: tests expect the low ones as they know them."""
     import resource
 
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -44,11 +56,9 @@ def knock(door: str) -> int | None:
 class Fence:
     """One fenced session in this process."""
 
-    def __init__(self, control: int, role: str, config: Mapping[str, Any] | None) -> None:
+    def __init__(self, role: str, config: Mapping[str, Any] | None) -> None:
+        """Raises BrokerError; call `is_fenced` first."""
         self._lock = threading.Lock()
-        self._control = control
-        self._pid = os.getpid()
-        self._received = bytearray()
         answer = self._ask({"op": "hello", "role": role, "config": config})
         self.role: str = answer["role"]
         """``session``, ``worker`` or ``nested``."""
@@ -62,7 +72,6 @@ class Fence:
         self._page = Page(page)
         os.close(page)
         self._nodeid = ""
-        self._encoded = b""
         self._policy = 0
         self._stack_fd = -1
         if answer["stacks"]:
@@ -111,10 +120,6 @@ class Fence:
                 self._ask({"op": "bye"})
             except BrokerError:
                 pass
-        with self._lock:
-            if self._control >= 0:
-                os.close(self._control)
-                self._control = -1
 
     # ------------------------------------------------------------ inside
 
@@ -126,6 +131,7 @@ class Fence:
         fd = knock("stack")
         if fd is None:
             return
+        fd = _out_of_the_way(fd)
         number = signal.SIGRTMAX - 3
         if signal.getsignal(number) is not signal.SIG_DFL:
             os.close(fd)
@@ -135,42 +141,32 @@ class Fence:
         self._ask({"op": "stacks", "signal": int(number), "fd": fd})
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """One request, one reply. Raises BrokerError where the broker cannot be reached: it is gone, or a bug."""
+        """One request, one reply, on a line of its own.
+
+        No line is kept open: suites count sockets and descriptors, close what they do not know, and fork. Raises
+        BrokerError where the broker cannot be reached: it is gone, or a bug; PolicyError with the broker's problems.
+        """
+        data = json.dumps(request).encode() + b"\n"
+        received = bytearray()
         with self._lock:
-            if os.getpid() != self._pid or not self._is_open():
-                self._reconnect()
-            data = json.dumps(request).encode() + b"\n"
+            line = knock("control")
+            if line is None:
+                raise BrokerError("the broker does not answer")
             try:
                 while data:
-                    data = data[os.write(self._control, data) :]
-                while (end := self._received.find(b"\n")) < 0:
-                    chunk = os.read(self._control, 1 << 16)
+                    data = data[os.write(line, data) :]
+                while not received.endswith(b"\n"):
+                    chunk = os.read(line, 1 << 16)
                     if not chunk:
                         raise BrokerError("the broker has closed the line")
-                    self._received += chunk
+                    received += chunk
             except OSError as error:
                 raise BrokerError(f"the broker cannot be reached: {error}") from error
-            line = bytes(self._received[:end])
-            del self._received[: end + 1]
-        answer: dict[str, Any] = json.loads(line)
+            finally:
+                os.close(line)
+        answer: dict[str, Any] = json.loads(received)
         if "problems" in answer:
             raise PolicyError(tuple(Problem(*problem) for problem in answer["problems"]))
         if "error" in answer:
             raise BrokerError(f"the broker refused {request['op']!r}: {answer['error']}")
         return answer
-
-    def _is_open(self) -> bool:
-        """Whether our descriptor is still our socket: tests close and reuse numbers they do not know."""
-        try:
-            return os.readlink(f"/proc/self/fd/{self._control}").startswith("socket:")
-        except OSError:
-            return False
-
-    def _reconnect(self) -> None:
-        """After a fork the line belongs to the parent; after a careless closerange() to nobody."""
-        fresh = knock("control")
-        if fresh is None:
-            raise BrokerError("the broker does not answer")
-        self._control = fresh
-        self._pid = os.getpid()
-        self._received.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from fence_core.launcher.handle import Fence, knock
+from fence_core.launcher.handle import Fence, is_fenced
 from fence_core.policy.load import source_kind
 from fence_core.policy.model import Config
 from fence_core.policy.wire import policy_to_wire
@@ -20,8 +20,7 @@ def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nes
     only narrow what the surrounding test may do. The first process of a fenced session gets that session, whatever it
     says. Raises BrokerError.
     """
-    control = knock("control")
-    if control is None:
+    if not is_fenced():
         return None
     plain = None
     if config is not None:
@@ -32,7 +31,7 @@ def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nes
             "syntax": source_kind(config.path),
             "base_dir": base_dir(config),
         }
-    fence = Fence(control, role, plain)
+    fence = Fence(role, plain)
     bind_forks()
     return fence
 

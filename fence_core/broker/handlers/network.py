@@ -251,7 +251,10 @@ def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes) -> int 
     broker.close_after(handle)
     if not stat.S_ISSOCK(status.st_mode):
         return errno.ECONNREFUSED
-    request = UnixConnect(located.path, broker.inside.has_unix_path(status))
+    inside = broker.inside.has_unix_path(located.path, status)
+    if inside is None:
+        return errno.ECONNREFUSED  # made in here and closed: the kernel's own answer
+    request = UnixConnect(located.path, inside)
     if broker.allowed(process, request):
         # Through our own descriptor, so that what was judged is what is reached.
         return struct.pack("=H", socket.AF_UNIX) + b"/proc/self/fd/%d\0" % handle
@@ -394,14 +397,16 @@ def _is_local(borrowed: Borrowed, address: Address) -> bool:
 
 
 def _bind_unix(broker: Broker, process: Process, tid: int, fd: int, address: Address) -> Reply:
+    path = ""
     if address.path and address.path[:1] != b"\0":
         located = broker.resolver.locate(tid, process.pid, AT_FDCWD, address.path, follow=False)
         if located.errno:
             return CONTINUE if located.errno == ASK_KERNEL else located.errno
-        if not process.may_write(located.path):
+        path = located.path
+        if not process.may_write(path):
             native = native_errno("bind", located, tid)
-            return native or broker.refuse(process, tid, Write("bind", located.path), errno.EACCES)
-    broker.inside.add_unix(os.fstat(fd).st_ino)
+            return native or broker.refuse(process, tid, Write("bind", path), errno.EACCES)
+    broker.inside.add_unix(os.fstat(fd).st_ino, path)
     return CONTINUE
 
 

@@ -119,7 +119,7 @@ def parse_overlay(
 
     Raises PolicyError with all problems.
     """
-    parser = _Parser(source, os.fspath(base_dir), os.path.expanduser("~") if home is None else home)
+    parser = _Parser(source, os.path.abspath(base_dir), os.path.expanduser("~") if home is None else home)
     parser.read(raw, flat=flat, settings=settings)
     if parser.problems:
         raise PolicyError(tuple(parser.problems))
@@ -192,7 +192,7 @@ class _Parser:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         path = f"{section}.{name}" if section else name
         if close:
-            self.problem(path, "is no key of the fence", f'did you mean "{close[0]}"')
+            self.problem(path, "is no key of the fence", f'"{close[0]}" (did you mean that?)')
             return
         for other in _SECTIONS:
             if name in _BY_SECTION[other]:
@@ -206,6 +206,8 @@ class _Parser:
             self.problem(path, f"is given a second time: {self.written[key.path]} is the same key", "each key once")
             return
         self.written[key.path] = path
+        if value is None:
+            return  # null in JSON, an empty key in YAML: not set, as the Go tool takes it
         if key.path in NOT_SUPPORTED_YET:
             self._not_yet(key, path, value)
             return

@@ -8,6 +8,7 @@ after a call that succeeded (errno(3)).
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import sys
 from typing import TYPE_CHECKING
@@ -75,7 +76,6 @@ else:
 
 _prctl = function("prctl", ctypes.c_int, ctypes.c_int, _long, _long, _long, _long)
 _exit = function("_exit", None, ctypes.c_int)
-_gettid = function("gettid", ctypes.c_int)
 
 
 def syscall(
@@ -149,5 +149,8 @@ def set_child_subreaper(enabled: bool = True) -> None:
 
 
 def gettid() -> int:
-    """Return the kernel's id of this thread (glibc 2.30, musl 1.2). Source: gettid(2)."""
-    return _gettid()
+    """Return the kernel's id of this thread, also in a process that `clone_parent` made. Source: gettid(2).
+
+    Not libc's function, which glibc has since 2.30 only.
+    """
+    return _thread.get_native_id()

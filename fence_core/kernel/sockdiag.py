@@ -2,7 +2,7 @@
 
 The kernel's facts:
 - It lists the sockets of the asker's own network namespace; one in another namespace is not found.
-- It has no look-up by name, only a list of all: about 1 us per UNIX socket of the machine.
+- It has no look-up by name, only a list of all: 40 us, and 1.3 more for each UNIX socket there is.
 - Of the inode a path is bound to it tells the low 32 bits and the file system's device in its own encoding.
   On a file system that shows other devices in stat(2) (btrfs subvolumes, some overlays) nothing is found.
 - An abstract name belongs to one socket of each type: a stream and a datagram socket may share it.

@@ -26,7 +26,7 @@ def test_clone_parent_makes_a_sibling(in_child) -> None:
         if middle == 0:
             made = process.clone_parent()
             if made == 0:
-                facts = b"%d %d %d" % (os.getpid(), os.getppid(), libc.syscall(arch.current().calls["gettid"]))
+                facts = b"%d %d %d" % (os.getpid(), os.getppid(), libc.gettid())
                 os.write(report[1], facts)
                 libc.exit_now(9)
             try:

@@ -38,7 +38,7 @@ def test_importing_elsewhere_is_safe_and_calling_says_why(platform) -> None:
         f"for name in {MODULES!r}: importlib.import_module(name)\n"
         "from fence_core.errors import FenceUnavailable\n"
         "from fence_core.kernel import features, libc, memory\n"
-        "for call in (features.detect, libc.gettid, lambda: libc.syscall(0), lambda: memory.read(1, 1, 1)):\n"
+        "for call in (features.detect, libc.set_no_new_privs, lambda: libc.syscall(0), lambda: memory.read(1, 1, 1)):\n"
         "    try: call()\n"
         "    except FenceUnavailable as error: print(error)\n"
     )

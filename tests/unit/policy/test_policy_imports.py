@@ -1,0 +1,47 @@
+"""What importing the policy costs: every start of a fenced run pays it, and a run without the fence almost nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+ALREADY = "import json, pathlib"  # pytest has done that long ago; on some versions it brings ipaddress along
+HEAVY = ("dataclasses", "idna", "ipaddress", "yaml", "tomllib", "tomli", "difflib", "socket", "inspect", "tempfile")
+
+
+def loaded(code: str) -> set[str]:
+    """What a fresh interpreter has imported after running the code."""
+    script = f"import sys\n{code}\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return set(done.stdout.split())
+
+
+def test_the_whole_package_imports_nothing_heavy() -> None:
+    modules = [path.stem for path in (ROOT / "fence_core/policy").glob("*.py") if path.stem != "__init__"]
+    assert "decide" in modules
+    found = loaded("".join(f"import fence_core.policy.{name}\n" for name in modules)) - loaded(ALREADY)
+    assert "fence_core.policy.decide" in found
+    assert not found & set(HEAVY)
+
+
+def test_looking_for_a_config_imports_no_other_part_of_the_policy() -> None:
+    found = loaded("from fence_core.policy.load import mentions_fence\nmentions_fence(__import__('pathlib').Path('/'))")
+    assert {name for name in found if name.startswith("fence_core.policy.")} == {"fence_core.policy.load"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from fence_core.policy.domains import *; canonical_host('example.com'); canonical_host('10.0.0.1')",
+        "from fence_core.policy.validate import *; parse_overlay({'allowed_domains': ['a.b']}, source='', base_dir='')",
+    ],
+)
+def test_ordinary_rules_need_no_help(code: str) -> None:
+    assert not (loaded(code) - loaded(ALREADY)) & set(HEAVY)

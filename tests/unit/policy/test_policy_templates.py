@@ -1,0 +1,138 @@
+"""What the built-in policies allow, asked as the broker asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fence_core.errors import PolicyError
+from fence_core.policy.decide import Judge, Links
+from fence_core.policy.requests import Bind, Connect, Request, Resolve, UnixConnect, Write
+from fence_core.policy.templates import TemplateContext, template, template_names
+
+CONTEXT = TemplateContext(
+    root="/home/ci/pro[j]*",
+    temp_dirs=("/tmp", "/var/tmp", "/mnt/tmp"),
+    home="/home/ci",
+    cache_dir="/home/ci/pro[j]*/.pytest_cache",
+    extra_write=("/home/ci/reports/junit.xml", "/home/ci/pro[j]*/htmlcov"),
+)
+ROOT = CONTEXT.root
+DEFAULT, PYTEST, STRICT = "default-deny", "pytest", "strict"
+
+
+def judge(name: str) -> Judge:
+    return Judge(template(name, CONTEXT), links=Links(lambda path: None))
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed_by"),
+    [
+        ("/dev/null", {DEFAULT, PYTEST, STRICT}),
+        ("/dev/full", {DEFAULT, PYTEST, STRICT}),
+        ("/dev/stdout", {DEFAULT, PYTEST, STRICT}),
+        ("/dev/fd/3", {DEFAULT, PYTEST, STRICT}),
+        ("/dev/tty", {DEFAULT, PYTEST, STRICT}),
+        ("/dev/urandom", {PYTEST, STRICT}),
+        ("/dev/ptmx", {PYTEST, STRICT}),
+        ("/dev/pts/7", {PYTEST, STRICT}),
+        ("/dev/shm/sem.x", {PYTEST, STRICT}),
+        ("/dev/sda", set()),
+        ("/dev/mem", set()),
+        ("/dev/nullx", set()),
+        ("/tmp/x", {PYTEST, STRICT}),
+        ("/var/tmp/x/y", {PYTEST, STRICT}),
+        ("/mnt/tmp/x", {PYTEST, STRICT}),
+        ("/tmp", set()),
+        ("/tmp/x/.git/config", {PYTEST, STRICT}),
+        ("/tmpx", set()),
+        (f"{ROOT}/x", {PYTEST}),
+        (f"{ROOT}/src/x.py", {PYTEST}),
+        (ROOT, set()),
+        ("/home/ci/proj/x", set()),  # what the root would match, were it a pattern
+        (f"{ROOT}/.git/index", {PYTEST}),
+        (f"{ROOT}/.git/hooks/pre-commit", set()),
+        (f"{ROOT}/.vscode/settings.json", set()),
+        (f"{ROOT}/pyproject.toml", set()),
+        (f"{ROOT}/sub/pyproject.toml", {PYTEST}),
+        (f"{ROOT}/.pytest_cache/v/x", {PYTEST, STRICT}),
+        (f"{ROOT}/pytest-cache-files-abc123/x", {PYTEST, STRICT}),
+        (f"{ROOT}/.coverage", {PYTEST, STRICT}),
+        (f"{ROOT}/.coverage.host.123.abc", {PYTEST, STRICT}),
+        (f"{ROOT}/sub/.coverage", {PYTEST, STRICT}),
+        (f"{ROOT}/.coveragerc", {PYTEST}),
+        (f"{ROOT}/.hypothesis/examples/x", {PYTEST, STRICT}),
+        (f"{ROOT}/src/__pycache__/a.pyc", {PYTEST, STRICT}),
+        (f"{ROOT}/htmlcov/index.html", {PYTEST, STRICT}),
+        ("/usr/lib/python3/x/__pycache__/a.pyc", {PYTEST, STRICT}),
+        ("/usr/lib/python3/x/a.pyc", set()),
+        ("/home/ci/reports/junit.xml", {PYTEST, STRICT}),
+        ("/home/ci/reports/other.xml", set()),
+        ("/home/ci/.bashrc", set()),
+        ("/home/ci/.cache/x", set()),
+        ("/etc/passwd", set()),
+        ("/proc/self/comm", {PYTEST, STRICT}),
+        ("/proc/self/task/123/comm", {PYTEST, STRICT}),
+        ("/proc/self/oom_score_adj", {PYTEST, STRICT}),
+        ("/proc/self/coredump_filter", {PYTEST, STRICT}),
+        ("/proc/self/mem", set()),
+        ("/proc/1/oom_score_adj", set()),
+        ("/proc/sys/kernel/core_pattern", set()),
+        ("/sys/x", set()),
+        ("/", set()),
+    ],
+)
+def test_what_may_be_written(path: str, allowed_by: set[str]) -> None:
+    assert {name for name in template_names() if judge(name).may_write(path)} == allowed_by
+
+
+@pytest.mark.parametrize(
+    ("request_", "allowed_by"),
+    [
+        (Bind("127.0.0.1", 0), {PYTEST, STRICT}),
+        (Bind("0.0.0.0", 8000), {PYTEST, STRICT}),
+        (Bind("192.0.2.1", 80), set()),
+        (Connect("127.0.0.1", 5432), {PYTEST, STRICT}),
+        (Connect("93.184.216.34", 443), set()),
+        (Resolve("pypi.org"), set()),
+        (Resolve("localhost"), {DEFAULT, PYTEST, STRICT}),
+        (UnixConnect("/run/docker.sock"), set()),
+        (UnixConnect("/tmp/x.sock", inside=True), {DEFAULT, PYTEST, STRICT}),
+    ],
+)
+def test_whom_the_tests_may_talk_to(request_: Request, allowed_by: set[str]) -> None:
+    assert {name for name in template_names() if judge(name).decide(request_).allowed} == allowed_by
+
+
+def test_decisions_name_the_preset() -> None:
+    assert "(preset pytest)" in judge(PYTEST).decide(Write("open", "/etc/x")).rule
+    assert "(preset strict)" in judge(STRICT).decide(Bind("127.0.0.1", 1)).rule
+
+
+def test_an_unknown_template_lists_ours() -> None:
+    with pytest.raises(PolicyError, match=r'"code" is no template.*"default-deny", "pytest", "strict"'):
+        template("code", CONTEXT)
+
+
+def test_the_context_of_this_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    link.symlink_to(real)
+    monkeypatch.setattr("tempfile.tempdir", str(link))
+    monkeypatch.setenv("HOME", "/home/x")
+    context = TemplateContext.of_run(tmp_path, extra_write=["junit.xml", "/abs"], extra_temp_dirs=["/base"])
+    assert context.root == str(tmp_path)
+    assert {str(real), str(link), "/tmp", "/var/tmp", "/base"} <= set(context.temp_dirs)
+    assert context.home == "/home/x"
+    assert context.cache_dir == f"{tmp_path}/.pytest_cache"
+    assert context.extra_write == (f"{tmp_path}/junit.xml", "/abs")
+
+
+def test_a_root_that_is_the_whole_disk() -> None:
+    """As in a container whose project lies in `/`."""
+    context = CONTEXT._replace(root="/", cache_dir="/.pytest_cache")
+    it = Judge(template(PYTEST, context), links=Links(lambda path: None))
+    assert it.may_write("/x/y")
+    assert not it.may_write("/x/.git/hooks/y")
+    assert not it.may_write("/pyproject.toml")

@@ -1,0 +1,75 @@
+"""A policy survives the way to another process, and nothing else gets in by that road."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from fence_core.policy.merge import merge
+from fence_core.policy.model import Policy
+from fence_core.policy.templates import TemplateContext, template
+from fence_core.policy.validate import parse_overlay
+from fence_core.policy.wire import policy_from_wire, policy_to_wire
+
+
+def full_policy() -> Policy:
+    base = template("pytest", TemplateContext("/p", ("/tmp",), "/h", "/p/.pytest_cache", ("/r.xml",)))
+    overlay = parse_overlay(
+        {
+            "allowed_domains": ["*.example.com", "10.0.0.0/8:5432"],
+            "denied_domains": ["bad.example.com"],
+            "allow_unix_sockets": ["/run/x"],
+            "allow_local_outbound": False,
+            "allow_local_outbound_ports": [80, 443],
+            "deny_write": ["*.key"],
+            "allow_git_config": True,
+        },
+        source="fence.json",
+        base_dir="/p",
+        home="/h",
+    )
+    policy = merge(base, overlay)
+    return policy._replace(
+        network=policy.network._replace(
+            hosts=(("a.test", "127.0.0.1:1"),), upstream_proxy="http://x", http_proxy_port=1
+        )
+    )
+
+
+@pytest.mark.parametrize("policy", [Policy(), full_policy()], ids=["empty", "full"])
+def test_there_and_back(policy: Policy) -> None:
+    assert policy_from_wire(json.loads(json.dumps(policy_to_wire(policy)))) == policy
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("network", "allow_local_binding", 1),
+        ("network", "allow_local_binding", None),
+        ("network", "allow_local_outbound", "yes"),
+        ("network", "allow_local_outbound_ports", [True]),
+        ("network", "allowed_domains", ["a.test"]),
+        ("network", "allowed_domains", [{"text": "a.test", "source": "x"}]),
+        ("network", "allowed_domains", [{"text": 1, "source": "x", "pattern": ""}]),
+        ("network", "allowed_domains", "abc"),
+        ("network", "hosts", [["a.test"]]),
+        ("filesystem", "scratch", [1]),
+        ("filesystem", "root", None),
+        ("command", "use_defaults", 0),
+        ("filesystem", "sources", {"a": "b"}),
+    ],
+)
+def test_what_is_ill_typed_is_refused(section: str, key: str, value: Any) -> None:
+    plain = json.loads(json.dumps(policy_to_wire(full_policy())))
+    plain[section][key] = value
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        policy_from_wire(plain)
+
+
+def test_a_missing_field_is_refused() -> None:
+    plain = policy_to_wire(Policy())
+    del plain["network"]["denied_domains"]
+    with pytest.raises(KeyError):
+        policy_from_wire(plain)

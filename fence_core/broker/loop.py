@@ -201,6 +201,8 @@ class Broker:
                 if not reply.keep:
                     os.close(reply.fd)
         elif isinstance(reply, Wait):
+            reply.keep = tuple(self._closing)
+            self._closing.clear()
             self._parked.append(_Parked(id_, tid, self.processes.find(tid), reply))
             self.epoll.register(reply.fd, select.EPOLLOUT | select.EPOLLONESHOT)
         elif isinstance(reply, int):
@@ -223,6 +225,8 @@ class Broker:
         self._parked.remove(parked)
         self.epoll.unregister(parked.wait.fd)
         parked.wait.close()
+        for fd in parked.wait.keep:
+            os.close(fd)
         if isinstance(answer, Value):
             self.listener.reply_value(parked.id, answer.value)
         else:

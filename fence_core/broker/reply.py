@@ -35,7 +35,7 @@ class Wait:
     `close` is called once, whatever became of it.
     """
 
-    __slots__ = ("close", "deadline", "fd", "poll")
+    __slots__ = ("close", "deadline", "fd", "keep", "poll")
 
     def __init__(
         self, fd: int, poll: Callable[[], int | Value | None], close: Callable[[], None], deadline: float
@@ -44,6 +44,8 @@ class Wait:
         self.poll = poll
         self.close = close
         self.deadline = deadline
+        self.keep: tuple[int, ...] = ()
+        """Further descriptors of ours that `poll` uses; closed by the loop, after `close`."""
 
 
 Reply = int | Value | HandOver | Wait

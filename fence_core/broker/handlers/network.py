@@ -15,7 +15,6 @@ import ctypes
 import errno
 import functools
 import os
-import select
 import socket
 import stat
 import struct
@@ -291,7 +290,7 @@ def _perform_connect(borrowed: Borrowed, target: bytes) -> Reply:
             failed = _errno_of(_connect(fd, target, len(target)))
         finally:
             os.set_blocking(fd, True)
-        if failed not in (errno.EINPROGRESS, errno.EAGAIN, errno.EALREADY):
+        if failed not in _UNFINISHED:
             return failed or Value(0)
         timeout = probe.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)
     finally:
@@ -301,19 +300,16 @@ def _perform_connect(borrowed: Borrowed, target: bytes) -> Reply:
     deadline = time.monotonic() + limit if limit else float("inf")
 
     def poll() -> int | Value | None:
-        if failed == errno.EAGAIN:
-            os.set_blocking(fd, False)
-            try:
-                again = _errno_of(_connect(fd, target, len(target)))
-            finally:
-                os.set_blocking(fd, True)
-            if again != errno.EAGAIN:
-                return again or Value(0)
-        else:
-            ready = select.poll()
-            ready.register(fd, select.POLLOUT)
-            if ready.poll(0):
-                return _socket_error(fd) or Value(0)
+        # Asked by a further connect(2), which takes note of the end in the socket itself: SO_ERROR would leave a
+        # connected socket in a state in which the next connect(2) succeeds once more, where it must say EISCONN.
+        still_blocking = os.get_blocking(fd)
+        os.set_blocking(fd, False)
+        try:
+            again = _errno_of(_connect(fd, target, len(target)))
+        finally:
+            os.set_blocking(fd, still_blocking)
+        if again not in _UNFINISHED:
+            return Value(0) if again in (0, errno.EISCONN) else again
         if time.monotonic() >= deadline:
             return errno.EAGAIN if failed == errno.EAGAIN else errno.EINPROGRESS
         return None
@@ -321,12 +317,7 @@ def _perform_connect(borrowed: Borrowed, target: bytes) -> Reply:
     return Wait(fd, poll, lambda: os.close(fd), deadline)
 
 
-def _socket_error(fd: int) -> int:
-    done = socket.socket(fileno=os.dup(fd))
-    try:
-        return done.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    finally:
-        done.close()
+_UNFINISHED = (errno.EINPROGRESS, errno.EAGAIN, errno.EALREADY)
 
 
 def _result(result: int) -> Reply:

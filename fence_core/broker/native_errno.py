@@ -20,21 +20,23 @@ INODE = frozenset({"chmod", "chown", "utime", "setxattr", "removexattr"})
 class Credentials:
     """Effective ids of the calling thread, from proc(5) status."""
 
-    __slots__ = ("gids", "privileged", "uid")
+    __slots__ = ("gid", "gids", "privileged", "uid")
 
     def __init__(self, tid: int) -> None:
-        uid, gids, capabilities = os.geteuid(), {os.getegid(), *os.getgroups()}, 0
+        uid, gid, gids, capabilities = os.geteuid(), os.getegid(), {os.getegid(), *os.getgroups()}, 0
         with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as status:
             for line in status:
                 if line.startswith("Uid:"):
                     uid = int(line.split()[4])  # real, effective, saved, filesystem
                 elif line.startswith("Gid:"):
-                    gids = {int(line.split()[4])}
+                    gid = int(line.split()[4])
+                    gids = {gid}
                 elif line.startswith("Groups:"):
                     gids.update(int(word) for word in line.split()[1:])
                 elif line.startswith("CapEff:"):
                     capabilities = int(line.split()[1], 16)
         self.uid = uid
+        self.gid = gid
         self.gids = gids
         cap_dac_override = 1 << 1
         self.privileged = bool(capabilities & cap_dac_override)

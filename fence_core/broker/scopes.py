@@ -39,6 +39,11 @@ class Binding:
         self.judges: tuple[tuple[Binding, Judge], ...] = ((self, worker.judge(policy)), *worker.outer_judges)
         """Innermost first; a call must pass all of them."""
 
+    def rules(self) -> Policy:
+        """The policy in force; a number never registered means the base policy."""
+        policies = self.worker.scope.policies
+        return policies[self.policy] if self.policy < len(policies) else policies[0]
+
     def reaches_out(self) -> bool:
         """Whether this policy lists addresses outside this host."""
         flags = self.worker.scope.reach_out

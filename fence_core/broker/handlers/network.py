@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker import dns_query
 from fence_core.broker.handlers.files import Arguments, signed
-from fence_core.broker.native_errno import native_errno
+from fence_core.broker.native_errno import Credentials, native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD
 from fence_core.broker.sockets import (
@@ -186,17 +186,17 @@ def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args
         return errno.EINVAL
     verdict = judge_destination(broker, process, tid, borrowed, address)
     if isinstance(verdict, int):
-        if verdict:
-            return verdict
-        return _perform_connect(borrowed, address.raw)
-    reply = _perform_connect(borrowed, verdict)
+        if verdict == ANYWHERE:
+            return CONTINUE
+        return verdict or _perform_connect(borrowed, address.raw, _other_ids(tid, borrowed))
+    reply = _perform_connect(borrowed, verdict, _other_ids(tid, borrowed))
     if borrowed.is_inet:
-        broker.names.expect(borrowed.fd, process)
+        broker.names.expect(borrowed.fd, process, address.host)
     return reply
 
 
 def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borrowed, address: Address) -> int | bytes:
-    """0 to go on with the address as it is, an error number, or the address to use instead."""
+    """0 to go on with the address as it is, `ANYWHERE`, an error number, or the address to use instead."""
     if address.family == AF_UNSPEC and borrowed.domain != socket.AF_INET:
         return 0  # dissolves the association
     if borrowed.domain == socket.AF_UNIX:
@@ -237,7 +237,8 @@ def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes) -> int 
             return errno.ECONNREFUSED  # nobody has that name: the kernel's own answer
         request = UnixConnect(os.fsdecode(path), inside)
         if broker.allowed(process, request):
-            return 0
+            # Outside, Landlock's scope would refuse the program what the policy allows it.
+            return ANYWHERE if inside and _any_unix(process) else 0
         return broker.refuse(process, tid, request, errno.EACCES)
     located = broker.resolver.locate(tid, process.pid, AT_FDCWD, path, follow=True)
     if located.errno:
@@ -255,11 +256,26 @@ def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes) -> int 
         return errno.ECONNREFUSED  # made in here and closed: the kernel's own answer
     request = UnixConnect(located.path, inside)
     if broker.allowed(process, request):
+        if _any_unix(process):
+            return ANYWHERE
         # Through our own descriptor, so that what was judged is what is reached.
         return struct.pack("=H", socket.AF_UNIX) + b"/proc/self/fd/%d\0" % handle
     if located.path in QUIETLY_REFUSED:
         return errno.ECONNREFUSED
     return broker.refuse(process, tid, request, errno.EACCES)
+
+
+ANYWHERE = -1
+"""The kernel may carry the call out whatever the address turns into: the policy allows every one of the kind."""
+
+
+def _any_unix(process: Process) -> bool:
+    """Whether all UNIX sockets are allowed: then the program connects itself, and its peer sees its pid (SO_PEERCRED)
+    and not the broker's."""
+    return all(
+        binding.worker.scope.mode == "audit" or binding.rules().network.allow_all_unix_sockets
+        for binding, _ in process.account().judges
+    )
 
 
 QUIETLY_REFUSED = frozenset(
@@ -273,7 +289,32 @@ QUIETLY_REFUSED = frozenset(
 """Name services that libc asks unbidden; without them it asks the resolver, whose socket leads to us."""
 
 
-def _perform_connect(borrowed: Borrowed, target: bytes) -> Reply:
+def _other_ids(tid: int, borrowed: Borrowed) -> Credentials | None:
+    """The caller's ids where they are others than ours and count: a server on a UNIX socket sees whose client it has,
+    and the socket's file has permissions."""
+    if borrowed.domain != socket.AF_UNIX or os.geteuid() != 0:
+        return None
+    who = Credentials(tid)
+    return who if who.uid else None
+
+
+def _connect_as(who: Credentials | None, fd: int, target: bytes) -> int:
+    """The error number of connect(2), made with these ids."""
+    if who is None:
+        return _errno_of(_connect(fd, target, len(target)))
+    groups, gid = os.getgroups(), os.getegid()
+    os.setgroups(sorted(who.gids))
+    os.setresgid(-1, who.gid, -1)
+    os.setresuid(-1, who.uid, -1)
+    try:
+        return _errno_of(_connect(fd, target, len(target)))
+    finally:
+        os.setresuid(-1, 0, -1)
+        os.setresgid(-1, gid, -1)
+        os.setgroups(groups)
+
+
+def _perform_connect(borrowed: Borrowed, target: bytes, who: Credentials | None = None) -> Reply:
     """connect(2) on the borrowed socket without ever blocking the loop.
 
     A blocking socket is made non-blocking for the microseconds of the call. EINPROGRESS (TCP) and EAGAIN (a full
@@ -284,10 +325,10 @@ def _perform_connect(borrowed: Borrowed, target: bytes) -> Reply:
     try:
         blocking = os.get_blocking(fd)
         if not blocking or borrowed.type == socket.SOCK_DGRAM:
-            return _result(_connect(fd, target, len(target)))
+            return _connect_as(who, fd, target) or Value(0)
         os.set_blocking(fd, False)
         try:
-            failed = _errno_of(_connect(fd, target, len(target)))
+            failed = _connect_as(who, fd, target)
         finally:
             os.set_blocking(fd, True)
         if failed not in _UNFINISHED:
@@ -305,7 +346,7 @@ def _perform_connect(borrowed: Borrowed, target: bytes) -> Reply:
         still_blocking = os.get_blocking(fd)
         os.set_blocking(fd, False)
         try:
-            again = _errno_of(_connect(fd, target, len(target)))
+            again = _connect_as(who, fd, target)
         finally:
             os.set_blocking(fd, still_blocking)
         if again not in _UNFINISHED:
@@ -318,10 +359,6 @@ def _perform_connect(borrowed: Borrowed, target: bytes) -> Reply:
 
 
 _UNFINISHED = (errno.EINPROGRESS, errno.EAGAIN, errno.EALREADY)
-
-
-def _result(result: int) -> Reply:
-    return _errno_of(result) or Value(0)
 
 
 # ---------------------------------------------------------------- bind, listen
@@ -523,7 +560,7 @@ def _send(
         if refused:
             return refused
     verdict = judge_destination(broker, process, tid, borrowed, address)
-    if isinstance(verdict, int) and verdict:
+    if isinstance(verdict, int) and verdict > 0:
         return verdict
     if not borrowed.is_inet:
         return CONTINUE
@@ -539,7 +576,8 @@ def _refuse_query(broker: Broker, process: Process, tid: int, address: Address, 
         return 0
     name = dns_query.question_name(data)
     if name is None:
-        return 0
+        request = Connect(address.host, 53, borrowed.proto)
+        return 0 if broker.allowed(process, request) else broker.refuse(process, tid, request, errno.EACCES)
     if dns_query.is_special(name):
         return errno.ECONNREFUSED
     broker.refuse(process, tid, Resolve(broker.names.base_name(name)), errno.ECONNREFUSED)

@@ -1,0 +1,209 @@
+"""A fenced run whose result can be questioned: which violation, on which test, in which phase, from which line.
+
+Run by the outer pytest, which is not fenced.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.end_to_end import witness
+from tests.end_to_end.loopback import HELLO, Loopback
+from tests.end_to_end.support import Ended, Runs
+
+ROOT = Path(__file__).resolve().parents[2]
+
+AWAY = "198.51.100.7"
+"""An address of documentation (RFC 5737) that no rule allows. Nothing is ever sent there: the tests are about that."""
+AWAY6 = "2001:db8::7"
+
+ONLY_HERE = """
+[tool.fence]
+extends = "default-deny"
+allow_local_binding = true
+allow_write = ["./*", "/dev/null", "/dev/tty"]
+"""
+"""For tests of writes: the run's own directory is writable and nothing else, not even the temporary directory."""
+
+
+class Attempt:
+    """One violation, as other plugins and the summary see it."""
+
+    def __init__(self, plain: Mapping[str, Any]) -> None:
+        self.plain = plain
+        self.nodeid: str = plain["nodeid"]
+        self.phase: str = plain["phase"]
+        self.what: str = plain["what"]
+        self.count: int = plain["count"]
+        self.program: str = plain["program"]
+        self.chain: list[str] = plain["chain"]
+        self.argv: list[str] = plain["argv"]
+        self.late: bool = plain["late"]
+        self.mode: str = plain["mode"]
+        self.stack: list[tuple[str, int, str]] = [tuple(frame) for frame in plain["stack"]]
+
+    def __repr__(self) -> str:
+        times = f" x{self.count}" if self.count > 1 else ""
+        late = ", late" if self.late else ""
+        where = [f"{Path(path).name}:{line}" for path, line, _ in self.stack]
+        return f"<{self.nodeid or '-'} {self.phase}: {self.what}{times} by {self.program}{late} {where}>"
+
+
+class Caught(Ended):
+    """What a fenced run did, and what the fence has to say about it."""
+
+    def __init__(self, ended: Ended, directory: Path, noted: Mapping[str, Any]) -> None:
+        super().__init__(ended.status, ended.out, ended.err)
+        self._directory = directory
+        self.reports: Sequence[Mapping[str, Any]] = noted["reports"]
+        self.ledger = [Attempt(plain) for plain in noted["ledger"]]
+
+    def __repr__(self) -> str:
+        return f"{self.ledger}\n{super().__repr__()}"
+
+    def report(self, test: str, phase: str = "call") -> Mapping[str, Any]:
+        """The one report of a test in a phase."""
+        found = [r for r in self.reports if _is(r["nodeid"], test) and r["phase"] == phase]
+        assert len(found) == 1, f"{len(found)} reports of {test} in {phase}\n{self!r}"
+        return found[0]
+
+    def attempts(self, test: str) -> list[Attempt]:
+        """All violations of a test, or of none ("")."""
+        return [v for v in self.ledger if (_is(v.nodeid, test) if test else not v.nodeid)]
+
+    def refused(
+        self,
+        test: str,
+        what: str,
+        *,
+        phase: str = "call",
+        line: str = "",
+        by: Sequence[str] = (),
+        count: int | None = 1,
+    ) -> Attempt:
+        """The test did exactly this, once, in that phase; its report says so and is a failure.
+
+        `line`: text of the source line that the stack ends in. `by`: programs of the chain, without the test process.
+        `count` None: any number of times.
+        """
+        found = self.attempts(test)
+        assert [v.what for v in found] == [what], f"{test} was to be blamed for {what!r} only\n{self!r}"
+        (attempt,) = found
+        self._check(attempt, phase, line, by, count)
+        if phase in ("setup", "call", "teardown"):
+            report = self.report(test, phase)
+            assert [v["what"] for v in report["fence"]] == [what], self
+            assert report["outcome"] == "failed", self
+            told = report["text"] + "".join(text for _, text in report["sections"])
+            assert what in told, f"the report of {test} does not say {what!r}: {told}"
+        assert self.status == 1, self
+        return attempt
+
+    def outside(self, what: str, *, phase: str, line: str = "", nodeid: str = "") -> Attempt:
+        """A violation that belongs to no test; the run failed and the summary tells of it."""
+        found = [v for v in self.ledger if v.phase == phase and v.nodeid == nodeid]
+        assert [v.what for v in found] == [what], self
+        self._check(found[0], phase, line, (), 1)
+        assert what in self.out, self
+        assert self.status == 1, self
+        return found[0]
+
+    def _check(self, attempt: Attempt, phase: str, line: str, by: Sequence[str], count: int | None) -> None:
+        assert attempt.phase == phase, self
+        assert count is None or attempt.count == count, self
+        assert attempt.chain[1:] == list(by), self
+        if line:
+            assert self.line_of(attempt) == line, f"expected the line {line!r}\n{self!r}"
+
+    def line_of(self, attempt: Attempt) -> str:
+        """The innermost line of the stack that lies in a file of the run, without the white space around it."""
+        for path, number, _ in reversed(attempt.stack):
+            if Path(path).is_relative_to(self._directory):
+                return Path(path).read_text(encoding="utf-8").splitlines()[number - 1].strip()
+        return ""
+
+    def clean(self, *tests: str, outcome: str = "passed") -> None:
+        """These tests ended so, and nobody blames them for anything."""
+        for test in tests:
+            assert self.report(test)["outcome"] == outcome, f"{test} was to be {outcome}\n{self!r}"
+            assert not self.attempts(test), f"{test} was to be blamed for nothing\n{self!r}"
+            assert not [r for r in self.reports if _is(r["nodeid"], test) and r["fence"]], self
+
+    def nothing_else(self, *expected: str) -> None:
+        """These are all tests that were blamed ("" for what belongs to none)."""
+        names = {v.nodeid.rpartition("::")[2] for v in self.ledger}
+        assert names == set(expected), self
+
+
+def _is(nodeid: str, test: str) -> bool:
+    return nodeid == test or nodeid.endswith("::" + test)
+
+
+class Fenced:
+    """Runs `pytest --fence` on files given as text."""
+
+    def __init__(self, runs: Runs, loopback: Loopback, outside: Path) -> None:
+        self._runs = runs
+        self.directory = runs.directory
+        self.loopback = loopback
+        self.outside = outside
+        """A directory that `ONLY_HERE` does not let the tests write to."""
+        self.write(
+            "here.py",
+            f"""
+            AWAY, AWAY6 = {AWAY!r}, {AWAY6!r}
+            HELLO = {HELLO!r}
+            PORT, PORT6, HTTP, UDP, POSTGRES = {tuple(loopback)!r}
+            OUTSIDE = {str(outside)!r}
+            """,
+        )
+
+    def write(self, name: str, text: str) -> Path:
+        """A file in the directory of the run."""
+        path = self.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+        return path
+
+    def run(
+        self,
+        test: str | None = None,
+        *args: str,
+        files: Mapping[str, str] | None = None,
+        policy: str = "",
+        plugins: Sequence[str] = (),
+        env: Mapping[str, str | None] | None = None,
+        flags: Sequence[str] = ("--fence",),
+    ) -> Caught:
+        """One run of the text `test` as ``test_it.py``, beside `files`, with `policy` as the project's config.
+
+        Plugins are not loaded of themselves: hypothesis alone takes longer to import than the rest of the run.
+        """
+        if test is not None:
+            self.write("test_it.py", test)
+        for name, text in (files or {}).items():
+            self.write(name, text)
+        if policy:
+            self.write("pyproject.toml", policy)
+        noted = self.directory / "witness.json"
+        noted.unlink(missing_ok=True)
+        options = ["-p", "pytest_fence.plugin", "-p", "tests.end_to_end.witness"]
+        for plugin in plugins:
+            options += ["-p", plugin]
+        environ = {
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTEST_ADDOPTS": None,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",  # the same file is written anew within the resolution of its time
+            witness.FILE: str(noted),
+            **(env or {}),
+        }
+        options += [*flags, "-p", "no:cacheprovider", f"--basetemp={self.directory / 'basetemp'}", *args]
+        ended = self._runs.pytest(*options, fenced=False, env=environ)
+        if not noted.exists():
+            return Caught(ended, self.directory, {"reports": [], "ledger": []})
+        return Caught(ended, self.directory, json.loads(noted.read_text(encoding="utf-8")))

@@ -1,0 +1,259 @@
+"""Running pytest from outside, plain and fenced, and comparing what a user would see.
+
+Run by the outer pytest, which is not fenced. Everything that a `Runs` starts carries a mark in its environment, so
+that the end of a test can tell whether anything was left behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SECONDS = 60.0
+"""Far beyond anything here; what takes longer hangs."""
+_MARK = "FENCE_TEST_RUN"
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
+    """Poll for something that sends no event (the end of a process that is not ours): its first true value."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.005)
+    return value
+
+
+class Ended:
+    """What a command did: exit status (negative: the signal that ended it), standard output and error."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status = status
+        self.out = out
+        self.err = err
+
+    def __repr__(self) -> str:
+        return f"status {self.status}\n--- out\n{self.out}\n--- err\n{self.err}\n---"
+
+    def has(self, *lines: str) -> None:
+        """Each of these regular expressions matches somewhere on standard output."""
+        for line in lines:
+            assert re.search(line, self.out, re.MULTILINE), f"{line!r} is not in\n{self!r}"
+
+    def outcomes(self) -> list[str]:
+        """``PASSED test_x.py::test_y`` and the like, sorted; needs ``-rA``."""
+        return sorted(re.findall(r"^(?:PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS|RERUN) \S+", self.out, re.MULTILINE))
+
+
+def shown(text: str) -> str:
+    """What a user sees, without what differs between any two runs, and without the one line that is ours."""
+    text = re.sub(r"^fence: (?:enforce|warn|audit); .*\r?\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\d+\.\d+ ?s\b( \(\d+:\d\d:\d\d\))?", "<time>", text)
+    text = re.sub(r"in \d+m \d+s", "in <time>", text)
+    text = re.sub(r"0x[0-9a-fA-F]{6,}", "<address>", text)
+    text = re.sub(r"=*( [^=\n]*<time>[^=\n]* )=*", r"=\1=", text)  # its length depends on the time
+    return re.sub(r"(pid|process) \d+", r"\1 <pid>", text)
+
+
+class Runs:
+    """Starts pytest in one directory; `close` sees to it that nothing is left."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._mark = uuid.uuid4().hex
+        self._started: list[subprocess.Popen[Any]] = []
+
+    def environ(self, more: Mapping[str, str | None] | None = None) -> dict[str, str]:
+        """Ours without what an outer pytest or coverage adds; None in `more` removes a variable."""
+        given: dict[str, str | None] = {**os.environ, _MARK: self._mark, "PY_COLORS": "0", **(more or {})}
+        ours = ("PYTEST_CURRENT_TEST", "PYTEST_VERSION", "PYTEST_XDIST", "COV_CORE", "COLUMNS", "LINES")
+        return {
+            name: value
+            for name, value in given.items()
+            if value is not None and (not name.startswith(ours) or name in (more or {}))
+        }
+
+    def argv(self, args: Sequence[str], *, fenced: bool) -> list[str]:
+        """``python -m pytest``, with a fence or without; the order of tests stays as written."""
+        return [sys.executable, "-m", "pytest", "-p", "no:randomly", *(["--fence"] if fenced else []), *args]
+
+    def start(
+        self, argv: Sequence[str], *, env: Mapping[str, str | None] | None = None, **options: Any
+    ) -> subprocess.Popen[Any]:
+        """A command in a session of its own; by default with nothing to read, and with its output in pipes."""
+        options = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+            "cwd": self.directory,
+            "start_new_session": True,
+            **options,
+        }
+        process = subprocess.Popen(list(argv), env=self.environ(env), **options)
+        self._started.append(process)
+        return process
+
+    def finish(self, process: subprocess.Popen[Any]) -> Ended:
+        out, err = process.communicate(timeout=SECONDS)
+        return Ended(process.returncode, out or "", err or "")
+
+    def command(self, *argv: str, **options: Any) -> Ended:
+        return self.finish(self.start(argv, **options))
+
+    def pytest(self, *args: str, fenced: bool = True, **options: Any) -> Ended:
+        return self.command(*self.argv(args, fenced=fenced), **options)
+
+    def both(self, *args: str, before: Callable[[], object] | None = None, **options: Any) -> tuple[Ended, Ended]:
+        """Plain, then fenced. `before` runs before each."""
+        ends = []
+        for fenced in (False, True):
+            if before is not None:
+                before()
+            ends.append(self.pytest(*args, fenced=fenced, **options))
+        return ends[0], ends[1]
+
+    def same(self, *args: str, status: int = 0, **options: Any) -> Ended:
+        """Plain and fenced end alike and print the same; the fenced run, of which `status` is expected."""
+        plain, fenced = self.both(*args, **options)
+        assert plain.status == status, plain
+        assert_same(plain, fenced)
+        return fenced
+
+    def alive(self) -> list[int]:
+        """Processes that a run of ours started, directly or not, and that have not ended."""
+        mark = f"{_MARK}={self._mark}".encode()
+        found = []
+        for name in os.listdir("/proc"):
+            if not name.isdigit():
+                continue
+            try:
+                environ = Path("/proc", name, "environ").read_bytes()
+                state = Path("/proc", name, "stat").read_bytes().rpartition(b") ")[2][:1]
+            except OSError:
+                continue
+            if mark in environ.split(b"\0") and state not in b"ZX":
+                found.append(int(name))
+        return found
+
+    def close(self) -> None:
+        """Nothing that was started is there any more."""
+        hanging = [process for process in self._started if process.poll() is None]
+        for process in hanging:
+            process.kill()
+        for process in self._started:
+            process.wait(SECONDS)
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+        try:
+            until(lambda: not self.alive(), "end of all processes of the runs", 10)
+        except AssertionError:
+            left = [f"{pid}: {_words(pid)}" for pid in self.alive()]
+            for pid in self.alive():
+                os.kill(pid, signal.SIGKILL)
+            pytest.fail(f"left behind: {left}")
+        assert not hanging, f"still running at the end: {[process.args for process in hanging]}"
+
+
+def _words(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")[:300]
+    except OSError:
+        return "ended by now"
+
+
+def assert_same(plain: Ended, fenced: Ended) -> None:
+    """Same exit status, same words, apart from our line in the header."""
+    assert (fenced.status, shown(fenced.out), shown(fenced.err)) == (
+        plain.status,
+        shown(plain.out),
+        shown(plain.err),
+    ), f"plain: {plain!r}\nfenced: {fenced!r}"
+
+
+@pytest.fixture
+def runs(pytester: pytest.Pytester) -> Iterator[Runs]:
+    """Runs in the directory of `pytester`, all of which have ended when the test is over."""
+    started = Runs(pytester.path)
+    yield started
+    started.close()
+
+
+class Terminal:
+    """A command with a controlling terminal of its own, driven as a user drives it."""
+
+    def __init__(self, runs: Runs, argv: Sequence[str], *, env: Mapping[str, str | None] | None = None) -> None:
+        self._master, slave = pty.openpty()
+        termios.tcsetwinsize(self._master, (40, 100)) if sys.version_info >= (3, 11) else None
+        self.text = ""
+        try:
+            self.process = runs.start(
+                argv,
+                env={"TERM": "dumb", "PYTHON_COLORS": "0", **(env or {})},
+                stdin=slave,
+                stdout=slave,
+                stderr=slave,
+                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            )
+        finally:
+            os.close(slave)
+
+    def expect(self, what: str) -> str:
+        """Read until this regular expression matches something not yet matched; what came up to its end."""
+        deadline = time.monotonic() + SECONDS
+        while not (found := re.search(what, self.text, re.MULTILINE)):
+            assert self._read(deadline), f"no {what!r} in\n{self.text}"
+        seen, self.text = self.text[: found.end()], self.text[found.end() :]
+        return seen
+
+    def _read(self, deadline: float) -> bool:
+        """False at the end of output."""
+        ready, _, _ = select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return False
+        try:
+            chunk = os.read(self._master, 65536)
+        except OSError:  # EIO: nobody has the other side open any more
+            return False
+        self.text += chunk.decode("utf-8", "replace")
+        return bool(chunk)
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def key(self, number: int) -> None:
+        """One of `termios.VINTR`, `VSUSP`, `VQUIT`, `VEOF`: the terminal sends its signal to the foreground."""
+        self.type(termios.tcgetattr(self._master)[6][number].decode("latin-1"))
+
+    def echo(self) -> bool:
+        """Whether the terminal echoes what is typed."""
+        return bool(termios.tcgetattr(self._master)[3] & termios.ECHO)
+
+    def hang_up(self) -> None:
+        """The user closes the window."""
+        os.close(self._master)
+        self._master = -1
+
+    def end(self) -> Ended:
+        """Read all that is still to come; the exit status and all that was not matched."""
+        deadline = time.monotonic() + SECONDS
+        while self._master >= 0 and self._read(deadline):
+            pass
+        status = self.process.wait(SECONDS)
+        if self._master >= 0:
+            os.close(self._master)
+        return Ended(status, self.text.replace("\r\n", "\n"), "")

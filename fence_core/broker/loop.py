@@ -33,7 +33,7 @@ from fence_core.events.ledger import Ledger, Record
 from fence_core.kernel import arch as arches
 from fence_core.kernel import process as kernel_process
 from fence_core.kernel import seccomp, signals
-from fence_core.policy.requests import Request, Resolve, printable
+from fence_core.policy.requests import Connect, Request, Resolve, printable
 
 if TYPE_CHECKING:
     from fence_core.policy.decide import Decision
@@ -73,7 +73,7 @@ class Broker:
         self.inside = InsideSockets()
         self.epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
-        self.names = NameSink(self._watch_names, self._refuse_name)
+        self.names = NameSink(self._watch_names, self._refuse_name, self._refuse_datagram)
         self.scopes: list[Scope] = [root]
         self.ledgers: list[Ledger] = [Ledger()]
         self.workers: list[Worker] = [Worker(0, root, root_pid, create_page(), None)]
@@ -326,6 +326,16 @@ class Broker:
             if decision.allowed:
                 rule = "names cannot be allowed yet: every look-up is refused"
             self._note(process, process.pid, "resolve", request.describe(), binding, rule, errno.ENOENT, request)
+
+    def _refuse_datagram(self, process: Process, host: str) -> None:
+        """To a name server, but no query: it went no further than to us."""
+        request = Connect(host, 53, "udp")
+        for binding, judge in process.account().judges:
+            decision = judge.decide(request)
+            if not decision.allowed:
+                self._note(
+                    process, process.pid, "connect", request.describe(), binding, decision.rule, errno.EACCES, request
+                )
 
     def _note(
         self,

@@ -22,11 +22,17 @@ if TYPE_CHECKING:
 class NameSink:
     """Two UDP sockets, one per address family, made when first needed."""
 
-    def __init__(self, watch: Callable[[int], None], refuse: Callable[[Process, str], None]) -> None:
+    def __init__(
+        self,
+        watch: Callable[[int], None],
+        refuse: Callable[[Process, str], None],
+        refuse_datagram: Callable[[Process, str], None],
+    ) -> None:
         self._watch = watch
         self._refuse = refuse
+        self._refuse_datagram = refuse_datagram
         self._sockets: dict[int, socket.socket] = {}
-        self._askers: dict[tuple[int, int], Process] = {}
+        self._askers: dict[tuple[int, int], tuple[Process, str]] = {}
         """By address family and source port, hence never more than 131,072."""
         self._suffixes = _search_suffixes()
 
@@ -51,14 +57,14 @@ class NameSink:
             + struct.pack("=I", 0)
         )
 
-    def expect(self, fd: int, process: Process) -> None:
-        """This borrowed socket, just connected to us, is that process asking."""
+    def expect(self, fd: int, process: Process, host: str) -> None:
+        """This borrowed socket, just connected to us, is that process asking `host`."""
         own = socket.socket(fileno=os.dup(fd))
         try:
             family, port = own.family, own.getsockname()[1]
         finally:
             own.close()
-        self._askers[(int(family), port)] = process
+        self._askers[(int(family), port)] = (process, host)
 
     def owns(self, fd: int) -> bool:
         return any(sink.fileno() == fd for sink in self._sockets.values())
@@ -75,20 +81,21 @@ class NameSink:
                     return
                 except OSError:
                     continue  # ECONNREFUSED of an asker that is gone
-                reply = dns_query.refusal(message)
-                if reply is None:
-                    continue
-                process = self._askers.get((family, peer[1]))
+                process, host = self._askers.get((family, peer[1]), (None, ""))
                 name = dns_query.question_name(message)
+                reply = dns_query.refusal(message)
                 try:
                     # Recorded first: when the program reads the answer, its test's report can name it.
-                    if process is not None and name is not None and not dns_query.is_special(name):
+                    if process is not None and name is None:
+                        self._refuse_datagram(process, host)
+                    elif process is not None and name is not None and not dns_query.is_special(name):
                         self._refuse(process, self.base_name(name))
                 finally:
-                    try:
-                        sink.sendto(reply, peer)
-                    except OSError:
-                        pass
+                    if reply is not None:
+                        try:
+                            sink.sendto(reply, peer)
+                        except OSError:
+                            pass
 
     def base_name(self, name: str) -> str:
         """The name the program meant: libc tries it with each suffix of resolv.conf's search list as well."""

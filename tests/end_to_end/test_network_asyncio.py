@@ -61,7 +61,9 @@ def test_asyncio(fenced: Fenced) -> None:
             assert asyncio.run(ping("127.0.0.1", UDP)) == b"ping"
         """
     )
-    run.refused("test_away", "connect 198.51.100.7:443/tcp", line="reader, writer = await asyncio.open_connection(host, port)")
+    run.refused(
+        "test_away", "connect 198.51.100.7:443/tcp", line="reader, writer = await asyncio.open_connection(host, port)"
+    )
     run.refused("test_many_at_once", f"connect 198.51.100.7:{fenced.loopback.hello}/tcp", count=10)
     run.refused("test_datagram_away", "connect 198.51.100.7:4444/udp", line='transport.sendto(b"ping", (host, port))')
     run.clean("test_loopback", "test_datagram_on_loopback")

@@ -37,5 +37,7 @@ def test_uvloop(fenced: Fenced) -> None:
             assert run(fetch("127.0.0.1", PORT)) == HELLO
         """
     )
-    run.refused("test_away", "connect 198.51.100.7:443/tcp", line="reader, writer = await asyncio.open_connection(host, port)")
+    run.refused(
+        "test_away", "connect 198.51.100.7:443/tcp", line="reader, writer = await asyncio.open_connection(host, port)"
+    )
     run.clean("test_loopback")

@@ -16,7 +16,7 @@ from typing import Any
 
 from fence_core.broker.page import Page
 from fence_core.errors import PolicyError, Problem
-from fence_core.events.model import PHASES
+from fence_core.events.phases import PHASES
 from fence_core.policy.decide import Judge
 from fence_core.policy.domains import parse_pattern
 from fence_core.policy.merge import merge

@@ -20,10 +20,12 @@ from __future__ import annotations
 import os
 import re
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from fence_core.events.model import Frame
 from fence_core.kernel import signals
+
+if TYPE_CHECKING:
+    from fence_core.events.model import Frame
 
 _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$')
 _WAIT_S = 0.005
@@ -107,6 +109,8 @@ class StackPipe:
 
 def parse_stack(text: str) -> tuple[Frame, ...]:
     """faulthandler's traceback as frames, outermost call first."""
+    from fence_core.events.model import Frame
+
     frames: list[Frame] = []
     for line in text.splitlines():
         match = _FRAME.match(line)

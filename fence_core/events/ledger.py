@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from fence_core.events.model import PHASES, Frame, Violation
+from typing import TYPE_CHECKING
+
+from fence_core.events.phases import PHASES
+
+if TYPE_CHECKING:
+    from fence_core.events.model import Frame, Violation
 
 RECORDS_MAX = 10_000
 """Distinct violations kept with all their detail; later ones are only counted."""
@@ -63,6 +68,8 @@ class Record:
         """How many of the count have been shown to the user."""
 
     def violation(self) -> Violation:
+        from fence_core.events.model import Violation
+
         return Violation(
             number=self.number,
             nodeid=self.nodeid,

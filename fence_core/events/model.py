@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PHASES = ("startup", "collect", "setup", "call", "teardown", "session", "finish")
-
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -28,7 +26,7 @@ class Violation:
     nodeid: str
     """Node id of the test or collector; empty where no test was running."""
     phase: str
-    """One of `PHASES`."""
+    """One of `phases.PHASES`."""
     kind: str
     """``connect``, ``resolve``, ``bind``, ``socket``, ``write``, ``read`` or ``error`` (a fault of the fence)."""
     what: str

@@ -15,12 +15,26 @@ from typing import NamedTuple
 from fence_core.errors import KernelCallError
 from fence_core.kernel import landlock, libc, process, seccomp
 
+BLOCKED = frozenset(signal.valid_signals()) - {
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGABRT,
+    signal.SIGTRAP,
+    signal.SIGSYS,
+    signal.SIGKILL,
+    signal.SIGSTOP,
+}
+"""Signals blocked around the fork, and in the supervisor for good: everything that somebody else sends. What a process
+brings upon itself keeps its meaning."""
+PROGRAM_MAX = 4096 * 8
+"""Bytes of the longest filter the kernel takes (BPF_MAXINSNS)."""
+
 
 class Orders(NamedTuple):
     """What the supervisor has prepared before the fork."""
 
-    program: bytes
-    """The seccomp filter."""
     wait_killable: bool
     signal_scope: bool
     network_floor: bool
@@ -30,7 +44,7 @@ class Orders(NamedTuple):
     to_supervisor: int
     """Pipe: the listener's number, or why there is none."""
     from_supervisor: int
-    """Pipe: one byte once the supervisor holds the listener."""
+    """Pipe: the seccomp filter, and one byte once the supervisor holds the listener."""
     guardian_control: int
 
 
@@ -69,7 +83,11 @@ def _raise(orders: Orders, guard: Callable[..., object]) -> int:
         network = landlock.ACCESS_NET_BIND_TCP | landlock.ACCESS_NET_CONNECT_TCP if orders.network_floor else 0
         scopes = landlock.SCOPE_SIGNAL | landlock.SCOPE_ABSTRACT_UNIX_SOCKET
         _enter(landlock.create_ruleset(handled_net=network, scoped=scopes))
-    return seccomp.install_listener(orders.program, wait_killable=orders.wait_killable)
+    # The supervisor makes the filter meanwhile. It fits the pipe's buffer, so it arrives in one piece.
+    program = os.read(orders.from_supervisor, PROGRAM_MAX)
+    if not program:
+        raise OSError(errno.ESRCH, "the supervisor is gone")
+    return seccomp.install_listener(program, wait_killable=orders.wait_killable)
 
 
 def _enter(ruleset: int) -> None:

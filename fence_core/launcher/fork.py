@@ -12,19 +12,18 @@ import socket
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from fence_core.broker.scopes import Scope
-from fence_core.broker.table import filter_program
 from fence_core.errors import BrokerError, FenceError
 from fence_core.kernel import arch, features, libc, pidfd, process
 from fence_core.launcher import guardian
-from fence_core.launcher.child import Orders, raise_fence
-from fence_core.launcher.handle import Fence
+from fence_core.launcher.child import BLOCKED, Orders, raise_fence
 from fence_core.launcher.join import base_dir, maybe_join
-from fence_core.launcher.supervisor import BLOCKED, Supervisor, leave_quietly, raise_descriptor_limit
 from fence_core.policy.load import source_kind
-from fence_core.policy.model import Config
+
+if TYPE_CHECKING:
+    from fence_core.launcher.handle import Fence
+    from fence_core.policy.model import Config
 
 NEEDED = ("seccomp", "pidfd_open", "pidfd_getfd", "process_vm_readv", "ptrace")
 """Without these there is no fence at all; the others make it better."""
@@ -76,12 +75,11 @@ def fence_this_process(config: Config, *, layers_required: Iterable[str] = ()) -
 def fork_fenced(config: Config, layers_required: Iterable[str] = ()) -> None:
     """Fork: returns in the child, with the fence around it. Raises FenceUnavailable before anything was done."""
     found = check_layers(layers_required)
-    program = filter_program(arch.current())
+    arch.current()  # raises on a machine whose calls we do not know
     to_supervisor_r, to_supervisor_w = os.pipe2(os.O_CLOEXEC)
     from_supervisor_r, from_supervisor_w = os.pipe2(os.O_CLOEXEC)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     orders = Orders(
-        program=program,
         wait_killable=found.available("wait_killable"),
         signal_scope=found.available("landlock_scopes"),
         network_floor=config.settings.mode != "audit",
@@ -117,8 +115,24 @@ def _supervise(
     found: features.Features,
 ) -> NoReturn:
     try:
-        # Modules that only the supervisor needs are imported here, while the child builds its part of the fence.
+        # What only the supervisor needs is imported here, while the child builds its part of the fence.
+        from fence_core.broker.table import filter_program
+
+        os.write(to_child, filter_program(arch.current()))
+        answer = os.read(from_child, 8192)
+        if not answer.isdigit():
+            why = answer[1:].decode("utf-8", "replace") or "the fenced process ended before the fence stood"
+            os.waitpid(child, 0)
+            leave_quietly(f"ERROR: fence: the fence could not be raised: {why}", EXIT_UNAVAILABLE)
+        listener = pidfd.get_fd(pidfd.open_pidfd(child), int(answer))
+        # From here the child may go on: its first trapped call waits for the broker, however long that takes to come.
+        os.write(to_child, b"1")
+        os.close(to_child)
+        os.close(from_child)
+
         from fence_core.broker.loop import Broker
+        from fence_core.broker.scopes import Scope
+        from fence_core.launcher.supervisor import Supervisor, raise_descriptor_limit
 
         raise_descriptor_limit()
         root = Scope(
@@ -129,17 +143,8 @@ def _supervise(
             syntax=source_kind(config.path),
             base_dir=Path(base_dir(config)),
         )
-        answer = os.read(from_child, 8192)
-        if not answer.isdigit():
-            why = answer[1:].decode("utf-8", "replace") or "the fenced process ended before the fence stood"
-            os.waitpid(child, 0)
-            leave_quietly(f"ERROR: fence: the fence could not be raised: {why}", EXIT_UNAVAILABLE)
-        listener = pidfd.get_fd(pidfd.open_pidfd(child), int(answer))
         libc.set_dumpable(False)  # our memory holds the rules: not readable, even where Landlock is missing
         broker = Broker(listener, root, child, layers=_layers(found), stacks=found.available("wait_killable"))
-        os.write(to_child, b"1")
-        os.close(to_child)
-        os.close(from_child)
         supervisor = Supervisor(broker, child, guardian_control, leftovers=config.settings.leftovers)
     except (FenceError, OSError) as error:
         os.kill(child, signal.SIGKILL)
@@ -155,3 +160,9 @@ def _layers(found: features.Features) -> tuple[str, ...]:
     if found.available("landlock_scopes"):
         layers.append(f"landlock {found.landlock_abi}")
     return tuple(layers)
+
+
+def leave_quietly(text: str, status: int) -> NoReturn:
+    """The fence could not be raised: say why on stderr, and end."""
+    os.write(2, (text + "\n").encode("utf-8", "backslashreplace"))
+    libc.exit_now(status)

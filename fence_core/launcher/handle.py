@@ -10,34 +10,17 @@ import json
 import os
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fence_core.broker.page import Page
 from fence_core.errors import BrokerError, PolicyError, Problem
-from fence_core.events.model import PHASES, Violation
-from fence_core.events.wire import from_wire
+from fence_core.events.phases import PHASES
+from fence_core.launcher.doors import knock
 
-_DOOR = "/proc/fence/"
+if TYPE_CHECKING:
+    from fence_core.events.model import Violation
+
 _PHASE_NUMBERS = {name: number for number, name in enumerate(PHASES)}
-
-
-def knock(door: str) -> int | None:
-    """A descriptor from the broker; None where there is no broker.
-
-    procfs lets nobody create files: unfenced, this open fails whatever a test or a user has prepared.
-    """
-    try:
-        return os.open(_DOOR + door, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return None
-
-
-def is_fenced() -> bool:
-    """Whether a broker of ours answers this process."""
-    line = knock("control")
-    if line is not None:
-        os.close(line)
-    return line is not None
 
 
 def _out_of_the_way(fd: int) -> int:
@@ -53,11 +36,20 @@ def _out_of_the_way(fd: int) -> int:
     return high
 
 
+def _violations(answer: Mapping[str, Any]) -> list[Violation]:
+    found = answer["violations"]
+    if not found:
+        return []
+    from fence_core.events.wire import from_wire  # a run without violations does without
+
+    return [from_wire(each) for each in found]
+
+
 class Fence:
     """One fenced session in this process."""
 
     def __init__(self, role: str, config: Mapping[str, Any] | None) -> None:
-        """Raises BrokerError; call `is_fenced` first."""
+        """Raises BrokerError; call `doors.is_fenced` first."""
         self._lock = threading.Lock()
         answer = self._ask({"op": "hello", "role": role, "config": config})
         self.role: str = answer["role"]
@@ -94,7 +86,7 @@ class Fence:
 
     def take(self, nodeid: str | None) -> list[Violation]:
         """What has not been taken yet of this test; None: of no test. Waits for outstanding stacks."""
-        return [from_wire(each) for each in self._ask({"op": "take", "nodeid": nodeid or ""})["violations"]]
+        return _violations(self._ask({"op": "take", "nodeid": nodeid or ""}))
 
     # ------------------------------------------------------------ per session
 
@@ -104,7 +96,7 @@ class Fence:
 
     def ledger(self) -> list[Violation]:
         """Everything of this session, from all its processes."""
-        return [from_wire(each) for each in self._ask({"op": "ledger"})["violations"]]
+        return _violations(self._ask({"op": "ledger"}))
 
     def settle(self, upto: int) -> None:
         """The first `upto` of the ledger were shown to the user; the supervisor prints the rest.

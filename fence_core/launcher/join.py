@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from fence_core.launcher.handle import Fence, is_fenced
+from fence_core.launcher.doors import is_fenced
 from fence_core.policy.load import source_kind
-from fence_core.policy.model import Config
-from fence_core.policy.wire import policy_to_wire
+
+if TYPE_CHECKING:
+    from fence_core.launcher.handle import Fence
+    from fence_core.policy.model import Config
 
 _hooked = False
 
@@ -22,8 +24,12 @@ def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nes
     """
     if not is_fenced():
         return None
+    from fence_core.launcher.handle import Fence
+
     plain = None
     if config is not None:
+        from fence_core.policy.wire import policy_to_wire
+
         plain = {
             "policy": policy_to_wire(config.policy),
             "mode": config.settings.mode,

@@ -13,8 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fence_core.launcher.fork import EXIT_UNAVAILABLE, check_layers, fork_fenced
-from fence_core.launcher.supervisor import leave_quietly
+from fence_core.launcher.fork import EXIT_UNAVAILABLE, check_layers, fork_fenced, leave_quietly
 from fence_core.policy.model import Config, Settings
 from fence_core.policy.wire import policy_from_wire, policy_to_wire
 

@@ -18,13 +18,13 @@ import os
 import resource
 import signal
 import socket
-import sys
 import time
 from typing import TYPE_CHECKING, NoReturn
 
 from fence_core.broker.attribution import program
 from fence_core.kernel import libc, process, signals
 from fence_core.launcher import guardian
+from fence_core.launcher.child import BLOCKED
 from fence_core.policy.requests import printable
 
 if TYPE_CHECKING:
@@ -36,19 +36,6 @@ GRACE_S = 0.25
 TERM_S = 2.0
 """Between SIGTERM and SIGKILL for what a session left behind."""
 _NEVER_FORWARDED = frozenset({signal.SIGCHLD, signal.SIGCONT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
-
-BLOCKED = frozenset(signal.valid_signals()) - {
-    signal.SIGSEGV,
-    signal.SIGBUS,
-    signal.SIGFPE,
-    signal.SIGILL,
-    signal.SIGABRT,
-    signal.SIGTRAP,
-    signal.SIGSYS,
-    signal.SIGKILL,
-    signal.SIGSTOP,
-}
-"""Everything that somebody else sends; what a process brings upon itself keeps its meaning."""
 
 
 class Supervisor:
@@ -254,10 +241,3 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 20) if hard > 0 else soft, hard))
     except (OSError, ValueError):
         pass
-
-
-def leave_quietly(text: str, status: int) -> NoReturn:
-    """The fence could not be raised: say why on stderr, and end."""
-    sys.stdout.flush()
-    os.write(2, (text + "\n").encode("utf-8", "backslashreplace"))
-    libc.exit_now(status)

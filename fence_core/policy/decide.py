@@ -230,7 +230,7 @@ class Judge:
 
     def __init__(self, policy: Policy, *, links: Links | None = None) -> None:
         self._network = policy.network
-        self._tried = f" ({', '.join(policy.sources)})" if policy.sources else " (the policy is empty)"
+        self._tried = f" ({printable(', '.join(policy.sources))})" if policy.sources else " (the policy is empty)"
         self._allowed = DomainRules(policy.network.allowed_domains)
         self._denied = DomainRules(policy.network.denied_domains)
         network = policy.network
@@ -313,7 +313,12 @@ class Judge:
             host = domains.canonical_host(request.host)
         except DomainError as error:
             return _impossible(f'no rule can allow it: "{printable(request.host)}" {error}')
-        port = request.port
+        answer = self._reach(host, request.port)
+        if not answer.allowed and request.port == 0 and request.proto == "udp":
+            return Decision(False, "nothing is sent: libc sorts addresses this way", answer.why, quiet=True)
+        return answer
+
+    def _reach(self, host: str | Address, port: int) -> Decision:
         if isinstance(host, Address):
             denied, allowed = self._denied.match_address(host, port), self._allowed.match_address(host, port)
             loopback = domains.is_loopback(host)
@@ -324,11 +329,7 @@ class Judge:
             return _denied("network.denied_domains", denied)
         if allowed is not None:
             return _allowed("network.allowed_domains", allowed)
-        if loopback:
-            return self._connect_loopback(port)
-        if port == 0 and request.proto == "udp":
-            return Decision(False, "nothing is sent: libc sorts addresses this way", "unlisted", quiet=True)
-        return self._unlisted("network.allowed_domains")
+        return self._connect_loopback(port) if loopback else self._unlisted("network.allowed_domains")
 
     def _connect_loopback(self, port: int) -> Decision:
         network = self._network

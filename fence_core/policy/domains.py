@@ -177,11 +177,6 @@ def is_loopback_name(name: str) -> bool:
     return name == "localhost" or name.endswith(".localhost")
 
 
-def is_unspecified(address: Address) -> bool:
-    """0.0.0.0 or ::, which as a destination reach this machine and as a local address mean all of them."""
-    return address.value == 0
-
-
 def is_loopback(address: Address) -> bool:
     """Whether a connection to the address stays on this machine's loopback: 127/8, ::1, and 0.0.0.0 or ::."""
     return _LOOPBACK_4.covers(address) or address.value == 0 or (address.version == 6 and address.value == 1)
@@ -283,10 +278,6 @@ class DomainRules:
         if self._names and is_loopback(address):
             return _first(self._names.get("localhost"), port)
         return None
-
-    def match_bare_address(self, address: Address) -> Entry | None:
-        """The first rule that covers this address, whatever its port."""
-        return next((entry for network, _, entry in self._networks if network.covers(address)), None)
 
     def match_name(self, name: str, port: int | None = None) -> Entry | None:
         """The first rule that covers this canonical name, exact ones first. Without a port: a rule for any port."""

@@ -47,8 +47,8 @@ def mentions_fence(root: Path) -> Path | None:
             return Path(path)
         finally:
             os.close(fd)
-        # "\u0065nabled" is the same key to JSON and TOML; who writes it so pays for a parse.
-        if all(needle in data for needle in needles) or b"\\u" in data:
+        # "\u0065nabled" is the same key, and so it is in UTF-16, which is an error to be shown; both are worth a parse.
+        if all(needle in data for needle in needles) or any(odd in data for odd in (b"\\u", b"\\U", b"\\x", b"\0")):
             return Path(path)
     return None
 

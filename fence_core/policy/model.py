@@ -7,6 +7,8 @@ that each decision can name the rule behind it.
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from fence_core.policy.requests import printable
+
 Mode = Literal["enforce", "warn", "audit"]
 Leftovers = Literal["end", "wait"]
 
@@ -50,13 +52,14 @@ class Entry(NamedTuple):
     """Of a path: with `~` and the directory it is relative to filled in. Empty: the same as the text."""
 
     def __str__(self) -> str:
-        return f'"{self.text}" ({self.source})'
+        # Text and source may come from a test: see `wire.py`.
+        return f'"{printable(self.text)}" ({printable(self.source)})'
 
 
 def _source(sources: Sources, name: str) -> str:
     for key, source in sources:
         if key == name:
-            return source
+            return printable(source)
     return "the built-in default"
 
 

@@ -21,7 +21,6 @@ of calls that act on the link itself.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ T = TypeVar("T")
 
 _GLOB = r"[*?]|\[[^\]/][^/]*\]|\[\][^\]/]*\]"
 _SPECIAL = r"[*?\[]"
+_LONGEST = 4096  # PATH_MAX
 
 
 class PathError(ValueError):
@@ -60,6 +60,8 @@ def expand(text: str, *, base: str, home: str, deny: bool) -> str:
     """
     if not text:
         raise PathError("is empty")
+    if len(text) > _LONGEST:
+        raise PathError(f"has more than the {_LONGEST} characters of the longest path")
     if "\0" in text:
         raise PathError("holds a NUL, which no path does")
     if text == "~" or text.startswith("~/"):
@@ -110,35 +112,68 @@ def literal_of(pattern: str) -> str | None:
     return plain if not has_glob(re.sub(r"\[[*?\[]\]", "", pattern)) else None
 
 
-@lru_cache(maxsize=1024)
-def _component(part: str) -> str:
-    """The regular expression of one component of a pattern."""
-    out = []
+def _component(part: str) -> Callable[[str], object]:
+    """A test for one component of a path. Raises PathError for a class that cannot be read."""
+    chunks = [""]  # regular expressions of what stands between the stars
     place = 0
     while place < len(part):
         char = part[place]
         place += 1
         if char == "*":
-            out.append("[^/]*")
+            chunks.append("")
         elif char == "?":
-            out.append("[^/]")
+            chunks[-1] += "."
         elif char == "[" and (end := part.find("]", place + 1 + (part[place : place + 1] in ("!", "^")))) > 0:
             members = part[place:end]
             place = end + 1
             negated = members[:1] in ("!", "^")
-            if negated:
-                members = members[1:]
             # What `re` treats specially inside a class, but for the "-" of a range.
-            members = re.sub(r"([\\\]\[^&~|])", r"\\\1", members)
-            out.append(f"[^/{members}]" if negated else f"(?!/)[{members}]")
+            members = re.sub(r"([\\\]\[^&~|])", r"\\\1", members[negated:])
+            chunks[-1] += f"[^{members}]" if negated else f"[{members}]"
         else:
-            out.append(re.escape(char))
-    return "".join(out)
+            chunks[-1] += re.escape(char)
+    source, *rest = chunks
+    if rest:
+        # What stands between two stars is taken where it first fits, for good: a test chooses the names and, in its
+        # marker, the pattern; with backtracking `*a*a*a*a*` would stop the broker for hours.
+        for number, chunk in enumerate(rest[:-1]):
+            source += f"(?=(?P<g{number}>.*?{chunk}))(?P=g{number})"
+        source += ".*" + rest[-1]
+    try:
+        return re.compile(source, re.DOTALL).fullmatch
+    except re.error as error:
+        raise PathError(f"has a class that cannot be read ({error})") from None
 
 
-def _regex(parts: list[str]) -> str:
-    """The regular expression of a whole pattern, each component with the slash before it."""
-    return "".join("(?:/[^/]+)*" if part == "**" else "/" + _component(part) for part in parts)
+def _components(parts: list[str]) -> Callable[[str], bool]:
+    """A test for whole paths: any pattern, component by component."""
+    # None is "**"; a component without globs is compared.
+    tests: list[Callable[[str], object] | None] = []
+    for part in parts:
+        literal = literal_of("/" + part)
+        tests.append(None if part == "**" else _component(part) if literal is None else literal[1:].__eq__)
+
+    def match(path: str) -> bool:
+        names = path.split("/")[1:]
+        at = place = 0
+        star = resume = -1  # the last "**", and the name it has to give way at
+        while place < len(names):
+            if at < len(tests):
+                test = tests[at]
+                if test is None:
+                    star, resume, at = at, place, at + 1
+                    continue
+                if test(names[place]):
+                    at, place = at + 1, place + 1
+                    continue
+            if star < 0:
+                return False
+            # Only the last "**" ever has to take more: an earlier one that did could not help it.
+            resume += 1
+            at, place = star + 1, resume
+        return all(test is None for test in tests[at:])
+
+    return match
 
 
 def _simple(part: str) -> tuple[str, str] | None:
@@ -155,7 +190,7 @@ class PatternSet(Generic[T]):
     It answers for one node of the tree at a time, `at` and `below`; what a directory hands down to what lies in it is
     the business of whoever asks. A pattern is tried only if the path's last component can be its last one: by a set
     for names, by head or tail for globs with one star, which are nearly all. Regular expressions are the exception,
-    since compiling ten of them costs more than a whole policy does without.
+    since compiling ten of them costs more than the rest of a policy.
     """
 
     __slots__ = ("_at", "_below", "_below_loose", "_by_name", "_loose", "glob", "heads", "names", "tails")
@@ -188,7 +223,7 @@ class PatternSet(Generic[T]):
             if parent is not None:
                 self._below.setdefault(parent.rstrip("/"), []).append(value)
             else:
-                self._below_loose.append((_compile(_regex(parts[:-1])), value))
+                self._below_loose.append((_components(parts[:-1]), value))
             return
         match = self._matcher(parts)
         last = literal_of("/" + parts[-1])
@@ -203,7 +238,7 @@ class PatternSet(Generic[T]):
         elif tail:
             self.tails += (tail,)
         else:
-            glob = _compile(_component(parts[-1]))
+            glob = _component(parts[-1])
             before = self.glob
             self.glob = glob if before is None else lambda name: before(name) or glob(name)
 
@@ -224,7 +259,7 @@ class PatternSet(Generic[T]):
         last = literal_of("/" + parts[-1])
         simple = (last[1:], "") if last is not None else _simple(parts[-1])
         if directory is None or simple is None:
-            return _compile(_regex(parts))
+            return _components(parts)
         head, tail = simple
         start = directory.rstrip("/") + "/"
         least = len(head) + len(tail)
@@ -251,13 +286,6 @@ class PatternSet(Generic[T]):
         found = list(self._below.get(path, ()))
         found += [value for match, value in self._below_loose if match(path)]
         return found
-
-
-def _compile(source: str) -> Callable[[str], object]:
-    try:
-        return re.compile(source).fullmatch
-    except re.error as error:
-        raise PathError(f"has a class that cannot be read ({error})") from None
 
 
 def resolve_trusted(path: str, readlink: Callable[[str], str | None]) -> str:

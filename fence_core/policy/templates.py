@@ -47,7 +47,10 @@ class TemplateContext(NamedTuple):
         import tempfile
 
         here = os.path.abspath(root)
-        temp = [os.path.abspath(path) for path in (tempfile.gettempdir(), "/tmp", "/var/tmp", *extra_temp_dirs)]
+        temp = [os.path.abspath(path) for path in ("/tmp", "/var/tmp", tempfile.gettempdir(), *extra_temp_dirs)]
+        if here not in ("/tmp", "/var/tmp"):
+            # Where nothing else is writable, Python takes the working directory: that is still the project.
+            temp = [path for path in temp if path != here]
         temp += [os.path.realpath(path) for path in temp]
         return cls(
             root=here,
@@ -79,7 +82,7 @@ def template(name: str, context: TemplateContext) -> Policy:
     base = FilesystemRules(
         root=context.root,
         home=context.home,
-        scratch=context.temp_dirs,
+        scratch=(*context.temp_dirs, "/dev/shm"),
         locked=tuple(os.path.join(context.root, each) for each in config_names()),
     )
     return merge(Policy(filesystem=base), overlay)

@@ -115,7 +115,9 @@ def test_a_denied_loopback_name_is_denied() -> None:
 
 def test_names_that_cannot_exist_and_addresses_being_sorted_are_no_violations() -> None:
     it = judge()
-    for request in (Resolve("x.invalid"), Resolve("invalid"), Connect("192.0.2.1", 0, "udp")):
+    for request in (
+        Resolve("x.invalid"), Resolve("invalid"), Connect("192.0.2.1", 0, "udp"), Connect("::1", 0, "udp"),
+    ):  # fmt: skip
         answer = it.decide(request)
         assert (answer.allowed, answer.quiet) == (False, True)
     assert not it.decide(Resolve("invalid.example.com")).quiet

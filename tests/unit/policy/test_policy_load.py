@@ -250,6 +250,12 @@ def test_mentions_fence_spots_an_escaped_spelling(tmp_path: Path) -> None:
     assert find(tmp_path).settings.enabled is True
 
 
+def test_mentions_fence_does_not_miss_what_it_cannot_read_as_text(tmp_path: Path) -> None:
+    (tmp_path / "fence.yaml").write_text("enabled: true", encoding="utf-16")
+    assert mentions_fence(tmp_path) == tmp_path / "fence.yaml"
+    assert "is not UTF-8" in errors(tmp_path)
+
+
 def test_mentions_fence_never_raises(tmp_path: Path) -> None:
     assert mentions_fence(tmp_path / "missing") is None
     assert mentions_fence(Path("a\0b")) is not None

@@ -38,6 +38,7 @@ def judge(name: str) -> Judge:
         ("/dev/ptmx", {PYTEST, STRICT}),
         ("/dev/pts/7", {PYTEST, STRICT}),
         ("/dev/shm/sem.x", {PYTEST, STRICT}),
+        ("/dev/shm/repo/.git/config", {PYTEST, STRICT}),
         ("/dev/sda", set()),
         ("/dev/mem", set()),
         ("/dev/nullx", set()),
@@ -127,6 +128,15 @@ def test_the_context_of_this_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert context.home == "/home/x"
     assert context.cache_dir == f"{tmp_path}/.pytest_cache"
     assert context.extra_write == (f"{tmp_path}/junit.xml", "/abs")
+
+
+def test_a_project_that_python_takes_for_the_temporary_directory_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing else is writable, `tempfile` falls back to the working directory."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert str(tmp_path) not in TemplateContext.of_run(tmp_path).temp_dirs
+    assert str(tmp_path) in TemplateContext.of_run(tmp_path / "proj").temp_dirs
 
 
 def test_a_root_that_is_the_whole_disk() -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from fence_core.policy.decide import Judge
 from fence_core.policy.merge import merge
 from fence_core.policy.model import Policy
+from fence_core.policy.requests import Bind, Connect, Write
 from fence_core.policy.templates import TemplateContext, template
 from fence_core.policy.validate import parse_overlay
 from fence_core.policy.wire import policy_from_wire, policy_to_wire
@@ -73,3 +75,15 @@ def test_a_missing_field_is_refused() -> None:
     del plain["network"]["denied_domains"]
     with pytest.raises(KeyError):
         policy_from_wire(plain)
+
+
+def test_decisions_show_nothing_raw_of_a_policy_from_elsewhere() -> None:
+    """A nested session may name its sources and patterns as it likes."""
+    plain = json.loads(json.dumps(policy_to_wire(full_policy())))
+    plain["sources"] = ["\x1b[2J"]
+    plain["network"]["sources"] = [["allow_local_binding", "\x1b[31m"]]
+    plain["filesystem"]["deny_write"] = [{"text": "/x\u202e", "source": "\x07", "pattern": "/x"}]
+    judge = Judge(policy_from_wire(plain))
+    for request in (Write("open", "/etc/y"), Write("open", "/x"), Bind("127.0.0.1", 1), Connect("192.0.2.1", 1)):
+        answer = judge.decide(request)
+        assert answer.rule.isprintable()

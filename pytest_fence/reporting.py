@@ -39,6 +39,7 @@ class ReportHooks:
         self._shown: dict[int, int] = {}
         """Number of each violation that was printed, and the count it had then."""
         self._failing = False
+        self._broken = False
         self._lowered = False
 
     def pytest_report_header(self) -> list[str]:
@@ -61,7 +62,9 @@ class ReportHooks:
         try:
             return (yield)
         finally:
-            self._settle_exit_status()
+            if not self._failing:
+                self._violations()
+            self._fail_session()
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -71,9 +74,9 @@ class ReportHooks:
     def pytest_cmdline_main(self) -> Generator[None, Any, Any]:
         """Also for what runs without a session: --help and --markers import conftests too."""
         status = yield
-        if self._violations() and self._failing and status in _PASSING:
-            return pytest.ExitCode.TESTS_FAILED
-        return status
+        if not self._failing:
+            self._violations()
+        return pytest.ExitCode.TESTS_FAILED if self._failing and status in _PASSING else status
 
     def fail(self) -> None:
         """Something that was only to be warned of has been declared an error."""
@@ -83,7 +86,7 @@ class ReportHooks:
         """The last thing this Config does: show what came late, and let the fence go."""
         try:
             self._show(self._config.pluginmanager.get_plugin("terminalreporter"))
-            self._settle_exit_status()
+            self._fail_session()
         finally:
             self._lowered = True
             self._fence.close()
@@ -91,20 +94,21 @@ class ReportHooks:
     def _violations(self) -> list[engine.Violation]:
         """All there are by now. Remembers whether they fail the run."""
         if self._lowered:
-            return []
+            return []  # the handle is closed
         try:
             found = self._fence.ledger()
         except (engine.FenceError, OSError) as error:
             # Closed, not open: whoever cannot say what happened does not say that all is well.
-            sys.stderr.write(f"fence: the ledger cannot be read any more: {error}\n")
-            self._failing = True
+            if not self._broken:
+                sys.stderr.write(f"fence: the ledger cannot be read any more: {error}\n")
+            self._broken = self._failing = True
             return []
         if any(violation.mode == "enforce" for violation in found):
             self._failing = True
         return found
 
-    def _settle_exit_status(self) -> None:
-        self._violations()
+    def _fail_session(self) -> None:
+        """Only what would have been a success becomes a failure: 2, 3 and 4 say more than a 1 would."""
         session = self._session
         if self._failing and session is not None and session.exitstatus in _PASSING:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -119,14 +123,16 @@ class ReportHooks:
         from fence_core.report import terminal
         from pytest_fence.verdicts import view_of
 
-        merged = terminal.merge(fresh)
+        view = view_of(self._config)
+        merged = terminal.merge(fresh, view)
         in_full = _told_by_pytest(reporter) if reporter is not None and not late else frozenset[int]()
-        lines = terminal.section(merged, view_of(self._config), shown=in_full)
+        lines = terminal.section(merged, view, shown=in_full)
         title = terminal.title(merged) + (", after the summary" if late else "")
         color = "red" if any(v.mode == "enforce" for v in fresh) else "yellow"
         if reporter is not None:
             if not late:
-                _count_in_summary(reporter, fresh)
+                unblamed = [v for v in fresh if v.mode == "enforce" and v.number not in _numbers(_failed(reporter))]
+                _count_in_summary(reporter, terminal.merge(unblamed, view))
             reporter.write_sep("=", title, bold=True, **{color: True})
             for line in lines:
                 reporter.write_line(line.text, **_MARKUP.get(line.style, {}))
@@ -139,13 +145,11 @@ class ReportHooks:
 
 def _beyond(shown: dict[int, int], ledger: Sequence[engine.Violation]) -> list[engine.Violation]:
     """What is new, and what has happened again, with the number of times it was not shown."""
-    import dataclasses
-
     fresh = []
     for violation in ledger:
         before = shown.get(violation.number, 0)
         if before < violation.count:
-            fresh.append(dataclasses.replace(violation, count=violation.count - before) if before else violation)
+            fresh.append(violation._replace(count=violation.count - before) if before else violation)
     return fresh
 
 
@@ -172,18 +176,17 @@ def _told_by_pytest(reporter: pytest.TerminalReporter) -> frozenset[int]:
     )
 
 
-def _count_in_summary(reporter: pytest.TerminalReporter, fresh: Sequence[engine.Violation]) -> None:
+def _count_in_summary(reporter: pytest.TerminalReporter, violations: Sequence[engine.Violation]) -> None:
     """A last line that says "3 passed" and exits with 1 would be a riddle: count what failed no test."""
-    blamed = _numbers(_failed(reporter))
-    others = [v for v in fresh if v.mode == "enforce" and v.number not in blamed]
-    if others:
-        reporter._add_stats("violation" if len(others) == 1 else "violations", others)
+    if violations and hasattr(reporter, "_add_stats"):
+        reporter._add_stats("violation" if len(violations) == 1 else "violations", violations)
 
 
 class WarnOutsideTests:
     """In mode ``warn``: what happened outside of tests, as warnings that ``-W`` can filter like the others."""
 
-    def __init__(self, fence: engine.Fence, report: ReportHooks) -> None:
+    def __init__(self, config: pytest.Config, fence: engine.Fence, report: ReportHooks) -> None:
+        self._config = config
         self._fence = fence
         self._report = report
 
@@ -192,12 +195,13 @@ class WarnOutsideTests:
         """Last of all, yet inside of the wrapper in which pytest collects the warnings of this hook."""
         from fence_core.report import terminal
         from pytest_fence import FenceWarning
-        from pytest_fence.verdicts import warning_text
+        from pytest_fence.verdicts import view_of, warning_text
 
-        for violation in terminal.merge(self._fence.ledger()):
-            if violation.mode != "warn" or terminal.is_in_test(violation):
+        view = view_of(self._config)
+        for violation in terminal.merge(self._fence.ledger(), view):
+            if violation.mode != "warn" or (terminal.is_in_test(violation) and not violation.late):
                 continue
-            frame = violation.stack[-1] if violation.stack else None
+            frame = view.culprit(violation.stack)
             try:
                 warnings.warn_explicit(
                     FenceWarning(f"{terminal.place(violation)}: {warning_text(violation)}"),

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from fence_core.broker.scopes import Scope, Worker
 from fence_core.errors import PolicyError
-from fence_core.events.wire import to_wire
 from fence_core.policy.wire import policy_from_wire
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
     from fence_core.broker.loop import Broker
+    from fence_core.events.ledger import Record
 
 REQUEST_MAX = 16 << 20
 """Bytes of one request; more is no request of ours."""
@@ -139,18 +139,26 @@ def _stacks(broker: Broker, process: Process, request: Mapping[str, Any]) -> dic
     return {}
 
 
+def _wire(records: list[Record]) -> list[dict[str, Any]]:
+    if not records:
+        return []
+    from fence_core.events.wire import to_wire  # a run without violations does without
+
+    return [to_wire(record.violation()) for record in records]
+
+
 def _take(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     broker.collect_stacks()
     worker = _own(process)
     records = broker.ledgers[worker.scope.number].take(worker.number, str(request["nodeid"]))
-    return {"violations": [to_wire(record.violation()) for record in records]}
+    return {"violations": _wire(records)}
 
 
 def _ledger(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     broker.collect_stacks()
     ledger = broker.ledgers[_own(process).scope.number]
     return {
-        "violations": [to_wire(record.violation()) for record in ledger.records],
+        "violations": _wire(ledger.records),
         "dropped": ledger.dropped,
     }
 

@@ -18,7 +18,6 @@ Facts and consequences:
 from __future__ import annotations
 
 import os
-import re
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,7 +26,6 @@ from fence_core.kernel import signals
 if TYPE_CHECKING:
     from fence_core.events.model import Frame
 
-_FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$')
 _WAIT_S = 0.005
 """The longest that a second denial waits for the stack of the one before to be written (it takes 25 us)."""
 _GIVE_UP_S = 1.0
@@ -112,10 +110,13 @@ def parse_stack(text: str) -> tuple[Frame, ...]:
     from fence_core.events.model import Frame
 
     frames: list[Frame] = []
-    for line in text.splitlines():
-        match = _FRAME.match(line)
-        if match:
-            frames.append(Frame(match[1], int(match[2]), match[3]))
-        elif frames and line.startswith(("Current thread", "Thread", "Stack")):
-            break
+    for text_line in text.splitlines():
+        if text_line.startswith('  File "'):
+            # From the right, since a file may have any name: File "PATH", line N in FUNCTION
+            path, _, rest = text_line[8:].rpartition('", line ')
+            number, _, function = rest.partition(" in ")
+            if number.isdigit():
+                frames.append(Frame(path, int(number), function))
+        elif frames:
+            break  # the end of this stack
     return tuple(reversed(frames))

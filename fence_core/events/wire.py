@@ -7,7 +7,7 @@ from typing import Any
 
 from fence_core.events.model import Frame, Violation
 
-_FIELDS = tuple(name for name in Violation.__slots__ if name not in ("chain", "argv", "stack"))
+_FIELDS = tuple(name for name in Violation._fields if name not in ("chain", "argv", "stack"))
 
 
 def to_wire(violation: Violation) -> dict[str, Any]:

@@ -27,11 +27,11 @@ class Line(NamedTuple):
     style: str = PLAIN
 
 
-def merge(violations: Sequence[Violation]) -> list[Violation]:
-    """Equal ones of several workers or attempts as one, with the sum of their counts; order is kept."""
+def merge(violations: Sequence[Violation], view: View) -> list[Violation]:
+    """What looks the same to the reader, of several workers or attempts, as one with the sum; order is kept."""
     first: dict[tuple[object, ...], Violation] = {}
     for v in violations:
-        key = (v.nodeid, v.phase, v.what, v.program, v.is_test_process, v.late, v.stack, v.rule)
+        key = (v.nodeid, v.phase, v.what, v.program, v.is_test_process, v.late, v.rule, *view.trim(v.stack))
         known = first.get(key)
         first[key] = v if known is None else _recount(known, known.count + v.count)
     return list(first.values())
@@ -232,6 +232,4 @@ def _remedy(violation: Violation) -> Iterator[Line]:
 
 
 def _recount(violation: Violation, count: int) -> Violation:
-    import dataclasses
-
-    return dataclasses.replace(violation, count=count)
+    return violation._replace(count=count)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NoReturn, Protocol
 
 from fence_core.errors import FenceError, FenceUnavailable, PolicyError
 from fence_core.events.model import Violation
@@ -134,8 +134,8 @@ def fence_this_process(config: Config, *, layers_required: tuple[str, ...]) -> F
     return fork.fence_this_process(config, layers_required=layers_required)
 
 
-def respawn(config: Config, argv: Sequence[str]) -> None:
+def respawn(config: Config, argv: Sequence[str], *, layers_required: tuple[str, ...]) -> NoReturn:
     """Replace this process by a supervisor that starts the same command inside a fence. Does not return."""
     from fence_core.launcher.respawn import respawn_fenced
 
-    respawn_fenced(config, argv)
+    respawn_fenced(config, list(argv), layers_required=layers_required)

@@ -64,7 +64,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     _live.add(early_config)
     early_config.add_cleanup(lambda: _live.discard(early_config))
     options = early_config.known_args_namespace
-    if options.no_fence or options.fence or options.fence_config or _is_configured(early_config):
+    given = (options.fence, options.no_fence, options.fence_mode, options.fence_config, options.fence_require)
+    if any(given) or _is_configured(early_config):
         from pytest_fence import session
 
         session.maybe_raise_fence(early_config, others=others)

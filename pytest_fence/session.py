@@ -79,7 +79,7 @@ def _clear_the_way(chosen: engine.Config) -> None:
     if not found:
         return
     if all(map(is_thread, found)) and owns_command(sys.orig_argv):
-        engine.respawn(chosen, sys.orig_argv)
+        engine.respawn(chosen, sys.orig_argv, layers_required=chosen.settings.require)
     raise pytest.UsageError(
         "\n".join(
             [
@@ -138,7 +138,7 @@ def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) 
     manager.register(report, "fence-report")
     manager.register(xdist.ControllerHooks(), "fence-xdist")
     if fence.mode == "warn":
-        manager.register(reporting.WarnOutsideTests(fence, report), "fence-warnings")
+        manager.register(reporting.WarnOutsideTests(config, fence, report), "fence-warnings")
     # Cleanups run in reverse order: what is registered first sees what all others still did.
     config.add_cleanup(report.lower)
 

@@ -146,7 +146,7 @@ def install(put: Callable[[object, str, object], None] = setattr) -> None:
         Path(os.environ[DIRECTORY], "mode").write_text(config.settings.mode)
         return FakeFence("session", config.settings.mode)
 
-    def respawn(config: engine.Config, argv: object) -> None:
+    def respawn(config: engine.Config, argv: object, *, layers_required: tuple[str, ...]) -> None:
         raise engine.FenceUnavailable("respawn", f"with {argv}")
 
     put(engine, "maybe_join", maybe_join)

@@ -148,9 +148,9 @@ def test_a_deep_stack_shows_both_ends() -> None:
 
 def test_equal_ones_of_several_workers_are_one() -> None:
     found = [at("", n, phase="startup", count=2) for n in range(3)]
-    assert [v.count for v in terminal.merge(found)] == [6]
+    assert [v.count for v in terminal.merge(found, VIEW)] == [6]
     different = [at("t.py::test_a"), at("t.py::test_b"), at("t.py::test_a", phase="setup")]
-    assert terminal.merge(different) == different
+    assert terminal.merge(different, VIEW) == different
 
 
 EVIL = "x\x1b[2J\r\n\u202e\udc80"

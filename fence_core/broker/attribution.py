@@ -4,10 +4,15 @@ A process is identified by its thread-group id and held by a pidfd, whose readin
 number can mean anybody else. The number of a thread that is not its group's leader may be reused without such a
 sign; what is known of those is looked up anew after `THREAD_TRUST_S`: thread ids are handed out in a cycle, and no
 machine goes through all of them (32,768 at the least) in that time.
+
+A daemon that forks twice is first seen when its parents are gone: nothing in /proc leads back to its test. So every
+process gets a mark that its descendants inherit through fork and exec: the soft limit RLIMIT_LOCKS, which Linux has not
+looked at since 2.4, holds the number of its binding.
 """
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable
 
@@ -77,6 +82,56 @@ class Process:
         return True
 
 
+class Marks:
+    """Bindings by the number that processes carry with them, and hand down to those that they start.
+
+    A process can change its own number, and so choose among the bindings of this run: it can lie about itself.
+    """
+
+    RLIMIT_LOCKS = 10
+    """include/uapi/asm-generic/resource.h; the module `resource` has no name for it."""
+    _FIRST = 1 << 32
+    """No limit that anybody has set."""
+    _KEPT_MAX = 100_000
+
+    def __init__(self) -> None:
+        self._next = self._FIRST
+        self._bindings: dict[int, Binding] = {}
+        self._numbers: dict[tuple[int, str, int, int], int] = {}
+
+    def put(self, pid: int, binding: Binding) -> None:
+        """Mark a process; where that cannot be done (it is gone, or not ours to change) it goes without."""
+        key = (binding.worker.number, binding.nodeid, binding.phase, binding.policy)
+        number = self._numbers.get(key)
+        try:
+            soft, hard = resource.prlimit(pid, self.RLIMIT_LOCKS)
+            if number is not None and soft == number:
+                return
+            if number is None:
+                number = self._new(key, binding)
+            resource.prlimit(pid, self.RLIMIT_LOCKS, (number, hard))
+        except (OSError, ValueError):
+            pass
+
+    def find(self, pid: int) -> Binding | None:
+        """What the process was marked with, or the one it was started by."""
+        try:
+            return self._bindings.get(resource.prlimit(pid, self.RLIMIT_LOCKS)[0])
+        except OSError:
+            return None
+
+    def _new(self, key: tuple[int, str, int, int], binding: Binding) -> int:
+        if len(self._bindings) >= self._KEPT_MAX:
+            oldest = next(iter(self._bindings))
+            gone = self._bindings.pop(oldest)
+            self._numbers.pop((gone.worker.number, gone.nodeid, gone.phase, gone.policy), None)
+        number = self._next
+        self._next += 1
+        self._numbers[key] = number
+        self._bindings[number] = binding
+        return number
+
+
 def program(pid: int) -> str:
     """The program's name for showing."""
     try:
@@ -90,6 +145,7 @@ class ProcessTable:
 
     def __init__(self, root: Callable[[], Binding], *, watch: Callable[[int, int], None], supervisor: int) -> None:
         self._root = root
+        self._marks = Marks()
         self._watch = watch
         self._supervisor = supervisor
         self.by_pid: dict[int, Process] = {}
@@ -122,13 +178,14 @@ class ProcessTable:
                 try:
                     status = kernel_process.status_fields(ppid)
                     # Only a child of ours can have fenced children: a stranger here means an orphan whose new
-                    # parent is a subreaper outside (systemd --user). It is bound to the session.
+                    # parent is a subreaper outside (systemd --user).
                     if self._is_fenced(ppid):
                         parent = self._meet(ppid, status.ppid)
                 except OSError:
                     parent = None
         pidfd = pidfds.open_pidfd(pid)
-        binding = parent.account_for_child() if parent is not None else self._root()
+        binding = parent.account_for_child() if parent is not None else self._marks.find(pid) or self._root()
+        self._marks.put(pid, binding)
         process = Process(pid, pidfd, parent, binding)
         if parent is not None and parent.stacks is not None:
             # A fork carries the handler and the pipe; an exec, which is trapped, takes both away.

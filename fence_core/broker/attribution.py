@@ -12,12 +12,14 @@ looked at since 2.4, holds the number of its binding.
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from collections.abc import Callable
 
 from fence_core.broker.scopes import Binding, Worker
 from fence_core.broker.stacks import StackPipe
+from fence_core.kernel import memory
 from fence_core.kernel import pidfd as pidfds
 from fence_core.kernel import process as kernel_process
 from fence_core.policy.requests import printable
@@ -30,7 +32,7 @@ _FORK_SERVER = "from multiprocessing.forkserver import main"
 class Process:
     """One fenced process, from when it was first seen until it is gone."""
 
-    __slots__ = ("binding", "parent", "pid", "pidfd", "proven", "stacks", "workers")
+    __slots__ = ("_image", "_memory", "binding", "parent", "pid", "pidfd", "proven", "stacks", "workers")
 
     def __init__(self, pid: int, pidfd: int, parent: Process | None, binding: Binding) -> None:
         self.pid = pid
@@ -39,6 +41,8 @@ class Process:
         self.binding = binding
         self.workers: list[Worker] = []
         """Sessions running in this process, innermost last; empty for everything that is no pytest process."""
+        self._memory = -1
+        self._image = b""
         self.proven = False
         """Whether it has made a trapped call itself, which only a fenced process can."""
         self.stacks: StackPipe | None = None
@@ -66,6 +70,44 @@ class Process:
         except OSError:
             return False
         return any(word.startswith(_FORK_SERVER) for word in words[1:8])
+
+    def read_string(self, tid: int, address: int) -> bytes:
+        """A path argument. Raises KernelCallError as `memory.read_string` does, ProcessLookupError."""
+        if self._memory >= 0:
+            try:
+                # Short at the end of what is mapped, so no need to look where pages end.
+                data = os.pread(self._memory, 256, address)
+                end = data.find(0)
+                if end >= 0:
+                    return data[:end]
+            except (OSError, OverflowError):
+                pass
+        return memory.read_string(tid, address)
+
+    def remember_memory(self) -> None:
+        """Called when a pytest process says hello: it makes most of the calls, and a descriptor on its memory is read
+        in half the time of process_vm_readv.
+
+        The descriptor stays with the memory that it was opened on, so it must not outlive an exec: `forget_memory`
+        closes it when one is tried, and it is opened again only if the program has really changed since.
+        """
+        if self._memory < 0 and (not self._image or self._image != self._current_image()):
+            try:
+                self._memory = os.open(f"/proc/{self.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                self._memory = -1
+
+    def forget_memory(self, *, for_exec: bool = False) -> None:
+        if for_exec:
+            self._image = self._current_image()
+        if self._memory >= 0:
+            os.close(self._memory)
+            self._memory = -1
+
+    def _current_image(self) -> bytes:
+        """What an exec changes: where code, stack and arguments lie (fields 26 to 28, 45 to 51 of proc(5) stat)."""
+        fields = kernel_process.read_proc(f"/proc/{self.pid}/stat").rpartition(b")")[2].split()
+        return b" ".join(fields[23:26] + fields[42:49])
 
     def may_write(self, path: str, op: str = "open") -> bool:
         """The hot path: whether every policy in force lets this process change `path`. No allocation."""
@@ -212,6 +254,7 @@ class ProcessTable:
         process = self._by_pidfd.pop(pidfd, None)
         if process is None:
             return None
+        process.forget_memory()
         if self.by_pid.get(process.pid) is process:
             del self.by_pid[process.pid]
         for tid in [tid for tid, (owner, _) in self._threads.items() if owner is process]:

@@ -91,6 +91,7 @@ class Connection:
 def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     """Who a pytest process is. Its first word about itself, once per session in it."""
     role = request["role"]
+    process.remember_memory()
     if process is broker.root_process and not broker.root_greeted:
         broker.root_greeted = True
         return _welcome(broker, "session", process.workers[0])

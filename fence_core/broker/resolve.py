@@ -67,6 +67,7 @@ class Resolver:
         root = os.stat("/")
         self._root = (root.st_dev, root.st_ino)
         self._mounts = os.readlink("/proc/self/ns/mnt")
+        self._fds = os.open("/proc/self/fd", _O_PARENT)
         self._nr = arch.current().calls["openat2"]
         self._file = _how(_O_PATH, _RESOLVE_NO_MAGICLINKS)
         self._parent = _how(_O_PARENT, _RESOLVE_NO_MAGICLINKS)
@@ -159,7 +160,7 @@ class Resolver:
             return Located(os.fsdecode(stripped), errno=-handle)
         else:
             try:
-                parent = os.readlink(f"/proc/self/fd/{handle}")
+                parent = os.readlink(str(handle), dir_fd=self._fds)
             finally:
                 os.close(handle)
         text = os.fsdecode(name)
@@ -169,7 +170,7 @@ class Resolver:
     def _opened(self, handle: int) -> Located:
         """The path of an O_PATH descriptor, which is closed."""
         try:
-            path = os.readlink(f"/proc/self/fd/{handle}")
+            path = os.readlink(str(handle), dir_fd=self._fds)
             if path[:1] != "/":
                 return Located(path, is_file=False)  # pipe:[1], socket:[2], anon_inode:[eventfd]
             if path.endswith(" (deleted)") and os.fstat(handle).st_nlink == 0:

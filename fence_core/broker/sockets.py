@@ -124,9 +124,9 @@ class InsideSockets:
             return None if path in self._paths else False
         return inode in self._unix
 
-    def has_abstract(self, name: bytes) -> bool | None:
-        """Whether the socket with this abstract name was bound inside; None where nobody has the name."""
-        inode = self._ask(lambda: sockdiag.unix_socket_named(name))
+    def has_abstract(self, name: bytes, kind: int) -> bool | None:
+        """Whether the socket of this type with this abstract name was bound inside; None where nobody has the name."""
+        inode = self._ask(lambda: sockdiag.unix_socket_named(name, kind))
         return None if inode is None else inode in self._unix
 
     def _ask(self, question: Callable[[], int | None]) -> int | None:

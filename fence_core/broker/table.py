@@ -125,6 +125,8 @@ _ENOSYS = (
     "file_setattr",
 )
 _EPERM = (
+    # Memory that a program serves itself would keep the broker waiting while it reads an argument.
+    "userfaultfd",
     # What an ordinary user is refused as well, and what would lead around every path rule.
     "open_by_handle_at",
     "bpf",

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from fence_core.broker.native_errno import native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply
 from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD, Located
-from fence_core.kernel import memory
 from fence_core.policy.requests import Write
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def creat(broker: Broker, tid: int, args: Arguments) -> Reply:
 
 def _open(broker: Broker, tid: int, dirfd: int, address: int, flags: int) -> Reply:
     process = broker.processes.find(tid)
-    raw = memory.read_string(tid, address)
+    raw = process.read_string(tid, address)
     if raw.startswith(b"/proc/fence/"):
         return broker.doors(process, tid, raw)
     writes = flags & (_WRITES | _TMPFILE)
@@ -106,7 +105,7 @@ def _mknod(broker: Broker, tid: int, dirfd: int, address: int, mode: int) -> Rep
         # EPERM itself.
         process = broker.processes.find(tid)
         located = broker.resolver.locate(
-            tid, process.pid, signed(dirfd), memory.read_string(tid, address), follow=False
+            tid, process.pid, signed(dirfd), process.read_string(tid, address), follow=False
         )
         return broker.refuse(process, tid, Write("mknod device", located.path), errno.EPERM, whatever_rules=True)
     return _one(broker, tid, "mknod", dirfd, address, follow=False)
@@ -213,8 +212,8 @@ def renameat2(broker: Broker, tid: int, args: Arguments) -> Reply:
 
 def _rename(broker: Broker, tid: int, old_fd: int, old_at: int, new_fd: int, new_at: int, flags: int) -> Reply:
     process = broker.processes.find(tid)
-    old = broker.resolver.locate(tid, process.pid, signed(old_fd), memory.read_string(tid, old_at), follow=False)
-    new = broker.resolver.locate(tid, process.pid, signed(new_fd), memory.read_string(tid, new_at), follow=False)
+    old = broker.resolver.locate(tid, process.pid, signed(old_fd), process.read_string(tid, old_at), follow=False)
+    new = broker.resolver.locate(tid, process.pid, signed(new_fd), process.read_string(tid, new_at), follow=False)
     for located in (old, new):
         if located.errno:
             return CONTINUE if located.errno == ASK_KERNEL else located.errno
@@ -243,14 +242,14 @@ def linkat(broker: Broker, tid: int, args: Arguments) -> Reply:
 
 def _link(broker: Broker, tid: int, old_fd: int, old_at: int, new_fd: int, new_at: int, flags: int) -> Reply:
     process = broker.processes.find(tid)
-    raw = memory.read_string(tid, old_at)
+    raw = process.read_string(tid, old_at)
     resolver = broker.resolver
     if not raw and flags & AT_EMPTY_PATH:
         old = resolver.descriptor(tid, signed(old_fd))
     else:
         follow = bool(flags & AT_SYMLINK_FOLLOW)
         old = resolver.locate(tid, process.pid, signed(old_fd), raw, follow=follow)
-    new = resolver.locate(tid, process.pid, signed(new_fd), memory.read_string(tid, new_at), follow=False)
+    new = resolver.locate(tid, process.pid, signed(new_fd), process.read_string(tid, new_at), follow=False)
     for located in (old, new):
         if located.errno:
             return CONTINUE if located.errno == ASK_KERNEL else located.errno
@@ -268,14 +267,14 @@ def _link(broker: Broker, tid: int, old_fd: int, old_at: int, new_fd: int, new_a
 
 
 def _at_flags(broker: Broker, tid: int, op: str, dirfd: int, address: int, flags: int) -> Reply:
-    if flags & AT_EMPTY_PATH and not memory.read_string(tid, address):
+    if flags & AT_EMPTY_PATH and not broker.processes.find(tid).read_string(tid, address):
         return _by_descriptor(broker, tid, op, signed(dirfd))
     return _one(broker, tid, op, dirfd, address, follow=not flags & AT_SYMLINK_NOFOLLOW)
 
 
 def _one(broker: Broker, tid: int, op: str, dirfd: int, address: int, *, follow: bool) -> Reply:
     process = broker.processes.find(tid)
-    raw = memory.read_string(tid, address)
+    raw = process.read_string(tid, address)
     located = broker.resolver.locate(tid, process.pid, signed(dirfd), raw, follow=follow)
     return _judge(broker, process, tid, op, located)
 

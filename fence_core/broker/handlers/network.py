@@ -202,7 +202,7 @@ def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borr
     if borrowed.domain == socket.AF_UNIX:
         if address.family != socket.AF_UNIX or address.path is None:
             return errno.EINVAL
-        return _judge_unix(broker, process, tid, address.path)
+        return _judge_unix(broker, process, tid, address.path, borrowed.type)
     if not borrowed.is_inet:
         return 0  # netlink
     if address.family == AF_UNSPEC:
@@ -230,9 +230,9 @@ def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borr
     return 0 if broker.allowed(process, request) else broker.refuse(process, tid, request, errno.EACCES)
 
 
-def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes) -> int | bytes:
+def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes, kind: int) -> int | bytes:
     if path[:1] == b"\0":
-        inside = broker.inside.has_abstract(path)
+        inside = broker.inside.has_abstract(path, kind)
         if inside is None:
             return errno.ECONNREFUSED  # nobody has that name: the kernel's own answer
         request = UnixConnect(os.fsdecode(path), inside)

@@ -76,6 +76,8 @@ class Connection:
             operation = _OPERATIONS[request["op"]]
         except (ValueError, KeyError, TypeError):
             return {"error": "no such request"}
+        if operation is not _hello and not _is_pytest(self._process):
+            return {"error": "only a pytest process may ask this"}
         try:
             return operation(self._broker, self._process, request)
         except PolicyError as error:
@@ -174,6 +176,11 @@ def _bye(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[s
     if len(process.workers) > 1:
         process.workers.pop()
     return {}
+
+
+def _is_pytest(process: Process) -> bool:
+    """Registered, or forked from a registered one without an exec since (pytest-forked runs its tests in such)."""
+    return bool(process.workers) or process.stacks is not None
 
 
 def _own(process: Process) -> Worker:

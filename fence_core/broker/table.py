@@ -64,6 +64,14 @@ _SETSOCKOPT: tuple[bpf.Case | int, ...] = (
     ALLOW,
 )
 
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # include/uapi/asm-generic/ioctls.h
+_IOCTL: tuple[bpf.Case | int, ...] = (
+    # Both type into the user's terminal, where the shell would run it once pytest is done.
+    bpf.Case((bpf.Condition(1, "eq", _TIOCSTI),), bpf.errno_action(errno.EPERM)),
+    bpf.Case((bpf.Condition(1, "eq", _TIOCLINUX),), bpf.errno_action(errno.EPERM)),
+    ALLOW,
+)
+
 TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     # files
     "open": (files.open_, _opens(1)),
@@ -93,6 +101,10 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     "lsetxattr": (files.lsetxattr, TRAP),
     "removexattr": (files.removexattr, TRAP),
     "lremovexattr": (files.lremovexattr, TRAP),
+    "fchmod": (files.fchmod, TRAP),
+    "fchown": (files.fchown, TRAP),
+    "fsetxattr": (files.fsetxattr, TRAP),
+    "fremovexattr": (files.fremovexattr, TRAP),
     "rename": (files.rename, TRAP),
     "renameat": (files.renameat, TRAP),
     "renameat2": (files.renameat2, TRAP),
@@ -159,6 +171,7 @@ def rules(arch: Arch) -> dict[int, bpf.Action]:
     """Call number to action, for calls this machine has."""
     calls = arch.calls
     found: dict[int, bpf.Action] = {calls[name]: action for name, (_, action) in TRAPPED.items() if name in calls}
+    found[calls["ioctl"]] = _IOCTL
     found.update({calls[name]: bpf.errno_action(errno.ENOSYS) for name in _ENOSYS if name in calls})
     found.update({calls[name]: bpf.errno_action(errno.EPERM) for name in _EPERM if name in calls})
     return found

@@ -195,6 +195,25 @@ def lremovexattr(broker: Broker, tid: int, args: Arguments) -> Reply:
     return _one(broker, tid, "removexattr", AT_FDCWD, args[0], follow=False)
 
 
+# ---------------------------------------------------------------- one descriptor, which need not be open for writing
+
+
+def fchmod(broker: Broker, tid: int, args: Arguments) -> Reply:
+    return _by_descriptor(broker, tid, "chmod", signed(args[0]))
+
+
+def fchown(broker: Broker, tid: int, args: Arguments) -> Reply:
+    return _by_descriptor(broker, tid, "chown", signed(args[0]))
+
+
+def fsetxattr(broker: Broker, tid: int, args: Arguments) -> Reply:
+    return _by_descriptor(broker, tid, "setxattr", signed(args[0]))
+
+
+def fremovexattr(broker: Broker, tid: int, args: Arguments) -> Reply:
+    return _by_descriptor(broker, tid, "removexattr", signed(args[0]))
+
+
 # ---------------------------------------------------------------- two paths
 
 

@@ -227,6 +227,8 @@ def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borr
         return 0 if not broker.enforcing(process) else errno.ENETUNREACH
     inside = loopback and broker.inside.has_port(port, proto)
     request = Connect(address.host, port, proto, inside)
+    if loopback and not inside and port in RESOLVER_PORTS and proto == "tcp":
+        return broker.refuse(process, tid, request, errno.EACCES, whatever_rules=True)
     return 0 if broker.allowed(process, request) else broker.refuse(process, tid, request, errno.EACCES)
 
 
@@ -265,6 +267,8 @@ def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes, kind: i
     return broker.refuse(process, tid, request, errno.EACCES)
 
 
+RESOLVER_PORTS = frozenset({53, 853})
+"""A resolver of this host, asked by TCP, would carry names (and what is hidden in them) to anywhere."""
 ANYWHERE = -1
 """The kernel may carry the call out whatever the address turns into: the policy allows every one of the kind."""
 

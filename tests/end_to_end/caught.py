@@ -169,6 +169,14 @@ class Fenced:
         path.write_text(textwrap.dedent(text), encoding="utf-8")
         return path
 
+    def untouched(self, *names: str, **contents: str | None) -> bool:
+        """Outside there is still what there was: these files, and these with this text (None: directories)."""
+        assert sorted(path.name for path in self.outside.iterdir()) == sorted([*names, *contents])
+        for name, text in contents.items():
+            path = self.outside / name
+            assert path.is_dir() if text is None else path.read_text(encoding="utf-8") == text
+        return True
+
     def run(
         self,
         test: str | None = None,
@@ -189,6 +197,7 @@ class Fenced:
             self.write(name, text)
         if policy:
             self.write("pyproject.toml", policy)
+        (self.directory / "tmp").mkdir(exist_ok=True)
         noted = self.directory / "witness.json"
         noted.unlink(missing_ok=True)
         options = ["-p", "pytest_fence.plugin", "-p", "tests.end_to_end.witness"]
@@ -198,6 +207,7 @@ class Fenced:
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             "PYTEST_ADDOPTS": None,
             "PYTHONPATH": str(ROOT),
+            "TMPDIR": str(self.directory / "tmp"),  # writable even where no other place is
             "PYTHONDONTWRITEBYTECODE": "1",  # the same file is written anew within the resolution of its time
             witness.FILE: str(noted),
             **(env or {}),

@@ -1,0 +1,54 @@
+"""Way out: a resolver of this host, asked by TCP, would carry names to anywhere."""
+
+from __future__ import annotations
+
+from tests.end_to_end.caught import Fenced
+
+
+def test_resolver_by_tcp(fenced: Fenced) -> None:
+    run = fenced.run(
+        """
+        import socket
+        import pytest
+        from here import HELLO, PORT
+
+        @pytest.mark.parametrize("port", [53, 853])
+        def test_resolver(port):
+            with socket.socket() as s, pytest.raises(PermissionError):
+                s.connect(("127.0.0.53", port))
+
+        def test_another_port():
+            with socket.create_connection(("127.0.0.1", PORT), timeout=5) as s:
+                assert s.recv(99) == HELLO
+        """
+    )
+    run.refused("test_resolver[53]", "connect 127.0.0.53:53/tcp")
+    run.refused("test_resolver[853]", "connect 127.0.0.53:853/tcp")
+    run.clean("test_another_port")
+
+
+def test_control_line_is_for_pytest_only(fenced: Fenced) -> None:
+    """A subprocess cannot fetch, and so hide, the violations of the test that started it."""
+    run = fenced.run(
+        """
+        import subprocess, sys, textwrap
+
+        THIEF = '''
+        import json, os, socket, sys
+        try:
+            socket.create_connection(("198.51.100.7", 443), timeout=5)
+        except PermissionError:
+            pass
+        line = os.open("/proc/fence/control", os.O_RDWR | os.O_CREAT)
+        os.write(line, json.dumps({"op": "take", "nodeid": sys.argv[1]}).encode() + b"\\\\n")
+        print(os.read(line, 65536).decode())
+        '''
+
+        def test_thief(request):
+            thief = subprocess.run(
+                [sys.executable, "-c", textwrap.dedent(THIEF), request.node.nodeid],
+                capture_output=True, text=True, check=True)
+            assert "only a pytest process" in thief.stdout
+        """
+    )
+    run.refused("test_thief", "connect 198.51.100.7:443/tcp", by=[run.attempts("test_thief")[0].program])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import pytest
@@ -67,7 +68,10 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine
             "in a process of its own (pytester: runpytest_subprocess), or fence the outer session as well"
         )
     _clear_the_way(chosen)
-    return engine.fence_this_process(chosen, layers_required=chosen.settings.require)
+    with warnings.catch_warnings():
+        # Python 3.12 warns of a fork beside threads, here those of a debugger; -W error would make it our failure.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return engine.fence_this_process(chosen, layers_required=chosen.settings.require)
 
 
 def _clear_the_way(chosen: engine.Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -47,8 +48,10 @@ class Verdicts:
             self._fail(item, report, failing)
 
     def _warn(self, item: pytest.Item, violation: engine.Violation) -> bool:
+        """Whether it remained a warning. Not by `item.warn`, which knows no line but the first of the test."""
+        crash = self._crash(item, [violation], "")
         try:
-            item.warn(FenceWarning(warning_text(violation)))
+            warnings.warn_explicit(FenceWarning(warning_text(violation)), None, crash.path, crash.lineno)
         except FenceWarning:
             return False
         return True
@@ -114,7 +117,8 @@ def _excuse(report: pytest.TestReport) -> str:
     """What the report says instead of plain passed or failed; it is lost when the report is made a failure."""
     if hasattr(report, "wasxfail"):
         outcome = "xpassed" if report.passed else "xfailed"
-        return f"the test {outcome}" + (f": {report.wasxfail}" if report.wasxfail else "")
+        reason = report.wasxfail.removeprefix("reason: ")
+        return f"the test {outcome}" + (f": {reason}" if reason else "")
     if report.skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
         return "the test was skipped" + (f": {reason.removeprefix('Skipped: ')}" if reason else "")

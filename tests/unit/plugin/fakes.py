@@ -11,7 +11,6 @@ import json
 import os
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ class FakeFence:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             number = len(file.readlines())
-            plain = {"pid": os.getpid(), "violation": to_wire(replace(violation, number=number))}
+            plain = {"pid": os.getpid(), "violation": to_wire(violation._replace(number=number))}
             file.write(json.dumps(plain) + "\n")
         self._count += seen
 
@@ -127,7 +126,7 @@ def violation(what: str = "connect 93.184.216.34:443/tcp", **changes: Any) -> Vi
         errno=13,
         late=False,
     )
-    return replace(known, **changes)
+    return known._replace(**changes)
 
 
 def install(put: Callable[[object, str, object], None] = setattr) -> None:

@@ -145,7 +145,7 @@ from pytest_fence import plugin
 def test_outer(pytester):
     pytester.makepyfile("def test_inner(): pass")
     result = pytester.runpytest_inprocess(%s)
-    print("INNER", result.ret, [line for line in result.stdout.lines + result.stderr.lines if "fence" in line])
+    print("INNER", int(result.ret), [line for line in result.stdout.lines + result.stderr.lines if "fence" in line])
 """
 
 

@@ -197,12 +197,12 @@ class TestIt(unittest.TestCase):
 
 def test_subtests(faked: FakedPytest) -> None:
     if pytest.version_tuple < (9, 0):
-        pytest.skip("elsewhere: subtests came with pytest 9")
+        pytest.importorskip("pytest_subtests", reason="elsewhere: subtests came with pytest 9")
     write(faked, SUBTESTS)
     result = faked.run("-rA")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["E   call: write /two", "E   call: write /unit"])
-    result.stdout.fnmatch_lines(["SUBFAIL*two*test_it.py::test_a*", "*= 3 failed*"])
+    result.stdout.fnmatch_lines(["*SUBFAIL*test_it.py::test_a*"])
     assert "fence: 2 violations in 2 tests" in faked.section(result)[0]
 
 

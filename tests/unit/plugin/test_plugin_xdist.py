@@ -108,7 +108,7 @@ def test_maxfail_stops_workers(faked: FakedPytest) -> None:
 
 def test_subtests_cross_over(faked: FakedPytest) -> None:
     if pytest.version_tuple < (9, 0):
-        pytest.skip("elsewhere: subtests came with pytest 9")
+        pytest.importorskip("pytest_subtests", reason="elsewhere: subtests came with pytest 9")
     faked.pytester.makepyfile(
         test_it=IMPORT + "def test_a(subtests):\n    with subtests.test('one'): violate('write /one')\n"
     )

@@ -452,13 +452,11 @@ class _Compiler:
             says = f"locked: {printable(path)} decides what the next run allows (built in)"
             for form in {path, self._resolve(path, self._link)}:
                 tree.add_path(form, _Rule("lock", says))
+        # The scratch directories last: a project or a home that *is* one takes nothing of its exemption away.
         for kind, places in (("guard", (rules.home, rules.root)), ("scratch", rules.scratch)):
             for place in places:
-                if not place.startswith("/"):
-                    continue
-                for form in {place, self._resolve(place, self._link)}:
-                    # A project or a home that *is* the temporary directory does not take its exemption away.
-                    if kind == "scratch" or form not in rules.scratch:
+                if place.startswith("/"):
+                    for form in {place, self._resolve(place, self._link)}:
                         tree.add_path(form, _Rule(kind, ""))
         tree.seal()
         return tree

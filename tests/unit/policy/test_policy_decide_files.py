@@ -12,7 +12,7 @@ from fence_core.policy import decide
 from fence_core.policy.decide import Judge, Links
 from fence_core.policy.merge import merge
 from fence_core.policy.model import FilesystemRules, Policy
-from fence_core.policy.protected import CONTAINER_OPS, PROTECTED, config_names, containers
+from fence_core.policy.protected import PROTECTED, config_names, containers
 from fence_core.policy.requests import Read, Write
 from fence_core.policy.validate import parse_overlay
 
@@ -156,7 +156,7 @@ def test_allow_git_config_frees_git_config_and_nothing_else() -> None:
     assert "filesystem.allow_git_config would allow it" in rule
 
 
-@pytest.mark.parametrize("op", sorted(CONTAINER_OPS))
+@pytest.mark.parametrize("op", ["rename", "link", "symlink"])
 @pytest.mark.parametrize("name", sorted(containers()))
 def test_a_ready_made_tree_cannot_be_put_where_protected_names_lie(op: str, name: str) -> None:
     it = judge(allow_write=["/"])
@@ -285,6 +285,7 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(decide._NODES_MAX * 2 + 10):
         assert it.may_write(f"/a/{number}/x")
     assert len(it._writes._nodes) <= decide._NODES_MAX
+    assert f"/a/{number}" in it._writes._nodes, "what was asked last is remembered, whatever came before"
     assert not it.may_write("/b/x")
 
 

@@ -96,6 +96,18 @@ def test_services_on_loopback(host: str, keys: dict[str, Any], allowed: bool) ->
     assert it.decide(Connect(host, 5432, inside=True)).allowed
 
 
+@pytest.mark.parametrize(
+    ("keys", "rule"),
+    [
+        ({"allow_local_binding": True}, "allowed: network.allow_local_binding (test.toml)"),
+        ({"allow_local_outbound": True}, "allowed: network.allow_local_outbound (test.toml)"),
+        ({"allow_local_outbound_ports": [1]}, "allowed: network.allow_local_outbound_ports 1"),
+    ],
+)
+def test_a_loopback_permission_says_what_decided(keys: dict[str, Any], rule: str) -> None:
+    assert judge(**keys).decide(Connect("127.0.0.1", 1)).rule == rule
+
+
 def test_a_loopback_refusal_says_what_decided() -> None:
     assert (
         "allow_local_outbound is false (test.toml)"

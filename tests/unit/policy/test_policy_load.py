@@ -172,6 +172,7 @@ def test_a_pyproject_without_our_table_is_no_config(tmp_path: Path) -> None:
         ("fence.json", '{"network": {"x": NaN}}', "NaN, which is no JSON"),
         ("fence.json", "[1]", "holds a list at its top level"),
         ("fence.json", "[" * 100_000, "nested too deeply"),
+        ("fence.json", '{"allowedDomains": []}', "allowedDomains: stands outside its section"),
         ("fence.yaml", "mode: warn\nmode: audit\n", "fence.yaml: line 2: mode: is given twice"),
         ("fence.yaml", "network:\n  a: 1\n  a: 2\n", "line 3: a: is given twice"),
         ("fence.yaml", "a: [1\n", "is no valid YAML"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fence_core.policy.paths import (
@@ -128,6 +128,16 @@ def matches(pattern: str, path: str) -> bool:
         ("/**/.git/hooks", "/p/x.git/hooks", False),
         ("/**/.git/hooks", "/.git/hooks", True),
         ("/**/hooks", "/hooks", True),
+        ("/**/a/?", "/a/b", True),
+        ("/**/a/?", "/x/a/b", True),
+        ("/**/a/?", "/x/y/a/b", True),
+        ("/**/a/?", "/a/a/b/b", False),
+        ("/a?/**/b/**/c", "/ax/b/c", True),
+        ("/a?/**/b/**/c", "/ax/x/b/c/b/x/c", True),
+        ("/a?/**/b/**/c", "/ax/c/b", False),
+        ("/a?/**/*", "/ax", False),
+        ("/a?/**/*", "/ax/b", True),
+        ("/a?/**/*", "/ax/b/c", True),
         ("/a/?.txt", "/a/b.txt", True),
         ("/a/?.txt", "/a/bb.txt", False),
         ("/a/?", "/a/\udcff", True),
@@ -184,6 +194,7 @@ parts = st.sampled_from(["a", "b", "ab", "a.key", "b.key", ".x", "a*b"])
 globs = st.sampled_from(["a", "b", "*", "**", "a*", "*b", "*.key", "?", "a?", "[ab]", "*a*", "a[*]b", ".x"])
 
 
+@settings(max_examples=500)
 @given(st.lists(globs, min_size=1, max_size=4), st.lists(parts, min_size=1, max_size=5))
 def test_every_way_of_matching_means_the_same(pattern: list[str], path: list[str]) -> None:
     """Dictionaries, heads, tails and expressions are short cuts; the plain meaning is the reference."""

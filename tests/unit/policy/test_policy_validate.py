@@ -102,6 +102,11 @@ def test_paths_may_be_path_objects() -> None:
     assert parse({"allow_write": [Path("/data/x")]}).filesystem.allow_write == (Entry("/data/x", "here", "/data/x"),)
 
 
+def test_an_empty_section_or_key_sets_nothing() -> None:
+    """As YAML has it when everything below is commented out."""
+    assert parse({"network": None, "filesystem": {"allow_write": None}, "mode": None}) == parse({})
+
+
 def test_a_relative_base_counts_from_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     overlay = parse_overlay({"allow_write": ["x"]}, source="s", base_dir=Path(), home="/h")

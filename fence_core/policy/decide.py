@@ -7,10 +7,11 @@ odd; what cannot be understood is refused.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from fence_core.policy import domains, paths, protected
 from fence_core.policy.domains import Address, DomainError, DomainRules
+from fence_core.policy.record import Record
 from fence_core.policy.requests import (
     SOCK_TYPE_MASK,
     Bind,
@@ -36,7 +37,7 @@ Why = Literal["allowed", "denied", "protected", "unlisted", "impossible"]
 (the only one that has a remedy), `impossible` since no rule could."""
 
 
-class Decision(NamedTuple):
+class Decision(Record):
     """The answer to a request."""
 
     allowed: bool
@@ -210,7 +211,7 @@ def _replaceable(path: str) -> bool:
     return os.access(os.path.dirname(path) or "/", os.W_OK)
 
 
-class Links(NamedTuple):
+class Links(Record):
     """How a `Judge` looks at symbolic links while it compiles rules; the one thing it asks of the disk."""
 
     readlink: Callable[[str], str | None] = _read_link
@@ -392,12 +393,12 @@ class Judge:
         if request.inside:
             return Decision(True, "the socket was made inside the fence")
         path = request.path
-        if path.startswith("\0"):
-            return Decision(True, "abstract sockets are free: the kernel keeps those outside out of reach")
         network = self._network
         if network.allow_all_unix_sockets:
             source = network.source_of("allow_all_unix_sockets")
             return Decision(True, f"allowed: network.allow_all_unix_sockets ({source})")
+        if path.startswith("\0"):
+            return self._unlisted("network.allow_all_unix_sockets")  # abstract: no path that a pattern could name
         if not path.startswith("/"):
             return _impossible(f"no rule can allow it: {printable(path)} is no absolute path")
         node = self._sockets.node(path)

@@ -8,7 +8,9 @@ IPv6 and scope ids. What cannot be a host name at all (NUL, userinfo, spaces) is
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from fence_core.policy.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +27,7 @@ class DomainError(ValueError):
     """This is no host, or no pattern of hosts; the text says why, for the user to read."""
 
 
-class Address(NamedTuple):
+class Address(Record):
     """An IP address as a number. IPv4-mapped IPv6 is held as the IPv4 it reaches, a scope id is dropped."""
 
     version: int
@@ -39,7 +41,7 @@ class Address(NamedTuple):
         return str(IPv6Address(self.value))
 
 
-class Network(NamedTuple):
+class Network(Record):
     """An IP network; a single address is the longest prefix."""
 
     version: int
@@ -52,7 +54,7 @@ class Network(NamedTuple):
         return address.version == self.version and address.value >> shift == self.value >> shift
 
 
-class Pattern(NamedTuple):
+class Pattern(Record):
     """A parsed rule: a name, a wildcard (`suffix`) or a network; exactly one of the three is set."""
 
     name: str = ""

@@ -6,9 +6,10 @@ written, is not settled here: the `Judge` asks the deny lists first.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from fence_core.policy.model import CommandRules, FilesystemRules, NetworkRules, Policy, Settings
+from fence_core.policy.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -24,7 +25,7 @@ H = TypeVar("H", bound="Hashable")
 _NETWORK, _FILES, _COMMANDS, _SETTINGS = NetworkRules(), FilesystemRules(), CommandRules(), Settings()
 
 
-class Overlay(NamedTuple):
+class Overlay(Record):
     """What one source says. A scalar counts only if the `sources` of its rules name it; the rest were not written."""
 
     source: str

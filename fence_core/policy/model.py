@@ -4,9 +4,12 @@ Every pattern is an `Entry` that knows where it was written, and every scalar ha
 that each decision can name the rule behind it.
 """
 
-from pathlib import Path
-from typing import Literal, NamedTuple
+from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
+from fence_core.policy.record import Record
 from fence_core.policy.requests import printable
 
 Mode = Literal["enforce", "warn", "audit"]
@@ -43,7 +46,7 @@ NOT_ENFORCEABLE_YET = {
 """Rules that are kept and judged but that cannot open anything yet: the fence stays closed, and should say so."""
 
 
-class Entry(NamedTuple):
+class Entry(Record):
     """One item of a list: as it was written, and where."""
 
     text: str
@@ -63,7 +66,7 @@ def _source(sources: Sources, name: str) -> str:
     return "the built-in default"
 
 
-class NetworkRules(NamedTuple):
+class NetworkRules(Record):
     """Whom the tests may talk to. What no rule allows is refused."""
 
     allowed_domains: tuple[Entry, ...] = ()
@@ -88,7 +91,7 @@ class NetworkRules(NamedTuple):
         return _source(self.sources, name)
 
 
-class FilesystemRules(NamedTuple):
+class FilesystemRules(Record):
     """What the tests may change. What no rule allows is refused; reading is free but for `deny_read`."""
 
     allow_write: tuple[Entry, ...] = ()
@@ -110,7 +113,7 @@ class FilesystemRules(NamedTuple):
         return _source(self.sources, name)
 
 
-class CommandRules(NamedTuple):
+class CommandRules(Record):
     """Which commands may be run. Nothing enforces these yet (`NOT_SUPPORTED_YET`)."""
 
     deny: tuple[Entry, ...] = ()
@@ -123,7 +126,7 @@ class CommandRules(NamedTuple):
         return _source(self.sources, name)
 
 
-class Policy(NamedTuple):
+class Policy(Record):
     """Everything that is allowed, from all sources together. The empty policy allows nothing."""
 
     network: NetworkRules = NetworkRules()
@@ -133,7 +136,7 @@ class Policy(NamedTuple):
     """All that took part, in the order of merging: "preset pytest", "pyproject.toml [tool.fence]"."""
 
 
-class Settings(NamedTuple):
+class Settings(Record):
     """How to run the fence; nothing of what it allows."""
 
     enabled: bool = False
@@ -149,7 +152,7 @@ class Settings(NamedTuple):
         return _source(self.sources, name)
 
 
-class Config(NamedTuple):
+class Config(Record):
     """What was found for a project: a policy, and how to run it."""
 
     policy: Policy

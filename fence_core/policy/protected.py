@@ -12,12 +12,12 @@ own tree stays protected, and so does a home directory there.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from fence_core.policy.record import Record
 
 __all__ = ["CONTAINER_OPS", "PROTECTED", "Protected", "config_names", "containers"]
 
 
-class Protected(NamedTuple):
+class Protected(Record):
     """Names that are protected for one reason."""
 
     names: tuple[str, ...]

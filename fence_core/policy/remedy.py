@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from fence_core.policy import domains
 from fence_core.policy.decide import Judge
+from fence_core.policy.record import Record
 from fence_core.policy.requests import Bind, Connect, Resolve, UnixConnect, Write
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Remedy", "remedy"]
 
 
-class Remedy(NamedTuple):
+class Remedy(Record):
     """One change, in two places it can be made."""
 
     marker: str  # @pytest.mark.fence(allowed_domains=["api.stripe.com"])
@@ -74,6 +75,8 @@ def _change(request: Request, policy: Policy) -> tuple[str, str, bool | list[str
     if isinstance(request, Write):
         return "filesystem", "allow_write", [_path_entry(request, policy.filesystem)]
     if isinstance(request, UnixConnect):
+        if request.path.startswith("\0"):
+            return "network", "allow_all_unix_sockets", True
         return "network", "allow_unix_sockets", [_shorten(request.path, policy.filesystem)]
     if isinstance(request, Resolve):
         return "network", "allowed_domains", [str(domains.canonical_host(request.name))]

@@ -3,8 +3,7 @@
 The broker decodes calls into these; `decide.py` answers them. `describe()` is the text that reports show, so
 everything that came from a test passes through `printable`.
 
-No dataclasses, here or in the rest of the package: two dozen of them cost 10 ms of every start. The values of the model
-are named tuples; requests are classes of their own, since as tuples `Resolve("x")` and `Read("x")` would be equal.
+Classes of their own and not a `Record` as the rest: to tuples, `Resolve("x")` and `Read("x")` would be equal.
 """
 
 from __future__ import annotations

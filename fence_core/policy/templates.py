@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from fence_core.errors import PolicyError, Problem
 from fence_core.policy import paths
 from fence_core.policy.merge import merge
 from fence_core.policy.model import FilesystemRules, Policy
 from fence_core.policy.protected import config_names
+from fence_core.policy.record import Record
 from fence_core.policy.validate import parse_overlay
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates
 _NAMES = ("default-deny", "pytest", "strict")
 
 
-class TemplateContext(NamedTuple):
+class TemplateContext(Record):
     """What a template has to know of the run. All paths are absolute."""
 
     root: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from fence_core.errors import PolicyError, Problem
 from fence_core.policy.domains import DomainError, canonical_host, parse_pattern
@@ -22,6 +22,7 @@ from fence_core.policy.model import (
     Settings,
 )  # fmt: skip
 from fence_core.policy.paths import PathError, PatternSet, expand
+from fence_core.policy.record import Record
 from fence_core.policy.requests import printable
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ __all__ = ["KEYS", "Key", "camel", "parse_overlay"]
 Kind = Literal["bool", "port", "url", "domains", "paths", "commands", "names", "ports", "hosts", "choice"]
 
 
-class Key(NamedTuple):
+class Key(Record):
     """One key that can be set."""
 
     section: str  # network, filesystem, command; "" for how to run the fence

@@ -168,7 +168,9 @@ def test_bind(request_: Bind, keys: dict[str, Any], allowed: bool) -> None:
         ("/run/docker.sock", {"allow_all_unix_sockets": True}, True),
         ("/run/docker.sock", {"allow_write": ["/run"]}, False),
         ("relative.sock", {"allow_unix_sockets": ["/"]}, False),
-        ("\0abstract", {}, True),
+        ("\0abstract", {}, False),
+        ("\0abstract", {"allow_unix_sockets": ["/", "?abstract", "abstract"]}, False),
+        ("\0abstract", {"allow_all_unix_sockets": True}, True),
     ],
 )
 def test_unix_sockets(path: str, keys: dict[str, Any], allowed: bool) -> None:

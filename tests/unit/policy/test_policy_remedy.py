@@ -80,6 +80,7 @@ def check(request: Request) -> None:
         (Bind("0.0.0.0", 80), "allow_local_binding=True"),
         (Bind("192.0.2.1", 80), 'allowed_domains=["192.0.2.1:80"]'),
         (UnixConnect("/run/docker.sock"), 'allow_unix_sockets=["/run/docker.sock"]'),
+        (UnixConnect("\0name"), "allow_all_unix_sockets=True"),
         (UnixConnect("/home/ci/.agent/s[1]"), 'allow_unix_sockets=["~/.agent/s[[]1]"]'),
         (Write("open", "/home/ci/.cache/tool/x"), 'allow_write=["~/.cache/tool/x"]'),
         (Write("mkdir", "/home/ci/.cache/tool"), 'allow_write=["~/.cache/tool"]'),

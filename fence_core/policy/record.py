@@ -1,0 +1,75 @@
+"""Named tuples for less: what the values of this package are made of.
+
+For a type checker `Record` is `typing.NamedTuple`. At run time it does the same without generating code and without
+looking at the annotations, which cost 0.2 ms for each of two dozen classes at every start of a fenced run. (Frozen
+dataclasses cost twice that again.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__all__ = ["Record"]
+
+if TYPE_CHECKING:
+    from typing import NamedTuple as Record
+else:
+    from operator import itemgetter
+
+    class _Meta(type):
+        """Turns the annotated names of a class body into the fields of a tuple."""
+
+        def __new__(cls, name, bases, body):
+            if not bases:
+                return super().__new__(cls, name, (tuple,), body)
+            fields = tuple(body.get("__annotations__", ()))
+            defaults = {field: body[field] for field in fields if field in body}
+            getters = {field: property(itemgetter(place)) for place, field in enumerate(fields)}
+            body = {
+                **body,
+                **getters,
+                "__slots__": (),
+                "__match_args__": fields,
+                "_fields": fields,
+                "_field_defaults": defaults,
+            }
+            return super().__new__(cls, name, bases, body)
+
+    class Record(metaclass=_Meta):
+        """Base of a class whose annotated names are its fields, in this order, with defaults where given."""
+
+        __slots__ = ()
+        _fields = ()
+        _field_defaults = {}  # noqa: RUF012 - never changed
+
+        def __new__(cls, *args, **named):
+            missing = cls._fields[len(args) :]
+            if missing:
+                try:
+                    args += tuple(
+                        named.pop(field) if field in named else cls._field_defaults[field] for field in missing
+                    )
+                except KeyError as error:
+                    raise TypeError(f"{cls.__name__}() needs {error.args[0]}") from None
+            if named or len(args) != len(cls._fields):
+                raise TypeError(f"{cls.__name__}() takes {', '.join(cls._fields)}")
+            return tuple.__new__(cls, args)
+
+        def __repr__(self):
+            fields = ", ".join(f"{field}={value!r}" for field, value in zip(self._fields, self, strict=True))
+            return f"{type(self).__name__}({fields})"
+
+        def __getnewargs__(self):
+            return tuple(self)
+
+        def _asdict(self):
+            return dict(zip(self._fields, self, strict=True))
+
+        def _replace(self, **changes):
+            return type(self)(**{**self._asdict(), **changes})
+
+        __replace__ = _replace  # copy.replace, from 3.13 on
+
+        @classmethod
+        def _make(cls, values):
+            return cls(*values)

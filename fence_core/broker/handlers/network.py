@@ -569,7 +569,31 @@ def _send(
     if not borrowed.is_inet:
         return CONTINUE
     target = verdict if isinstance(verdict, bytes) else name
+    if not datagram:
+        return _perform_fast_open(borrowed, target, data(), control, flags)
     return _perform_send(borrowed.fd, target, data(), control, flags)
+
+
+def _perform_fast_open(borrowed: Borrowed, target: bytes, data: bytes, control: bytes, flags: int) -> Reply:
+    """MSG_FASTOPEN connects and sends; where it may block in turn, as the kernel does without a cookie of this peer."""
+    fd = borrowed.fd
+    if flags & MSG_DONTWAIT or not os.get_blocking(fd):
+        return _perform_send(fd, target, data, control, flags)
+    connected = _perform_connect(borrowed, target)
+    if not isinstance(connected, Wait):
+        return (
+            _perform_send(fd, b"", data, control, flags & ~MSG_FASTOPEN) if connected.__class__ is Value else connected
+        )
+    wait = connected
+
+    def poll() -> int | Value | None:
+        answer = wait.poll()
+        if not isinstance(answer, Value):
+            return answer
+        sent = _perform_send(fd, b"", data, control, flags & ~MSG_FASTOPEN)
+        return sent if isinstance(sent, Value) else errno.EAGAIN if sent == CONTINUE else int(sent)  # type: ignore[arg-type]
+
+    return Wait(wait.fd, poll, wait.close, wait.deadline)
 
 
 def _refuse_query(broker: Broker, process: Process, tid: int, address: Address, borrowed: Borrowed, data: bytes) -> int:

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
+from pytest_fence.categories import FenceWarning
 
 __all__ = ["FenceWarning"]
-
-
-class FenceWarning(pytest.PytestWarning):
-    """What the policy does not allow, in mode ``warn``.
-
-    Filter it like any other: ``-W ignore::pytest_fence.FenceWarning``, ``-W error::pytest_fence.FenceWarning``.
-    """

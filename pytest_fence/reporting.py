@@ -131,8 +131,7 @@ class ReportHooks:
         color = "red" if any(v.mode == "enforce" for v in fresh) else "yellow"
         if reporter is not None:
             if not late:
-                unblamed = [v for v in fresh if v.mode == "enforce" and v.number not in _numbers(_failed(reporter))]
-                _count_in_summary(reporter, terminal.merge(unblamed, view))
+                _count_in_summary(reporter, terminal.merge(_unblamed(reporter, fresh), view))
             reporter.write_sep("=", title, bold=True, **{color: True})
             for line in lines:
                 reporter.write_line(line.text, **_MARKUP.get(line.style, {}))
@@ -155,6 +154,12 @@ def _beyond(shown: dict[int, int], ledger: Sequence[engine.Violation]) -> list[e
 
 def _numbers(reports: Sequence[Any]) -> frozenset[int]:
     return frozenset(v["number"] for report in reports for v in getattr(report, "fence", ()))
+
+
+def _unblamed(reporter: pytest.TerminalReporter, violations: Sequence[engine.Violation]) -> list[engine.Violation]:
+    """Those that fail the run but made no test fail, in no attempt."""
+    tests = {report.nodeid for report in _failed(reporter) if hasattr(report, "fence")}
+    return [v for v in violations if v.mode == "enforce" and v.nodeid not in tests]
 
 
 def _failed(reporter: pytest.TerminalReporter) -> list[Any]:
@@ -194,7 +199,7 @@ class WarnOutsideTests:
     def pytest_sessionfinish(self) -> None:
         """Last of all, yet inside of the wrapper in which pytest collects the warnings of this hook."""
         from fence_core.report import terminal
-        from pytest_fence import FenceWarning
+        from pytest_fence.categories import FenceWarning
         from pytest_fence.verdicts import view_of, warning_text
 
         view = view_of(self._config)

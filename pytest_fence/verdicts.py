@@ -14,7 +14,8 @@ from _pytest._code.code import ReprEntry, ReprExceptionInfo, ReprFileLocation, R
 from fence_core.report import terminal
 from fence_core.report.stack import View
 from fence_core.report.text import escape
-from pytest_fence import FenceWarning, engine
+from pytest_fence import engine
+from pytest_fence.categories import FenceWarning
 from pytest_fence.reporting import SECTION
 
 _RUNNERS = ("_pytest", "execnet", "fence_core", "pluggy", "pytest", "pytest_fence", "xdist")
@@ -37,6 +38,7 @@ class Verdicts:
 
     def __init__(self, config: pytest.Config) -> None:
         self._view = view_of(config)
+        self._tells_all = config.option.tbstyle != "line"  # for which pytest prints the whole of every longrepr
 
     def apply(self, item: pytest.Item, report: pytest.TestReport, found: Sequence[engine.Violation]) -> None:
         """Change `report` in place."""
@@ -69,6 +71,9 @@ class Verdicts:
 
     def _failure(self, item: pytest.Item, failing: Sequence[engine.Violation], excuse: str) -> ReprExceptionInfo:
         message = terminal.headline(failing)
+        crash = self._crash(item, failing, message)
+        if not self._tells_all:
+            return ReprExceptionInfo(reprtraceback=ReprTraceback([], None, "short"), reprcrash=crash)
         entries = [entry for v in failing[: terminal.PER_PLACE_MAX] for entry in self._entries(v)]
         notes = []
         if len(failing) > terminal.PER_PLACE_MAX:
@@ -77,9 +82,7 @@ class Verdicts:
             notes.append(f"({excuse}; that excuses nothing)")
         if notes:
             entries.append(_entry([f"E   {note}" for note in notes]))
-        return ReprExceptionInfo(
-            reprtraceback=ReprTraceback(entries, None, "short"), reprcrash=self._crash(item, failing, message)
-        )
+        return ReprExceptionInfo(reprtraceback=ReprTraceback(entries, None, "short"), reprcrash=crash)
 
     def _crash(self, item: pytest.Item, failing: Sequence[engine.Violation], message: str) -> ReprFileLocation:
         """The line to look at first; that of the test itself where no stack is known, as of a subprocess."""

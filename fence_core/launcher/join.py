@@ -1,4 +1,4 @@
-"""Joining a fence that already stands around this process."""
+"""Joining a fence that already stands around this process. Run by any pytest process, fenced or not."""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from tests.end_to_end.caught import Fenced
 from tests.end_to_end.support import Runs, runs
 
 __all__ = ["runs"]
+
+PROBES = Path(__file__).resolve().parents[1] / "probes"
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +30,20 @@ def fenced(runs: Runs, loopback: servers.Loopback, tmp_path_factory: pytest.Temp
     """Runs `pytest --fence`, and knows afterwards what was refused."""
     outside: Path = tmp_path_factory.mktemp("outside")
     return Fenced(runs, loopback, outside)
+
+
+@pytest.fixture(scope="session")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compiles one of `tests/probes`; give flags for the linker after its name. Such a test `needs("program:cc")`."""
+    directory = tmp_path_factory.mktemp("probes")
+
+    def build(name: str, *flags: str) -> Path:
+        program = directory / name
+        if not program.exists():
+            compiler = shutil.which("cc") or "cc"
+            source = PROBES / f"{name}.c"
+            command = [compiler, "-std=gnu11", "-Wall", "-Werror", "-O1", "-o", program, source, *flags]
+            subprocess.run(command, check=True)
+        return program
+
+    return build

@@ -83,7 +83,7 @@ class View:
 
     def fixture(self, stack: Sequence[Frame]) -> Fixture | None:
         """The fixture that was being set up or torn down, read from the decorator in the source."""
-        for frame in self.trim(stack):
+        for frame in reversed(self.trim(stack)):
             for function in self._functions(frame.path):
                 if function.name == frame.function and function.first <= frame.line <= function.last:
                     return function.fixture
@@ -117,9 +117,12 @@ class _Function(NamedTuple):
 def _fixture_functions(source: str) -> list[_Function]:
     """The functions of a file that are decorated as fixtures."""
     import ast
+    import warnings
 
     try:
-        tree = ast.parse(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an invalid escape, say; whoever compiled this has said so
+            tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
         return []
     found = []

@@ -144,5 +144,15 @@ def test_other_functions_are_no_fixtures() -> None:
     assert fixture_at(99, "db") is None
 
 
+def test_a_fixture_that_asks_for_another_is_not_the_one() -> None:
+    seen = view(read_lines=lambda _: FIXTURES.splitlines(keepends=True))
+    assert seen.fixture([frame(7, "db"), frame(15, "_api")]) == Fixture("api", "function")
+
+
+def test_reading_source_warns_of_nothing() -> None:
+    seen = view(read_lines=lambda _: ["x = '\\d'\n", *FIXTURES.splitlines(keepends=True)])
+    assert seen.fixture([frame(8, "db")]) == Fixture("db", "module")
+
+
 def test_source_that_does_not_parse_has_no_fixtures() -> None:
     assert view(read_lines=lambda _: ["def broken(:\n"]).fixture([frame(1, "broken")]) is None

@@ -109,15 +109,13 @@ def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict
         syntax=str(config["syntax"]),
         base_dir=Path(config["base_dir"]),
     )
-    return _welcome(broker, "nested", broker.add_worker(broker.open_scope(scope), process, here))
+    return _welcome(broker, "nested", broker.add_worker(broker.open_scope(scope), process, here.judges))
 
 
 def _worker(broker: Broker, process: Process) -> Worker:
     """A further process of the session that started it (xdist)."""
     above = process.binding.worker
-    worker = broker.add_worker(above.scope, process, None)
-    worker.outer_judges = above.outer_judges
-    return worker
+    return broker.add_worker(above.scope, process, above.outer_judges)
 
 
 def _welcome(broker: Broker, role: str, worker: Worker) -> dict[str, Any]:

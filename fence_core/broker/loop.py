@@ -36,7 +36,7 @@ from fence_core.kernel import seccomp, signals
 from fence_core.policy.requests import Connect, Request, Resolve, printable
 
 if TYPE_CHECKING:
-    from fence_core.policy.decide import Decision
+    from fence_core.policy.decide import Decision, Judge
 
 
 class Describable(Protocol):
@@ -76,7 +76,7 @@ class Broker:
         self.names = NameSink(self._watch_names, self._refuse_name, self._refuse_datagram)
         self.scopes: list[Scope] = [root]
         self.ledgers: list[Ledger] = [Ledger()]
-        self.workers: list[Worker] = [Worker(0, root, root_pid, create_page(), None)]
+        self.workers: list[Worker] = [Worker(0, root, root_pid, create_page(), ())]
         self.workers[0].page.write(b"", 0, 0)
         self.processes = ProcessTable(self.workers[0].now, watch=self._watch_process, supervisor=os.getpid())
         first = self.processes.adopt(root_pid, self.workers[0].now())
@@ -439,8 +439,8 @@ class Broker:
         self.ledgers.append(Ledger())
         return scope
 
-    def add_worker(self, scope: Scope, process: Process, outer: Binding | None) -> Worker:
-        worker = Worker(len(self.workers), scope, process.pid, create_page(), outer)
+    def add_worker(self, scope: Scope, process: Process, outer_judges: tuple[tuple[Binding, Judge], ...]) -> Worker:
+        worker = Worker(len(self.workers), scope, process.pid, create_page(), outer_judges)
         worker.page.write(b"", 0, 0)
         self.workers.append(worker)
         process.workers.append(worker)

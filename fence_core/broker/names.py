@@ -7,7 +7,6 @@ was connected. Nothing is ever sent on.
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from fence_core.broker import dns_query
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
+    from fence_core.broker.sockets import Borrowed
 
 
 class NameSink:
@@ -57,14 +57,9 @@ class NameSink:
             + struct.pack("=I", 0)
         )
 
-    def expect(self, fd: int, process: Process, host: str) -> None:
+    def expect(self, asker: Borrowed, process: Process, host: str) -> None:
         """This borrowed socket, just connected to us, is that process asking `host`."""
-        own = socket.socket(fileno=os.dup(fd))
-        try:
-            family, port = own.family, own.getsockname()[1]
-        finally:
-            own.close()
-        self._askers[(int(family), port)] = (process, host)
+        self._askers[(asker.domain, int(asker.socket.getsockname()[1]))] = (process, host)
 
     def owns(self, fd: int) -> bool:
         return any(sink.fileno() == fd for sink in self._sockets.values())

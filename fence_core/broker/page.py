@@ -87,6 +87,10 @@ class Page:
         """Called by the broker, which alone writes this word."""
         self._words[4] = (self._words[4] + 1) & 0xFFFF_FFFF
 
+    def stamp(self) -> tuple[int, int]:
+        """Changes whenever the process says something new by `write` or `write_phase`."""
+        return self._words[0], self._words[2]
+
     def read(self) -> tuple[str, int, int]:
         """Node id, phase and policy number; what is torn is read again, a few times."""
         words = self._words

@@ -90,16 +90,20 @@ def _lists_addresses(policy: Policy) -> bool:
 class Worker:
     """One registered pytest process of a scope."""
 
-    __slots__ = ("number", "outer_judges", "page", "page_fd", "scope", "tgid")
+    __slots__ = ("_now", "_stamp", "number", "outer_judges", "page", "page_fd", "scope", "tgid")
 
-    def __init__(self, number: int, scope: Scope, tgid: int, page_fd: int, outer: Binding | None) -> None:
+    def __init__(
+        self, number: int, scope: Scope, tgid: int, page_fd: int, outer_judges: tuple[tuple[Binding, Judge], ...]
+    ) -> None:
         self.number = number
         self.scope = scope
         self.tgid = tgid
         self.page_fd = page_fd
         self.page = Page(page_fd)
-        self.outer_judges: tuple[tuple[Binding, Judge], ...] = outer.judges if outer is not None else ()
+        self.outer_judges = outer_judges
         """What the test that started this nested session may do; empty for the session the user started."""
+        self._now: Binding | None = None
+        self._stamp = (0, 0)
 
     def judge(self, policy: int) -> Judge:
         """The judge of a policy number read from the page; a number never registered means the base policy."""
@@ -108,5 +112,9 @@ class Worker:
 
     def now(self) -> Binding:
         """What this worker is doing at this moment."""
-        nodeid, phase, policy = self.page.read()
-        return Binding(self, nodeid, phase, policy)
+        stamp = self.page.stamp()
+        if self._now is None or stamp != self._stamp or stamp[0] & 1:
+            nodeid, phase, policy = self.page.read()
+            self._now = Binding(self, nodeid, phase, policy)
+            self._stamp = stamp
+        return self._now

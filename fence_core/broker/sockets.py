@@ -70,20 +70,21 @@ def is_wildcard(host: str) -> bool:
 
 
 class Borrowed:
-    """Facts of a borrowed socket descriptor, from the socket and never from what the caller says."""
+    """A borrowed socket descriptor. Its facts come from the socket, never from what the caller says."""
 
-    __slots__ = ("domain", "fd", "protocol", "type")
+    __slots__ = ("domain", "fd", "protocol", "socket", "type")
 
     def __init__(self, fd: int) -> None:
-        """Raises OSError (ENOTSOCK) where `fd` is no socket."""
+        """Takes the descriptor. Raises OSError (ENOTSOCK) where it is no socket; the caller keeps it then."""
         self.fd = fd
-        probe = socket.socket(fileno=os.dup(fd))
-        try:
-            self.domain = probe.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
-            self.type = probe.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
-            self.protocol = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
-        finally:
-            probe.close()
+        self.socket = socket.socket(fileno=fd)
+        """Asks the kernel for family, type and protocol, and leaves the socket's own state alone."""
+        self.domain = int(self.socket.family)
+        self.type = int(self.socket.type)
+        self.protocol = self.socket.proto
+
+    def close(self) -> None:
+        self.socket.close()
 
     @property
     def proto(self) -> str:

@@ -155,18 +155,19 @@ def _on_socket(
             fd = pidfd.get_fd(process.pidfd, signed(args[0]))
         except KernelCallError as error:
             return error.errno or errno.EBADF
+        try:
+            borrowed = Borrowed(fd)
+        except OSError as error:
+            os.close(fd)
+            return error.errno or errno.ENOTSOCK
         reply: Reply = CONTINUE
         try:
-            try:
-                borrowed = Borrowed(fd)
-            except OSError as error:
-                return error.errno or errno.ENOTSOCK
             if broker.still_there():
                 reply = judge(broker, process, tid, borrowed, args)
             return reply
         finally:
             if not isinstance(reply, Wait):  # which closes it when the wait is over
-                os.close(fd)
+                borrowed.close()
 
     return handler
 
@@ -191,7 +192,7 @@ def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args
         return verdict or _perform_connect(borrowed, address.raw, _other_ids(tid, borrowed))
     reply = _perform_connect(borrowed, verdict, _other_ids(tid, borrowed))
     if borrowed.is_inet:
-        broker.names.expect(borrowed.fd, process, address.host)
+        broker.names.expect(borrowed, process, address.host)
     return reply
 
 
@@ -325,21 +326,17 @@ def _perform_connect(borrowed: Borrowed, target: bytes, who: Credentials | None 
     UNIX backlog) are waited for in the loop.
     """
     fd = borrowed.fd
-    probe = socket.socket(fileno=os.dup(fd))
+    blocking = os.get_blocking(fd)
+    if not blocking or borrowed.type == socket.SOCK_DGRAM:
+        return _connect_as(who, fd, target) or Value(0)
+    os.set_blocking(fd, False)
     try:
-        blocking = os.get_blocking(fd)
-        if not blocking or borrowed.type == socket.SOCK_DGRAM:
-            return _connect_as(who, fd, target) or Value(0)
-        os.set_blocking(fd, False)
-        try:
-            failed = _connect_as(who, fd, target)
-        finally:
-            os.set_blocking(fd, True)
-        if failed not in _UNFINISHED:
-            return failed or Value(0)
-        timeout = probe.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)
+        failed = _connect_as(who, fd, target)
     finally:
-        probe.close()
+        os.set_blocking(fd, True)
+    if failed not in _UNFINISHED:
+        return failed or Value(0)
+    timeout = borrowed.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)
     seconds, micros = struct.unpack("@qq", timeout)
     limit = seconds + micros / 1e6
     deadline = time.monotonic() + limit if limit else float("inf")
@@ -359,7 +356,7 @@ def _perform_connect(borrowed: Borrowed, target: bytes, who: Credentials | None 
             return errno.EAGAIN if failed == errno.EAGAIN else errno.EINPROGRESS
         return None
 
-    return Wait(fd, poll, lambda: os.close(fd), deadline)
+    return Wait(fd, poll, borrowed.close, deadline)
 
 
 _UNFINISHED = (errno.EINPROGRESS, errno.EAGAIN, errno.EALREADY)
@@ -393,7 +390,7 @@ def _bind_inet(broker: Broker, process: Process, tid: int, borrowed: Borrowed, a
     failed = _errno_of(_bind(borrowed.fd, address.raw, len(address.raw)))
     if failed:
         return failed
-    _remember_port(broker, borrowed.fd, borrowed)
+    _remember_port(broker, borrowed)
     return Value(0)
 
 
@@ -409,13 +406,8 @@ def _has_capability(tid: int, number: int) -> bool:
     return False
 
 
-def _remember_port(broker: Broker, fd: int, borrowed: Borrowed) -> None:
-    own = socket.socket(fileno=os.dup(fd))
-    try:
-        name = own.getsockname()
-        broker.inside.ports.add((int(name[1]), borrowed.proto))
-    finally:
-        own.close()
+def _remember_port(broker: Broker, borrowed: Borrowed) -> None:
+    broker.inside.ports.add((int(borrowed.socket.getsockname()[1]), borrowed.proto))
 
 
 def _is_local(borrowed: Borrowed, address: Address) -> bool:
@@ -447,11 +439,7 @@ def listen(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args:
     """listen(2) on an unbound TCP socket binds it to a port of the kernel's choice."""
     if not borrowed.is_inet:
         return CONTINUE  # on a UNIX socket the kernel notes who listens: that is to be the caller
-    own = socket.socket(fileno=os.dup(borrowed.fd))
-    try:
-        unbound = own.getsockname()[1] == 0
-    finally:
-        own.close()
+    unbound = borrowed.socket.getsockname()[1] == 0
     if unbound:
         request = Bind("0.0.0.0" if borrowed.domain == socket.AF_INET else "::", 0, borrowed.proto)
         if not broker.allowed(process, request):
@@ -460,7 +448,7 @@ def listen(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args:
                 return refused
     failed = _errno_of(_listen(borrowed.fd, signed(args[1])))
     if not failed and unbound:
-        _remember_port(broker, borrowed.fd, borrowed)
+        _remember_port(broker, borrowed)
     return failed or Value(0)
 
 

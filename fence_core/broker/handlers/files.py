@@ -274,7 +274,7 @@ def _link(broker: Broker, tid: int, old_fd: int, old_at: int, new_fd: int, new_a
             return CONTINUE if located.errno == ASK_KERNEL else located.errno
     # A second name in a writable place would make the file behind it writable: the source must be, too.
     source_allowed = not old.is_file or process.may_write(old.path)
-    if source_allowed and process.may_write(new.path):
+    if source_allowed and process.may_write(new.path, "link"):
         return CONTINUE
     native = native_errno("link", new, tid, other=old if old.is_file else None)
     if native:

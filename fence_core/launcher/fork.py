@@ -146,12 +146,10 @@ def _supervise(
         libc.set_dumpable(False)  # our memory holds the rules: not readable, even where Landlock is missing
         broker = Broker(listener, root, child, layers=_layers(found), stacks=found.available("wait_killable"))
         supervisor = Supervisor(broker, child, guardian_control, leftovers=config.settings.leftovers)
-    except (FenceError, OSError) as error:
+    except BaseException as error:  # whatever it is: this process must not go on as an unfenced pytest
         os.kill(child, signal.SIGKILL)
-        leave_quietly(f"ERROR: fence: the fence could not be raised: {error}", EXIT_UNAVAILABLE)
-    except BaseException:
-        os.kill(child, signal.SIGKILL)
-        raise
+        why = str(error) if isinstance(error, FenceError | OSError) else f"{type(error).__name__}: {error}"
+        leave_quietly(f"ERROR: fence: the fence could not be raised: {why}", EXIT_UNAVAILABLE)
     supervisor.run()
 
 

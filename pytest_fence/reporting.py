@@ -152,10 +152,6 @@ def _beyond(shown: dict[int, int], ledger: Sequence[engine.Violation]) -> list[e
     return fresh
 
 
-def _numbers(reports: Sequence[Any]) -> frozenset[int]:
-    return frozenset(v["number"] for report in reports for v in getattr(report, "fence", ()))
-
-
 def _unblamed(reporter: pytest.TerminalReporter, violations: Sequence[engine.Violation]) -> list[engine.Violation]:
     """Those that fail the run but made no test fail, in no attempt."""
     tests = {report.nodeid for report in _failed(reporter) if hasattr(report, "fence")}
@@ -172,12 +168,12 @@ def _told_by_pytest(reporter: pytest.TerminalReporter) -> frozenset[int]:
     if option.tbstyle in ("no", "line") or getattr(reporter, "no_summary", False):
         return frozenset()
     sections_too = option.showcapture == "all"
-    return _numbers(
-        [
-            report
-            for report in _failed(reporter)
-            if sections_too or not any(name == SECTION for name, _ in report.sections)
-        ]
+    return frozenset(
+        plain["number"]
+        for report in _failed(reporter)
+        if sections_too or not any(name == SECTION for name, _ in report.sections)
+        for plain in getattr(report, "fence", ())
+        if plain["failing"]
     )
 
 

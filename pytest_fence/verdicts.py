@@ -38,14 +38,16 @@ class Verdicts:
 
     def __init__(self, config: pytest.Config) -> None:
         self._view = view_of(config)
-        self._tells_all = config.option.tbstyle != "line"  # for which pytest prints the whole of every longrepr
+        # There pytest 9 prints the whole of each failure as well. The option belongs to the terminal plugin.
+        self._tells_all = config.getoption("tbstyle", "auto") != "line"
 
     def apply(self, item: pytest.Item, report: pytest.TestReport, found: Sequence[engine.Violation]) -> None:
         """Change `report` in place."""
-        report.fence = [*getattr(report, "fence", []), *map(engine.to_wire, found)]  # type: ignore[attr-defined]
         failing = [v for v in found if v.mode == "enforce"]
         # A filter that makes errors of warnings makes failures of these.
         failing += [v for v in found if v.mode == "warn" and not self._warn(item, v)]
+        plain = [{**engine.to_wire(v), "failing": v in failing} for v in found]
+        report.fence = [*getattr(report, "fence", ()), *plain]  # type: ignore[attr-defined]
         if failing:
             self._fail(item, report, failing)
 

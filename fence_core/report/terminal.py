@@ -72,7 +72,9 @@ def title(violations: Sequence[Violation]) -> str:
     outside = len(violations) - len(inside)
     tests = plural(len({v.nodeid for v in inside}), "test")
     if all(v.mode == "audit" for v in violations):
-        return f"fence: {plural(len(violations), 'note')} (audit: nothing was refused)"
+        # Inside another fence, that one may refuse what this one lets through.
+        verdict = "" if any(v.errno for v in violations) else ": nothing was refused"
+        return f"fence: {plural(len(violations), 'note')} (audit{verdict})"
     parts = [f"{plural(len(inside), 'violation')} in {tests}"] if inside else []
     if outside:
         parts.append(f"{outside} outside any test" if inside else plural(outside, "violation") + " outside any test")
@@ -214,7 +216,7 @@ def _verdict(violation: Violation) -> Iterator[Line]:
     if violation.kind == "error":
         yield Line(f"  a fault of the fence, not of the test: {escape(violation.rule)}")
         return
-    verdict = "let through (audit)" if violation.mode == "audit" else "refused"
+    verdict = "refused" if violation.errno or violation.mode != "audit" else "let through (audit)"
     yield Line(f"  {verdict}: {shorten(escape(violation.rule), _TEXT_MAX)}")
     yield from _remedy(violation)
 

@@ -101,7 +101,8 @@ def violate(what: str = "connect 93.184.216.34:443/tcp", **changes: Any) -> None
         for frame in traceback.extract_stack()[:-1]
         if frame.filename != __file__
     )
-    fence.add(violation(what, nodeid=nodeid, phase=phase, mode=fence.mode, stack=stack, **changes))
+    known = {"nodeid": nodeid, "phase": phase, "mode": fence.mode, "errno": 0 if fence.mode == "audit" else 13}
+    fence.add(violation(what, **{**known, "stack": stack, **changes}))
 
 
 def violation(what: str = "connect 93.184.216.34:443/tcp", **changes: Any) -> Violation:

@@ -9,7 +9,8 @@ from tests.unit.plugin.faked_pytest import FakedPytest
 WARNING = "pytest_fence.FenceWarning"
 SOURCE = """
 from tests.unit.plugin.fakes import violate
-def test_a(): violate()
+def test_a():
+    violate()
 """
 
 
@@ -96,6 +97,14 @@ def test_audit_notes_and_changes_nothing(warned: FakedPytest) -> None:
     result.stdout.fnmatch_lines(
         ["*= fence: 1 note (audit: nothing was refused) =*", "test_it.py::test_a", "*let through (audit): *"]
     )
+
+
+def test_what_a_failed_test_does_not_say_the_section_does(faked: FakedPytest) -> None:
+    faked.pytester.makepyfile(test_it=SOURCE + "    assert 0\n")
+    for mode, verdict in (("audit", "let through"), ("warn", "refused")):
+        result = faked.run(f"--fence-mode={mode}")
+        result.assert_outcomes(failed=1, warnings=int(mode == "warn"))
+        assert any(f"    {verdict}" in line for line in faked.section(result))
 
 
 def test_a_clean_run_has_no_section(faked: FakedPytest) -> None:

@@ -71,6 +71,12 @@ def test_audit_says_that_nothing_was_refused() -> None:
     assert terminal.title([found]) == "fence: 1 note (audit: nothing was refused)"
 
 
+def test_audit_inside_a_fence_that_enforces() -> None:
+    found = at("t.py::test_a", mode="audit", errno=13)
+    assert any(line.startswith("    refused: ") for line in section(found))
+    assert terminal.title([found]) == "fence: 1 note (audit)"
+
+
 @pytest.mark.parametrize(
     ("nodeid", "phase", "place"),
     [

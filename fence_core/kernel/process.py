@@ -1,4 +1,4 @@
-"""Facts about processes from /proc, and the one fork that Python does not offer.
+"""Facts about processes from /proc, and the forks that Python does not offer.
 
 Sources: proc_pid_status(5), proc_pid_stat(5), proc_tid_children(5), clone(2).
 
@@ -29,16 +29,23 @@ def clone_parent() -> int:
     signal that our own end will send, and it is our parent that waits for it. Raises `BrokerError` when this
     process has a second thread, else `KernelCallError`: EAGAIN, ENOMEM, EINVAL in the init of a pid namespace.
     """
+    return _clone(_CLONE_PARENT, "clone(CLONE_PARENT)")
+
+
+def clone_child() -> int:
+    """As `clone_parent`, but the new process is our child."""
+    return _clone(0, "clone")
+
+
+def _clone(flags: int, call: str) -> int:
     if thread_count() != 1:
         # The new process would own locks, of the interpreter and of malloc, that a thread holds which it does
         # not have. Python's first switch of threads waits for one for ever (measured).
-        raise BrokerError("clone_parent: this process has more than one thread")
+        raise BrokerError(f"{call}: this process has more than one thread")
     # With only flags given the argument orders agree: x86_64 has (flags, stack, parent_tid, child_tid, tls),
     # aarch64 (flags, stack, parent_tid, tls, child_tid). No stack means: go on on a copy of this one.
     # The interpreter's lock is kept, so that both sides come back holding it.
-    return libc.syscall_locked(
-        arch.current().calls["clone"], _CLONE_PARENT | _SIGCHLD, 0, 0, 0, 0, call="clone(CLONE_PARENT)"
-    )
+    return libc.syscall_locked(arch.current().calls["clone"], flags | _SIGCHLD, 0, 0, 0, 0, call=call)
 
 
 def read_proc(path: str) -> bytes:
@@ -167,6 +174,15 @@ def program_name(pid: int) -> str:
     """
     raw = read_proc(f"/proc/{pid}/comm")
     return os.fsdecode(raw[:-1] if raw.endswith(b"\n") else raw)
+
+
+def set_name(text: str) -> None:
+    """Have `ps` show this process by another name; nothing happens where /proc cannot be written."""
+    try:
+        with open("/proc/self/comm", "w", encoding="ascii") as name:
+            name.write(text)
+    except OSError:
+        pass
 
 
 def argv(pid: int) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import signal
 import struct
 from typing import NoReturn
 
-from fence_core.kernel import libc, process
+from fence_core.kernel import fds, libc, process
 
 PACKET = struct.Struct("=cQQ")
 """Command, pid, start time: one datagram each way."""
@@ -35,12 +35,8 @@ def run(supervisor_pidfd: int, control: int, supervisor_pid: int, *, scoped: boo
 
 def _watch(supervisor_pidfd: int, control: int, supervisor_pid: int, scoped: bool) -> None:
     os.setsid()  # a SIGKILL for the whole process group must not take the guardian along
-    _keep_only(supervisor_pidfd, control)
-    try:
-        with open("/proc/self/comm", "w", encoding="ascii") as name:
-            name.write("fence-guardian")
-    except OSError:
-        pass
+    fds.keep_only(supervisor_pidfd, control)
+    process.set_name("fence-guardian")
     scoped = scoped and _is_refused(supervisor_pid) and _is_refused(1)
     known: dict[int, int] = {}
     poll = select.poll()
@@ -71,22 +67,6 @@ def _watch(supervisor_pidfd: int, control: int, supervisor_pid: int, scoped: boo
                 os.write(control, PACKET.pack(QUIT, 0, 0))
 
 
-def _keep_only(*wanted: int) -> None:
-    """Close every other descriptor: a pipe held open here would keep its reader waiting."""
-    null = os.open("/dev/null", os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
-    low = 3
-    for fd in sorted(wanted):
-        os.closerange(low, fd)
-        low = fd + 1
-    os.closerange(low, max(low, _highest_fd() + 1))
-
-
-def _highest_fd() -> int:
-    return max(int(name) for name in os.listdir("/proc/self/fd"))
-
-
 def _is_refused(pid: int) -> bool:
     """Whether the kernel keeps us from signalling this process outside: asked before anything is sent to "all"."""
     try:
@@ -99,13 +79,15 @@ def _is_refused(pid: int) -> bool:
 
 
 def _any(scoped: bool, known: dict[int, int]) -> bool:
-    if not scoped:
-        return True
-    try:
-        os.kill(-1, 0)
-        return True
-    except OSError:
-        return False
+    """Whether any fenced process is alive."""
+    if scoped:
+        try:
+            os.kill(-1, 0)
+        except OSError:
+            return False
+    # Counted among these are processes that have ended and that nobody has waited for, which the first process of a
+    # container may never do.
+    return bool(_members(scoped, known))
 
 
 def _members(scoped: bool, known: dict[int, int]) -> list[int]:
@@ -119,17 +101,22 @@ def _members(scoped: bool, known: dict[int, int]) -> list[int]:
             continue
         try:
             os.kill(int(name), 0)
-            if process.read_proc(f"/proc/{name}/cmdline"):  # empty: ended, and not waited for yet
+            if _is_alive(int(name)):
                 found.append(int(name))
         except OSError:
             continue
     return found
 
 
+def _is_alive(pid: int) -> bool:
+    """False for what has ended and was not waited for. Raises ProcessLookupError."""
+    return process.read_proc(f"/proc/{pid}/stat").rpartition(b") ")[2][:1] not in (b"Z", b"X")
+
+
 def _is_same(pid: int, started: int, known: dict[int, int]) -> bool:
     try:
-        if process.start_time(pid) == started:
-            return bool(process.read_proc(f"/proc/{pid}/cmdline"))
+        if process.start_time(pid) == started and _is_alive(pid):
+            return True
     except OSError:
         pass
     known.pop(pid, None)
@@ -141,18 +128,15 @@ def _end_all(scoped: bool, known: dict[int, int], number: int, *, until_gone: bo
         if scoped:
             try:
                 os.kill(-1, number)
-            except ProcessLookupError:
-                return
-            except PermissionError:
-                return  # only processes outside are left
+            except OSError:
+                return  # nobody is left inside
         else:
-            members = _members(False, known)
-            for pid in members:
+            for pid in _members(False, known):
                 try:
                     os.kill(pid, number)
                 except OSError:
                     continue
-            if not members:
-                return
         if until_gone:
+            if not _any(scoped, known):
+                return
             select.select([], [], [], 0.001)

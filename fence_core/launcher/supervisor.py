@@ -6,7 +6,8 @@ terminal to the child and ends by libc's ``_exit``, so that exit handlers and co
 Signals (measured against plain pytest for Ctrl-C once and twice, Ctrl-Z and fg, ``timeout``, TERM, HUP, QUIT):
 
 * All are blocked before the fork and read from a signalfd, so none is lost and none interrupts an answer.
-* What the terminal sends (``si_code`` is SI_KERNEL) reaches the child's process group anyway: not forwarded.
+* What the terminal sends (``si_code`` is SI_KERNEL) reaches the child's process group anyway: not forwarded. What a
+  process has sent to the whole group is not either: `witness` tells.
 * When the child stops, so does the supervisor, which is what the shell waits for; going on, it wakes the child.
 * When a signal ends the child, the same signal ends the supervisor, without a second core dump.
 """
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fence_core.broker.attribution import program
 from fence_core.kernel import libc, process, signals
-from fence_core.launcher import guardian
+from fence_core.launcher import guardian, witness
 from fence_core.launcher.child import BLOCKED
 from fence_core.policy.requests import printable
 
@@ -35,7 +36,14 @@ GRACE_S = 0.25
 """How long helpers of a finished session (resource trackers, fork servers, workers) have to see that it is over."""
 TERM_S = 2.0
 """Between SIGTERM and SIGKILL for what a session left behind."""
-_NEVER_FORWARDED = frozenset({signal.SIGCHLD, signal.SIGCONT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
+_STOPPING = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
+_OF_THE_TERMINAL = _STOPPING | {signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCONT, signal.SIGWINCH}
+"""What the kernel itself sends to the group in the foreground."""
+WITNESS_AFTER_S = 0.03
+"""The witness is started when the child is under way; what is sent earlier is passed on, whoever has got it too."""
+WITNESS_TICK_S = 0.002
+_WITNESS_TICKS = 250
+_NOTE_TRUST_S = 0.5
 
 
 class Supervisor:
@@ -49,6 +57,13 @@ class Supervisor:
         self._status: int | None = None
         self._deadline = 0.0
         self._left: list[str] = []
+        self._witness = 0
+        """Its pid; 0 while there is none."""
+        self._notes = -1
+        self._noted: dict[tuple[int, int], float] = {}
+        """Signal and sender of what the witness has got and this process not yet, and when that was read."""
+        self._weighed: set[tuple[int, int]] = set()
+        """Signal and sender of what is being decided."""
         self._signals = signals.create_signalfd(int(number) for number in BLOCKED)
 
     def run(self) -> NoReturn:
@@ -56,6 +71,7 @@ class Supervisor:
         broker = self._broker
         gc.freeze()
         broker.watch(self._signals, self._signalled)
+        broker.after(WITNESS_AFTER_S, self._start_witness)
         try:
             broker.run()
         except BaseException as error:  # the fence must not go on half dead
@@ -71,15 +87,76 @@ class Supervisor:
     # ------------------------------------------------------------ signals
 
     def _signalled(self) -> None:
-        for info in signals.read_signalfd(self._signals):
+        found = signals.read_signalfd(self._signals)
+        continued = any(info.signo == signal.SIGCONT for info in found)
+        if continued:
+            self._forget_stops()
+        for info in found:
             if info.signo == signal.SIGCHLD:
-                self._reap()
-            elif info.signo == signal.SIGCONT:
-                self._pass_on(signal.SIGCONT)
-            elif info.code == signals.SI_KERNEL or info.signo in _NEVER_FORWARDED:
-                continue
+                self._reap(stop=not continued)
+            elif info.code == signals.SI_KERNEL and info.signo in _OF_THE_TERMINAL:
+                # Of a hang-up only the leader of the session is told, until it has ended.
+                if info.signo == signal.SIGHUP and os.getsid(0) == os.getpid():
+                    self._pass_on(info.signo)
+            elif info.code == signals.SI_USER and self._witness:
+                if (info.signo, info.pid) not in self._weighed:
+                    # Once even if sent to this process and then to its group, as `timeout` does: a process that got
+                    # both would have seen one.
+                    self._weighed.add((info.signo, info.pid))
+                    self._weigh(info, 0)
             else:
                 self._pass_on(info.signo)
+
+    def _weigh(self, info: signals.SignalInfo, ticks: int) -> None:
+        """Pass a signal on unless the whole group has got it."""
+        sent = (info.signo, info.pid)
+        if sent not in self._weighed:
+            return
+        if info.signo == signal.SIGCONT and self._witness:
+            os.kill(self._witness, signal.SIGCONT)  # a SIGSTOP may have reached it
+        # The first tick is for the kernel, which goes through the group one by one.
+        over = ticks > 0 and (ticks > _WITNESS_TICKS or self._witness_has_spoken(info.signo))
+        self._read_notes()
+        if sent in self._noted:
+            del self._noted[sent]
+            self._weighed.discard(sent)
+        elif over:
+            self._weighed.discard(sent)
+            self._pass_on(info.signo)
+        else:
+            self._broker.after(WITNESS_TICK_S, lambda: self._weigh(info, ticks + 1))
+
+    def _forget_stops(self) -> None:
+        """SIGCONT takes away what would have stopped the tests, had they not been stopped already."""
+        self._weighed = {sent for sent in self._weighed if sent[0] not in _STOPPING}
+
+    def _witness_has_spoken(self, number: int) -> bool:
+        """Whether it waits for signals and has none: what it had is in the pipe."""
+        try:
+            status = process.read_proc(f"/proc/{self._witness}/status")
+        except OSError:
+            return True
+        pending = signals.parse_state(status).pending_shared & signals.bit(number)
+        return not pending and process.field(status, b"State").startswith(b"S")
+
+    def _read_notes(self) -> None:
+        now = time.monotonic()
+        # What this process does not get at all (SIGCONT takes a waiting SIGTSTP away) says nothing of what comes later.
+        self._noted = {sent: read for sent, read in self._noted.items() if read > now - _NOTE_TRUST_S}
+        try:
+            while data := os.read(self._notes, witness.NOTE.size * 64):
+                self._noted.update((sent, now) for sent in witness.NOTE.iter_unpack(data))
+        except OSError:
+            pass
+
+    def _start_witness(self) -> None:
+        supervisor = os.getpid()
+        self._notes, notes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        pid = process.clone_child()
+        if pid == 0:
+            witness.run(notes, supervisor, BLOCKED - {signal.SIGCHLD})
+        os.close(notes)
+        self._witness = pid
 
     def _pass_on(self, number: int) -> None:
         if self._status is None:
@@ -88,7 +165,8 @@ class Supervisor:
             except ProcessLookupError:
                 pass
 
-    def _reap(self) -> None:
+    def _reap(self, *, stop: bool) -> None:
+        """`stop`: stop with the child. Not where this process was stopped too, and has just been continued."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
@@ -96,12 +174,16 @@ class Supervisor:
                 return
             if pid == 0:
                 return
+            if pid == self._witness and not os.WIFSTOPPED(status):
+                self._witness = 0
             if pid != self._child:
                 continue
             if os.WIFSTOPPED(status):
-                # Stop as well: the shell has put this process in the foreground and waits for it.
-                os.kill(os.getpid(), signal.SIGSTOP)
-                self._pass_on(signal.SIGCONT)
+                # The shell has put this process in the foreground and waits for it. What continues this process is
+                # passed on like any other signal.
+                if stop:
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                    self._forget_stops()
             else:
                 self._status = status
                 self._child_ended()
@@ -180,6 +262,8 @@ class Supervisor:
         except OSError:
             pass
         self._control.close()
+        if self._witness:
+            os.kill(self._witness, signal.SIGKILL)
         while True:
             try:
                 os.waitpid(-1, 0)

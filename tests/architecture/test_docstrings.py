@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted(path for package in ("fence_core", "pytest_fence") for path in (ROOT / package).rglob("*.py"))
 # A package whose modules all run in one process may say so once, in its own docstring.
 ONE_PROCESS = {"broker": "supervisor"}
-PROCESSES = ("supervisor", "fenced", "guardian", "any process")
+PROCESSES = ("supervisor", "fenced", "guardian", "witness", "any process")
 
 
 def docstring(path: Path) -> str:

@@ -29,7 +29,11 @@ DOORS = {
 }
 
 # These run in a freshly forked process, in which nothing but the kernel's own interface may be relied upon.
-AFTER_THE_FORK = ("fence_core/launcher/child.py", "fence_core/launcher/guardian.py")
+AFTER_THE_FORK = (
+    "fence_core/launcher/child.py",
+    "fence_core/launcher/guardian.py",
+    "fence_core/launcher/witness.py",
+)
 
 
 def read_table(text: str) -> dict[str, set[str]]:

@@ -6,6 +6,7 @@ that the end of a test can tell whether anything was left behind.
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import os
 import pty
@@ -58,27 +59,49 @@ class Ended:
         return sorted(re.findall(r"^(?:PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS|RERUN) \S+", self.out, re.MULTILINE))
 
 
+_OUR_FRAMES = re.compile(
+    r'^((?:INTERNALERROR>)? +)File "[^"]*/(?:pluggy|pytest_fence)/[^"]*", line \d+, in \w+\n(?:\1  .*\n)+', re.MULTILINE
+)
+
+
 def shown(text: str) -> str:
-    """What a user sees, without what differs between any two runs, and without the one line that is ours."""
+    """What a user sees, without what differs between any two runs, the one line that is ours, and our hooks' frames
+    in tracebacks."""
+    text = re.sub(r"^ *[~^]+\n", "", _OUR_FRAMES.sub("", text), flags=re.MULTILINE)
     text = re.sub(r"^fence: (?:enforce|warn|audit); .*\r?\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"\d+\.\d+ ?s\b( \(\d+:\d\d:\d\d\))?", "<time>", text)
     text = re.sub(r"in \d+m \d+s", "in <time>", text)
     text = re.sub(r"0x[0-9a-fA-F]{6,}", "<address>", text)
     text = re.sub(r"=*( [^=\n]*<time>[^=\n]* )=*", r"=\1=", text)  # its length depends on the time
+    text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+", "<date>", text)
+    text = re.sub(r"/pytest-\d+/", "/pytest-<n>/", text)
     return re.sub(r"(pid|process) \d+", r"\1 <pid>", text)
 
 
 class Runs:
-    """Starts pytest in one directory; `close` sees to it that nothing is left."""
+    """Starts pytest in one directory; `close` sees to it that nothing is left.
+
+    Loading every plugin that is installed takes a second of each run: only ours is, and those asked for by `load`.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.plugins: tuple[str, ...] = ("-p", "pytest_fence.plugin")
+        self.autoload = False
         self._mark = uuid.uuid4().hex
         self._started: list[subprocess.Popen[Any]] = []
 
+    def load(self, *modules: str) -> None:
+        """Load these plugins too; without a name, all that are installed, as users have it."""
+        self.autoload = not modules
+        names = ("no:randomly",) if self.autoload else ("pytest_fence.plugin", *modules)
+        self.plugins = tuple(word for name in names for word in ("-p", name))
+
     def environ(self, more: Mapping[str, str | None] | None = None) -> dict[str, str]:
         """Ours without what an outer pytest or coverage adds; None in `more` removes a variable."""
-        given: dict[str, str | None] = {**os.environ, _MARK: self._mark, "PY_COLORS": "0", **(more or {})}
+        given: dict[str, str | None] = {**os.environ, _MARK: self._mark, "PY_COLORS": "0"}
+        given["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = None if self.autoload else "1"
+        given.update(more or {})
         ours = ("PYTEST_CURRENT_TEST", "PYTEST_VERSION", "PYTEST_XDIST", "COV_CORE", "COLUMNS", "LINES")
         return {
             name: value
@@ -87,8 +110,8 @@ class Runs:
         }
 
     def argv(self, args: Sequence[str], *, fenced: bool) -> list[str]:
-        """``python -m pytest``, with a fence or without; the order of tests stays as written."""
-        return [sys.executable, "-m", "pytest", "-p", "no:randomly", *(["--fence"] if fenced else []), *args]
+        """``python -m pytest``, with a fence or without."""
+        return [sys.executable, "-m", "pytest", *self.plugins, *(["--fence"] if fenced else []), *args]
 
     def start(
         self, argv: Sequence[str], *, env: Mapping[str, str | None] | None = None, **options: Any
@@ -118,13 +141,15 @@ class Runs:
         return self.command(*self.argv(args, fenced=fenced), **options)
 
     def both(self, *args: str, before: Callable[[], object] | None = None, **options: Any) -> tuple[Ended, Ended]:
-        """Plain, then fenced. `before` runs before each."""
-        ends = []
-        for fenced in (False, True):
-            if before is not None:
-                before()
-            ends.append(self.pytest(*args, fenced=fenced, **options))
-        return ends[0], ends[1]
+        """Plain and fenced: at the same time, or one after the other with `before` called before each."""
+        if before is None:
+            started = [self.start(self.argv(args, fenced=fenced), **options) for fenced in (False, True)]
+            plain, fenced = map(self.finish, started)
+            return plain, fenced
+        before()
+        plain = self.pytest(*args, fenced=False, **options)
+        before()
+        return plain, self.pytest(*args, fenced=True, **options)
 
     def same(self, *args: str, status: int = 0, **options: Any) -> Ended:
         """Plain and fenced end alike and print the same; the fenced run, of which `status` is expected."""
@@ -178,11 +203,11 @@ def _words(pid: int) -> str:
 
 def assert_same(plain: Ended, fenced: Ended) -> None:
     """Same exit status, same words, apart from our line in the header."""
-    assert (fenced.status, shown(fenced.out), shown(fenced.err)) == (
-        plain.status,
-        shown(plain.out),
-        shown(plain.err),
-    ), f"plain: {plain!r}\nfenced: {fenced!r}"
+    texts = [
+        f"status {end.status}\n{shown(end.out)}\n--- err\n{shown(end.err)}".splitlines() for end in (plain, fenced)
+    ]
+    difference = "\n".join(difflib.unified_diff(*texts, "plain", "fenced", lineterm="", n=8))
+    assert not difference, difference
 
 
 @pytest.fixture

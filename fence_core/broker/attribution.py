@@ -261,13 +261,13 @@ class ProcessTable:
             del self._threads[tid]
         return process
 
-    def chain(self, process: Process) -> tuple[str, ...]:
-        """Programs from the pytest process down to this one."""
+    def chain(self, process: Process, worker: Worker) -> tuple[str, ...]:
+        """Programs from the pytest process on whose account it is down to this one."""
         names: list[str] = []
         step: Process | None = process
         while step is not None and len(names) < 16:
             names.append(program(step.pid))
-            if step.workers:
+            if step.pid == worker.tgid:
                 break
             step = step.parent
         return tuple(reversed(names))

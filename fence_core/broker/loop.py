@@ -371,13 +371,14 @@ class Broker:
         record.rule = rule
         record.errno = number
         record.mode = scope.mode
-        record.is_test_process = bool(process.workers)
-        record.chain = self.processes.chain(process)
+        # To the session around a nested one, whose account it is too, the inner pytest is a program like any other.
+        record.is_test_process = process.pid == binding.worker.tgid
+        record.chain = self.processes.chain(process, binding.worker)
         try:
             record.argv = tuple(printable(word) for word in kernel_process.argv(process.pid)[:64])
         except OSError:
             pass
-        if not process.workers:
+        if not record.is_test_process:
             record.late = binding.worker.page.read()[0] != binding.nodeid and bool(binding.nodeid)
         if request is not None:
             from fence_core.policy.remedy import remedy  # only ever needed where something was refused

@@ -186,6 +186,7 @@ class Fenced:
         plugins: Sequence[str] = (),
         env: Mapping[str, str | None] | None = None,
         flags: Sequence[str] = ("--fence",),
+        cache: bool = False,
     ) -> Caught:
         """One run of the text `test` as ``test_it.py``, beside `files`, with `policy` as the project's config.
 
@@ -212,7 +213,12 @@ class Fenced:
             witness.FILE: str(noted),
             **(env or {}),
         }
-        options += [*flags, "-p", "no:cacheprovider", f"--basetemp={self.directory / 'basetemp'}", *args]
+        options += [
+            *flags,
+            *(() if cache else ("-p", "no:cacheprovider")),
+            f"--basetemp={self.directory / 'basetemp'}",
+            *args,
+        ]
         ended = self._runs.pytest(*options, fenced=False, env=environ)
         if not noted.exists():
             return Caught(ended, self.directory, {"reports": [], "ledger": []})

@@ -266,8 +266,9 @@ class ProcessTable:
         names: list[str] = []
         step: Process | None = process
         while step is not None and len(names) < 16:
-            names.append(program(step.pid))
             if step.pid == worker.tgid:
+                names.append("pytest")  # which may run under any name: python, coverage, a wrapper's
                 break
+            names.append(program(step.pid))
             step = step.parent
         return tuple(reversed(names))

@@ -26,7 +26,7 @@ from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.resolve import Resolver
 from fence_core.broker.scopes import Binding, Scope, Worker
 from fence_core.broker.sockets import InsideSockets
-from fence_core.broker.stacks import StackPipe
+from fence_core.broker.stacks import StackPipe, waits
 from fence_core.broker.table import handlers
 from fence_core.errors import KernelCallError
 from fence_core.events.ledger import Ledger, Record
@@ -360,9 +360,21 @@ class Broker:
         )
         if new:
             self._describe(record, process, binding, rule, number, request)
-            if process.stacks is not None and self.stacks_work:
-                process.stacks.ask(process.pid, tid, record)
+            if self.stacks_work:
+                self._ask_stack(process, tid, binding, record)
         worker.page.add_violation()
+
+    def _ask_stack(self, process: Process, tid: int, binding: Binding, record: Record) -> None:
+        """The line of the thread that tried; for another program, the line at which its test waits for it."""
+        if process.stacks is not None:
+            process.stacks.ask(process.pid, tid, record)
+            return
+        test = self.processes.by_pid.get(binding.worker.tgid)
+        if test is None or test.stacks is None or test.workers[-1:] != [binding.worker]:
+            return
+        now = binding.worker.now()
+        if (now.nodeid, now.phase) == (binding.nodeid, binding.phase) and waits(test.pid):
+            test.stacks.ask(test.pid, test.pid, record)
 
     def _describe(
         self, record: Record, process: Process, binding: Binding, rule: str, number: int, request: object

@@ -21,7 +21,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from fence_core.kernel import signals
+from fence_core.kernel import arch, signals
+from fence_core.kernel import process as kernel_process
 
 if TYPE_CHECKING:
     from fence_core.events.model import Frame
@@ -30,6 +31,19 @@ _WAIT_S = 0.005
 """The longest that a second denial waits for the stack of the one before to be written (it takes 25 us)."""
 _GIVE_UP_S = 1.0
 """After this an unwritten stack no longer keeps others from being asked for."""
+
+
+_WAITING = ("wait4", "waitid", "poll", "ppoll", "select", "pselect6", "epoll_wait", "epoll_pwait", "read", "futex")
+
+
+def waits(tid: int) -> bool:
+    """Whether this thread sits in a call in which Python waits, and which it makes again after a signal (PEP 475)."""
+    try:
+        number = kernel_process.read_proc(f"/proc/{tid}/syscall").split(None, 1)[0]
+    except (OSError, IndexError):
+        return False
+    calls = arch.current().calls
+    return number.isdigit() and int(number) in {calls[name] for name in _WAITING if name in calls}
 
 
 class StackTarget(Protocol):

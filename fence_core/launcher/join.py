@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal
 
+from fence_core.kernel import features
 from fence_core.launcher.doors import is_fenced
 from fence_core.policy.load import source_kind
 
@@ -20,7 +21,7 @@ def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nes
 
     ``worker``: a further process of the session that started it. ``nested``: a session of its own, whose `config` can
     only narrow what the surrounding test may do. The first process of a fenced session gets that session, whatever it
-    says. Raises BrokerError.
+    says. Raises BrokerError, FenceUnavailable where a layer that `config` requires is missing.
     """
     if not is_fenced():
         return None
@@ -28,6 +29,8 @@ def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nes
 
     plain = None
     if config is not None:
+        if config.settings.require:
+            features.require(config.settings.require)
         from fence_core.policy.wire import policy_to_wire
 
         plain = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.end_to_end.caught import Fenced
+from tests.end_to_end.caught import AWAY, Fenced
 
 pytestmark = pytest.mark.needs("program:curl")
 
@@ -54,4 +54,30 @@ def test_curl_by_name(fenced: Fenced) -> None:
     )
     # One line, however often and for however many types of record libc asks.
     run.refused("test_away", "resolve api.stripe.com", by=["curl"], count=None)
+    run.clean("test_loopback")
+
+
+def test_line_that_waits_for_a_program(fenced: Fenced) -> None:
+    """curl has no Python stack: the report names the line of the test that waits for it."""
+    run = fenced.run(
+        """
+        import subprocess
+        from here import AWAY, HTTP
+
+        def test_away():
+            before = 1
+            done = subprocess.run(["curl", "-sS", f"http://{AWAY}/"], capture_output=True)
+            assert done.returncode == 7
+
+        def test_loopback():
+            subprocess.run(["curl", "-sS", f"http://127.0.0.1:{HTTP}/"], capture_output=True, check=True)
+        """
+    )
+    attempt = run.refused(
+        "test_away",
+        f"connect {AWAY}:80/tcp",
+        by=["curl"],
+        line='done = subprocess.run(["curl", "-sS", f"http://{AWAY}/"], capture_output=True)',
+    )
+    assert attempt.chain == ["pytest", "curl"]
     run.clean("test_loopback")

@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-SECONDS = 60.0
+SECONDS = 20.0
 """Far beyond anything here; what takes longer hangs."""
 _MARK = "FENCE_TEST_RUN"
 
@@ -199,6 +199,19 @@ def _words(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")[:300]
     except OSError:
         return "ended by now"
+
+
+def state(pid: int) -> str:
+    """The letter of proc(5): S for asleep, T for stopped."""
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2][0]
+
+
+def is_fenced(pid: int) -> bool:
+    """Whether a seccomp filter is in force there; False for what has ended."""
+    try:
+        return "Seccomp:\t2" in Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return False
 
 
 def assert_same(plain: Ended, fenced: Ended) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.support import Ended, Runs, assert_same, until
+from tests.end_to_end.support import Ended, Runs, assert_same, is_fenced, state, until
 
 WAITS = """
     import os, time
@@ -225,20 +225,6 @@ def test_stopped_and_continued(pytester: pytest.Pytester, runs: Runs, stop: str,
     until(lambda: state(process.pid) in "SR" and state(child) in "SR", "both go on", 10)
     process.send_signal(signal.SIGUSR1)
     assert runs.finish(process).status == 0
-
-
-def state(pid: int) -> str:
-    """The letter of proc(5): T for stopped."""
-    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-        return file.read().rpartition(") ")[2][0]
-
-
-def is_fenced(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            return "Seccomp:\t2" in file.read()
-    except OSError:
-        return False
 
 
 def test_ignored_signals_stay_ignored(pytester: pytest.Pytester, runs: Runs) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Generator
 
 import pytest
 
+from pytest_fence.imports import unrewritten
+
 MARKER = (
     "fence(*, allowed_domains=[], allow_write=[], ...): what this test may do beyond the policy of the session, or "
     "may not do; the keyword arguments are the keys of [tool.fence]. Lists add up from module over class to function, "
@@ -65,10 +67,11 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     early_config.add_cleanup(lambda: _live.discard(early_config))
     options = early_config.known_args_namespace
     given = (options.fence, options.no_fence, options.fence_mode, options.fence_config, options.fence_require)
-    if any(given) or _is_configured(early_config):
-        from pytest_fence import session
+    with unrewritten():
+        if any(given) or _is_configured(early_config):
+            from pytest_fence import session
 
-        session.maybe_raise_fence(early_config, others=others)
+            session.maybe_raise_fence(early_config, others=others)
     return (yield)
 
 

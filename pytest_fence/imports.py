@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
-_OURS = ("fence_core.", "pytest_fence.")
+_OURS = frozenset({"fence_core", "pytest_fence"})
 
 
 class _Finder:
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        return PathFinder.find_spec(name, path, target) if name.startswith(_OURS) else None
+        return PathFinder.find_spec(name, path, target) if name.partition(".")[0] in _OURS else None
 
 
 @contextmanager

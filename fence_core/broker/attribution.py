@@ -7,7 +7,8 @@ machine goes through all of them (32,768 at the least) in that time.
 
 A daemon that forks twice is first seen when its parents are gone: nothing in /proc leads back to its test. So every
 process gets a mark that its descendants inherit through fork and exec: the soft limit RLIMIT_LOCKS, which Linux has not
-looked at since 2.4, holds the number of its binding.
+looked at since 2.4, holds the number of its binding. A pytest process itself, whose tests change, has one only while
+it forks: so a child that is slow to start is not taken for one of the next test.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _FORK_SERVER = "from multiprocessing.forkserver import main"
 class Process:
     """One fenced process, from when it was first seen until it is gone."""
 
-    __slots__ = ("_image", "_memory", "binding", "parent", "pid", "pidfd", "proven", "stacks", "workers")
+    __slots__ = ("_image", "_memory", "binding", "own_mark", "parent", "pid", "pidfd", "proven", "stacks", "workers")
 
     def __init__(self, pid: int, pidfd: int, parent: Process | None, binding: Binding) -> None:
         self.pid = pid
@@ -47,6 +48,8 @@ class Process:
         """Whether it has made a trapped call itself, which only a fenced process can."""
         self.stacks: StackPipe | None = None
         """The pipe that this process (or the one it was forked from) registered; None after an exec."""
+        self.own_mark: int | None = None
+        """Of a pytest process that is forking right now: the mark it had before."""
 
     def account(self) -> Binding:
         """On whose account a call of this process is, now."""
@@ -157,10 +160,19 @@ class Marks:
 
     def find(self, pid: int) -> Binding | None:
         """What the process was marked with, or the one it was started by."""
+        return self._bindings.get(self.number(pid))
+
+    def number(self, pid: int) -> int:
         try:
-            return self._bindings.get(resource.prlimit(pid, self.RLIMIT_LOCKS)[0])
+            return resource.prlimit(pid, self.RLIMIT_LOCKS)[0]
         except OSError:
-            return None
+            return 0
+
+    def restore(self, pid: int, number: int) -> None:
+        try:
+            resource.prlimit(pid, self.RLIMIT_LOCKS, (number, resource.prlimit(pid, self.RLIMIT_LOCKS)[1]))
+        except (OSError, ValueError):
+            pass
 
     def _new(self, key: tuple[int, str, int, int], binding: Binding) -> int:
         if len(self._bindings) >= self._KEPT_MAX:
@@ -226,7 +238,7 @@ class ProcessTable:
                 except OSError:
                     parent = None
         pidfd = pidfds.open_pidfd(pid)
-        binding = parent.account_for_child() if parent is not None else self._marks.find(pid) or self._root()
+        binding = self._binding_of(pid, parent)
         self._marks.put(pid, binding)
         process = Process(pid, pidfd, parent, binding)
         if parent is not None and parent.stacks is not None:
@@ -236,6 +248,25 @@ class ProcessTable:
         self._by_pidfd[pidfd] = process
         self._watch(pidfd, pid)
         return process
+
+    def _binding_of(self, pid: int, parent: Process | None) -> Binding:
+        marked = self._marks.find(pid)
+        if parent is None:
+            return marked or self._root()
+        if parent.workers and marked is not None and marked is not self._marks.find(parent.pid):
+            return marked  # forked a while ago, under a test that may be over
+        return parent.account_for_child()
+
+    def before_fork(self, process: Process) -> None:
+        """A pytest process is about to fork: its child is to carry the mark of this moment."""
+        if process.workers and process.own_mark is None:
+            process.own_mark = self._marks.number(process.pid)
+            self._marks.put(process.pid, process.account())
+
+    def after_fork(self, process: Process) -> None:
+        if process.own_mark is not None:
+            self._marks.restore(process.pid, process.own_mark)
+            process.own_mark = None
 
     def _is_fenced(self, pid: int) -> bool:
         return kernel_process.field(kernel_process.read_proc(f"/proc/{pid}/status"), b"Seccomp") == b"2"

@@ -424,6 +424,11 @@ class Broker:
             process.stacks = StackPipe(read_fd, os.fstat(read_fd).st_ino)
             self._stack_pipes.append(process.stacks)
             return HandOver(write_fd, cloexec=True)
+        # Nothing to hand over: that the call is made says all there is to say.
+        if raw == b"/proc/fence/fork":
+            self.processes.before_fork(process)
+        elif raw == b"/proc/fence/forked":
+            self.processes.after_fork(process)
         return errno.ENOENT
 
     def collect_stacks(self) -> None:

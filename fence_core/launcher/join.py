@@ -55,12 +55,17 @@ def bind_forks() -> None:
     global _hooked
     if not _hooked:
         _hooked = True
-        os.register_at_fork(after_in_child=_bind)
+        # The child itself may be slow to start, and the next test begin before it has said a word.
+        os.register_at_fork(
+            before=lambda: _tell("fork"),
+            after_in_parent=lambda: _tell("forked"),
+            after_in_child=lambda: _tell("bind"),
+        )
 
 
-def _bind() -> None:
-    # Any trapped call does: the broker binds a process at first sight. This one has no effect.
+def _tell(what: str) -> None:
+    """A call that has no effect but that the broker sees, and with it this process."""
     try:
-        os.close(os.open("/proc/fence/bind", os.O_RDWR | os.O_CREAT))
+        os.close(os.open(f"/proc/fence/{what}", os.O_RDWR | os.O_CREAT))
     except OSError:
         pass

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from tests.end_to_end.caught import Fenced
@@ -87,8 +90,7 @@ def test_daemon_of_a_fixture_acts_in_a_later_phase(fenced: Fenced) -> None:
     (found,) = run.attempts("test_it")
     assert (found.what, found.phase, found.late) == ("connect 198.51.100.7:443/tcp", "setup", False)
     # The setup's report is out by then: the next one carries it.
-    assert run.report("test_it", "call")["outcome"] == "failed"
-    assert run.status == 1
+    run.blamed("test_it")
 
 
 def test_daemon_that_outlives_the_session(fenced: Fenced) -> None:
@@ -128,21 +130,23 @@ def test_forked_child_that_outlives_its_test(fenced: Fenced, how: str) -> None:
             os.write(tell, b"x")
 
         def test_that_forks():
-            if {how!r} == "os.fork":
-                if os.fork() == 0:
-                    child()
-                    os._exit(0)
-            else:
-                multiprocessing.get_context("fork").Process(target=child).start()
+            for _ in range(20):  # some of them get no processor before the next test begins
+                if {how!r} == "os.fork":
+                    if os.fork() == 0:
+                        child()
+                        os._exit(0)
+                else:
+                    multiprocessing.get_context("fork").Process(target=child).start()
 
-        def test_during_which_it_acts():
-            os.write(let_go, b"x")
-            assert os.read(done, 1) == b"x"
+        def test_during_which_they_act():
+            os.write(let_go, b"x" * 20)
+            for _ in range(20):
+                assert os.read(done, 1) == b"x"
         """
     )
-    run.clean("test_during_which_it_acts")
+    run.clean("test_during_which_they_act")
     (found,) = run.ledger
-    assert (found.nodeid, found.late) == ("test_it.py::test_that_forks", True)
+    assert (found.nodeid, found.late, found.count) == ("test_it.py::test_that_forks", True, 20)
     assert run.status == 1
 
 
@@ -178,3 +182,29 @@ def test_background_job_of_a_shell(fenced: Fenced) -> None:
     (found,) = run.ledger
     assert (found.nodeid, found.phase, found.late) == ("test_it.py::test_that_starts_it", "call", True)
     assert run.status == 1
+
+
+def test_a_fork_does_not_mark_what_later_tests_start(fenced: Fenced) -> None:
+    run = fenced.run(
+        """
+        import os, subprocess, sys
+        from here import AWAY
+
+        CODE = "import socket, sys; sys.exit(socket.socket().connect_ex((sys.argv[1], 443)))"
+
+        def test_that_forks():
+            if os.fork() == 0:
+                os._exit(0)
+            os.wait()
+
+        def test_that_starts_a_program():
+            assert subprocess.run([sys.executable, "-c", CODE, AWAY]).returncode == 13
+
+        def test_that_starts_one_by_fork():
+            program = subprocess.Popen([sys.executable, "-c", CODE, AWAY], preexec_fn=lambda: None)
+            assert program.wait() == 13
+        """
+    )
+    run.clean("test_that_forks")
+    for test in "test_that_starts_a_program", "test_that_starts_one_by_fork":
+        run.refused(test, "connect 198.51.100.7:443/tcp", by=[Path(sys.executable).name])

@@ -32,7 +32,7 @@ _long = ctypes.c_long
 
 # Absent elsewhere than on Linux, so that importing this module never fails.
 _dll: Any = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-# Keeps the interpreter's lock during the call; wanted for `clone` only, see `process.clone_parent`.
+# Keeps the interpreter's lock during the call; wanted for forks only, see `process.clone_parent`.
 _dll_locked: Any = ctypes.PyDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -99,6 +99,23 @@ def syscall_locked(
     if result == -1:
         raise KernelCallError(call, ctypes.get_errno())
     return result
+
+
+def bare_fork() -> int:
+    """fork(2) without any at-fork handler, the interpreter's lock held throughout: 0 in the child.
+
+    Source: _Fork(3), POSIX.1-2024. Raises `FenceUnavailable` where libc has it not yet (glibc before 2.34),
+    `KernelCallError`.
+    """
+    try:
+        fork = _dll_locked["_Fork"]
+    except (AttributeError, TypeError):
+        raise FenceUnavailable("_Fork", "this C library does not have it", "Use os.fork.") from None
+    fork.restype, fork.argtypes = ctypes.c_int, ()
+    pid: int = fork()
+    if pid < 0:
+        raise KernelCallError("fork", ctypes.get_errno())
+    return pid
 
 
 def exit_now(status: int) -> NoReturn:

@@ -9,10 +9,11 @@ way the kernel said so (no such directory, or ESRCH in mid-read).
 from __future__ import annotations
 
 import os
+import sys
 from errno import ENOENT, ESRCH
 from typing import NamedTuple
 
-from fence_core.errors import BrokerError, KernelCallError
+from fence_core.errors import BrokerError, FenceUnavailable, KernelCallError
 from fence_core.kernel import arch, libc
 
 _CLONE_PARENT = 0x00008000  # include/uapi/linux/sched.h
@@ -46,6 +47,25 @@ def _clone(flags: int, call: str) -> int:
     # aarch64 (flags, stack, parent_tid, tls, child_tid). No stack means: go on on a copy of this one.
     # The interpreter's lock is kept, so that both sides come back holding it.
     return libc.syscall_locked(arch.current().calls["clone"], flags | _SIGCHLD, 0, 0, 0, 0, call=call)
+
+
+def fork_unnoticed() -> int:
+    """Fork as `os.fork` does, but let the child go on as if it were this process: 0 in it, its pid here.
+
+    No at-fork handler runs, so that `random` keeps its state and coverage its data file. That is safe only without
+    other threads; where there are any, and where libc has no such fork, it is an ordinary one. Raises `OSError`.
+    """
+    if thread_count() == 1:
+        try:
+            pid = libc.bare_fork()
+        except FenceUnavailable:
+            pass
+        else:
+            if pid == 0 and "threading" in sys.modules:
+                # What the interpreter's own handler would have set right: the one id that has changed.
+                sys.modules["threading"].main_thread()._set_native_id()
+            return pid
+    return os.fork()
 
 
 def read_proc(path: str) -> bytes:

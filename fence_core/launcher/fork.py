@@ -90,7 +90,7 @@ def fork_fenced(config: Config, layers_required: Iterable[str] = ()) -> None:
         guardian_control=theirs.fileno(),
     )
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
-    child = os.fork()
+    child = process.fork_unnoticed()
     if child == 0:
         os.close(to_supervisor_r)
         os.close(from_supervisor_w)

@@ -313,6 +313,42 @@ def test_files_are_written_once(pytester: pytest.Pytester, runs: Runs) -> None:
     assert len(lines) == 3
 
 
+def test_nobody_notices_the_fork(pytester: pytest.Pytester, runs: Runs) -> None:
+    """What a plugin prepared at its import is there: random numbers of its seed, and no at-fork handler has run."""
+    pytester.makepyfile(
+        early="""
+        import multiprocessing, os, random, tempfile, threading
+        random.seed(7)
+        forks = []
+        os.register_at_fork(before=lambda: forks.append("before"), after_in_child=lambda: forks.append("child"),
+                            after_in_parent=lambda: forks.append("parent"))
+        lock = threading.Lock()
+        local = threading.local()
+        local.value = 5
+        """,
+        test_it="""
+        import multiprocessing, os, random, subprocess, sys, threading, early
+
+        def test_it():
+            print(random.random(), early.forks, early.lock.locked(), early.local.value)
+            main = threading.main_thread()
+            assert main.native_id == threading.get_native_id() == os.getpid()
+            assert main is threading.current_thread() and main.is_alive()
+            assert multiprocessing.parent_process() is None
+            done = []
+            thread = threading.Thread(target=done.append, args=(1,))
+            thread.start(), thread.join()
+            pid = os.fork()
+            if pid == 0:
+                os._exit(len(early.forks))
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 2
+            assert early.forks == ["before", "parent"]
+            assert subprocess.run([sys.executable, "-c", "raise SystemExit(3)"]).returncode == 3
+        """,
+    )
+    runs.same("-s", "-p", "early", "-p", "no:cacheprovider")
+
+
 def test_standard_output_is_in_order(pytester: pytest.Pytester, runs: Runs) -> None:
     """Both streams into one pipe: nothing of ours comes between, whatever is written before and after the fork."""
     pytester.makepyfile(

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_fence.reporting import SECTION
 from tests.end_to_end import witness
 from tests.end_to_end.loopback import HELLO, Loopback
 from tests.end_to_end.support import Ended, Runs
@@ -84,24 +85,33 @@ class Caught(Ended):
         line: str = "",
         by: Sequence[str] = (),
         count: int | None = 1,
+        fails_itself: bool = False,
     ) -> Attempt:
         """The test did exactly this, once, in that phase; its report says so and is a failure.
 
         `line`: text of the source line that the stack ends in. `by`: programs of the chain, without the test process.
-        `count` None: any number of times.
+        `count` None: any number of times. `fails_itself`: it would have failed without a verdict of the fence, too.
         """
         found = self.attempts(test)
         assert [v.what for v in found] == [what], f"{test} was to be blamed for {what!r} only\n{self!r}"
         (attempt,) = found
         self._check(attempt, phase, line, by, count)
         if phase in ("setup", "call", "teardown"):
-            report = self.report(test, phase)
+            report = self.blamed(test, phase, fails_itself=fails_itself)
             assert [v["what"] for v in report["fence"]] == [what], self
-            assert report["outcome"] == "failed", self
             told = report["text"] + "".join(text for _, text in report["sections"])
             assert what in told, f"the report of {test} does not say {what!r}: {told}"
-        assert self.status == 1, self
         return attempt
+
+    def blamed(self, test: str, phase: str = "call", *, fails_itself: bool = False) -> Mapping[str, Any]:
+        """The report of a test that the fence made a failure, and whose own assertions held."""
+        report = self.report(test, phase)
+        assert report["outcome"] == "failed", f"{test} was to fail\n{self!r}"
+        # The fence adds a section to a report that is a failure already; of any other it writes the failure.
+        failed_itself = any(name == SECTION for name, _ in report["sections"])
+        assert failed_itself == fails_itself, f"{test} did {'' if failed_itself else 'not '}fail itself\n{self!r}"
+        assert self.status == 1, self
+        return report
 
     def outside(self, what: str, *, phase: str, line: str = "", nodeid: str = "") -> Attempt:
         """A violation that belongs to no test; the run failed and the summary tells of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_forked_child_that_exits_at_once(fenced: Fenced) -> None:
             assert os.waitstatus_to_exitcode(os.wait()[1]) == 7
         """
     )
-    run.refused("test_child", "connect 198.51.100.7:443/tcp", by=["python"])
+    run.refused("test_child", "connect 198.51.100.7:443/tcp", by=[Path(sys.executable).name])
 
 
 @pytest.mark.parametrize(

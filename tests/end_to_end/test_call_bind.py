@@ -45,11 +45,16 @@ def test_allowed(fenced: Fenced) -> None:
 
 def test_not_allowed(fenced: Fenced) -> None:
     run = fenced.run(TESTS, policy="[tool.fence]\nallow_local_binding = false\n")
-    run.refused("test_bind", "bind 127.0.0.1:0/tcp", line='s.bind(("127.0.0.1", 0))')
-    run.refused("test_bind_udp", "bind 0.0.0.0:0/udp")
-    run.refused("test_listen", "bind 0.0.0.0:0/tcp", line="s.listen()  # binds to a port of the kernel's choice")
-    run.refused("test_server", "bind 127.0.0.1:0/tcp")
-    run.refused("test_listen_on_own_port", "bind 0.0.0.0:0/tcp")
+    run.refused("test_bind", "bind 127.0.0.1:0/tcp", line='s.bind(("127.0.0.1", 0))', fails_itself=True)
+    run.refused("test_bind_udp", "bind 0.0.0.0:0/udp", fails_itself=True)
+    run.refused(
+        "test_listen",
+        "bind 0.0.0.0:0/tcp",
+        line="s.listen()  # binds to a port of the kernel's choice",
+        fails_itself=True,
+    )
+    run.refused("test_server", "bind 127.0.0.1:0/tcp", fails_itself=True)
+    run.refused("test_listen_on_own_port", "bind 0.0.0.0:0/tcp", fails_itself=True)
     assert "PermissionError" in run.report("test_listen")["text"]
 
 
@@ -59,7 +64,7 @@ def test_allowed_by_one_test_only(fenced: Fenced) -> None:
         policy="[tool.fence]\nallow_local_binding = false\n",
     )
     run.clean("test_server")
-    run.refused("test_listen_on_own_port", "bind 0.0.0.0:0/tcp")
+    run.refused("test_listen_on_own_port", "bind 0.0.0.0:0/tcp", fails_itself=True)
 
 
 def test_an_address_of_another_network(fenced: Fenced) -> None:

@@ -135,7 +135,7 @@ def test_it():
     assert 1 == 2, "its own reason"
 """
     )
-    run.refused("test_it", WHAT)
+    run.refused("test_it", WHAT, fails_itself=True)
     assert "its own reason" in run.report("test_it")["text"]
     assert WHAT in "".join(text for _, text in run.report("test_it")["sections"])
     run.has("its own reason", WHAT)

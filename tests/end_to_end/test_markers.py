@@ -104,7 +104,7 @@ def test_fixtures_run_under_the_policy_of_the_test_that_sets_them_up(fenced: Fen
     )
     run.clean("test_allowed")
     assert fenced.untouched("setup", "call", "teardown")
-    run.refused("test_not_allowed", f"write {fenced.outside}/setup", phase="setup")
+    run.refused("test_not_allowed", f"write {fenced.outside}/setup", phase="setup", fails_itself=True)
 
 
 def test_processes_keep_the_policy_of_their_test(fenced: Fenced) -> None:
@@ -162,7 +162,7 @@ def test_added_while_collecting(fenced: Fenced) -> None:
         },
     )
     run.clean("test_chosen")
-    run.refused("test_other", f"write {fenced.outside}/other")
+    run.refused("test_other", f"write {fenced.outside}/other", fails_itself=True)
     assert fenced.untouched("chosen")
 
 

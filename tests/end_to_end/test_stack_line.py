@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from tests.end_to_end.caught import Fenced
 
 
@@ -189,6 +192,6 @@ def test_own_handlers_and_programs_are_not_hit(fenced: Fenced) -> None:
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         """
     )
-    run.refused("test_program", "connect 198.51.100.7:443/tcp", by=["python"])
+    run.refused("test_program", "connect 198.51.100.7:443/tcp", by=[Path(sys.executable).name])
     run.refused("test_default_action", "connect 198.51.100.7:443/tcp", count=None)
-    run.refused("test_closed_descriptors", "connect 198.51.100.7:443/tcp", by=["python"])
+    run.refused("test_closed_descriptors", "connect 198.51.100.7:443/tcp", by=[Path(sys.executable).name])

@@ -197,10 +197,12 @@ class Fenced:
         env: Mapping[str, str | None] | None = None,
         flags: Sequence[str] = ("--fence",),
         cache: bool = False,
+        prefix: Sequence[str] = (),
     ) -> Caught:
         """One run of the text `test` as ``test_it.py``, beside `files`, with `policy` as the project's config.
 
         Plugins are not loaded of themselves: hypothesis alone takes longer to import than the rest of the run.
+        `prefix`: a command that ends by executing the words after it.
         """
         if test is not None:
             self.write("test_it.py", test)
@@ -229,7 +231,7 @@ class Fenced:
             f"--basetemp={self.directory / 'basetemp'}",
             *args,
         ]
-        ended = self._runs.pytest(*options, fenced=False, env=environ)
+        ended = self._runs.command(*prefix, *self._runs.argv(options, fenced=False), env=environ)
         if not noted.exists():
             return Caught(ended, self.directory, {"reports": [], "ledger": []})
         return Caught(ended, self.directory, json.loads(noted.read_text(encoding="utf-8")))

@@ -223,7 +223,7 @@ def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borr
         if redirect is not None and broker.enforcing(process):
             return redirect
     loopback = is_loopback(address.host)
-    if not loopback and port == 0 and borrowed.type == socket.SOCK_DGRAM:
+    if not loopback and port == 0 and proto == "udp":
         # libc sorts addresses by connecting a UDP socket to port 0 (RFC 6724): sends nothing, tells nobody.
         return 0 if not broker.enforcing(process) else errno.ENETUNREACH
     inside = loopback and broker.inside.has_port(port, proto)

@@ -132,9 +132,9 @@ def _supervise(
 
         from fence_core.broker.loop import Broker
         from fence_core.broker.scopes import Scope
-        from fence_core.launcher.supervisor import Supervisor, raise_descriptor_limit
+        from fence_core.launcher.supervisor import Supervisor, raise_limits
 
-        raise_descriptor_limit()
+        raise_limits()
         root = Scope(
             0,
             config.policy,

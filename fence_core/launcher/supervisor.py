@@ -318,10 +318,13 @@ def _die_of(number: int) -> NoReturn:
     libc.exit_now(128 + number)
 
 
-def raise_descriptor_limit() -> None:
-    """The broker holds a descriptor for each process it knows; the tests keep their own limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 20) if hard > 0 else soft, hard))
-    except (OSError, ValueError):
-        pass
+def raise_limits() -> None:
+    """The broker holds a descriptor for each process it knows, and pages in memory that count as files; the tests keep
+    their own limits."""
+    for which in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE):
+        hard = resource.getrlimit(which)[1]
+        most = min(hard, 1 << 20) if which == resource.RLIMIT_NOFILE and hard > 0 else hard
+        try:
+            resource.setrlimit(which, (most, hard))
+        except (OSError, ValueError):
+            pass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from fence_core.errors import PolicyError, Problem
@@ -45,10 +46,8 @@ class TemplateContext(Record):
     def of_run(cls, root: str | os.PathLike[str], *, cache_dir: str = "", extra_write: Iterable[str] = (),
                extra_temp_dirs: Iterable[str] = ()) -> TemplateContext:  # fmt: skip
         """What holds for this process and this root directory."""
-        import tempfile
-
         here = os.path.abspath(root)
-        temp = [os.path.abspath(path) for path in ("/tmp", "/var/tmp", tempfile.gettempdir(), *extra_temp_dirs)]
+        temp = [os.path.abspath(path) for path in ("/tmp", "/var/tmp", *_chosen_temp_dirs(), *extra_temp_dirs)]
         if here not in ("/tmp", "/var/tmp"):
             # Where nothing else is writable, Python takes the working directory: that is still the project.
             temp = [path for path in temp if path != here]
@@ -60,6 +59,15 @@ class TemplateContext(Record):
             cache_dir=os.path.join(here, cache_dir or ".pytest_cache"),
             extra_write=tuple(os.path.join(here, path) for path in extra_write),
         )
+
+
+def _chosen_temp_dirs() -> list[str]:
+    """What `tempfile` will take, without asking it: it would keep the answer, and a conftest may yet set TMPDIR."""
+    chosen = getattr(sys.modules.get("tempfile"), "tempdir", None)
+    if chosen:
+        return [os.fsdecode(chosen)]
+    named = [os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")]
+    return [path for path in named if path and os.path.isdir(path)]
 
 
 def template_names() -> tuple[str, ...]:

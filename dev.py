@@ -90,9 +90,9 @@ def demo(arguments: Sequence[str]) -> int:
 
 
 def test(arguments: Sequence[str]) -> int:
-    """Run the tests; a kernel feature or package that is missing is a failure, not a skip."""
+    """Run the tests, two at a time; a kernel feature or package that is missing is a failure, not a skip."""
     setup("test")
-    return run(PYTHON, "-m", "pytest", *arguments, env={"FENCE_MUST_WORK": "1", **os.environ})
+    return run(PYTHON, "-m", "pytest", "-n", "2", *arguments, env={"FENCE_MUST_WORK": "1", **os.environ})
 
 
 def lint(arguments: Sequence[str]) -> int:

@@ -264,6 +264,7 @@ def test_local_communication(pytester: pytest.Pytester, runs: Runs, workers: int
     """Every kind of socket, server and loop that stays on this machine, in one process and in two."""
     pytester.makepyfile(test_sockets=SOCKETS)
     if workers:
+        runs.load("xdist")
         plain, fenced = runs.both("-rA", "-q", "-n", str(workers))
         assert plain.status == 0, plain
         assert (fenced.status, fenced.outcomes()) == (0, plain.outcomes()), fenced

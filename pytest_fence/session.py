@@ -140,7 +140,7 @@ def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) 
         return
     report = reporting.ReportHooks(config, fence, chosen)
     manager.register(report, "fence-report")
-    manager.register(xdist.ControllerHooks(), "fence-xdist")
+    manager.register(xdist.ControllerHooks(fence), "fence-xdist")
     if fence.mode == "warn":
         manager.register(reporting.WarnOutsideTests(config, fence, report), "fence-warnings")
     # Cleanups run in reverse order: what is registered first sees what all others still did.

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from pytest_fence import engine
+
 _BAD_MARKERS = "fence_bad_markers"
 
 
@@ -52,6 +54,13 @@ def leave_bad_markers(config: pytest.Config, problems: Sequence[str]) -> None:
 
 class ControllerHooks:
     """Registered in the process that may turn out to be xdist's controller."""
+
+    def __init__(self, fence: engine.Fence) -> None:
+        self._fence = fence
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_xdist_setupnodes(self) -> None:
+        self._fence.expect_workers()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:

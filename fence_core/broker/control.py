@@ -35,13 +35,11 @@ class Connection:
         self._process = process
         self._received = bytearray()
         self._to_send = bytearray()
-        self._writing = False
 
     def readable(self) -> None:
         try:
             chunk = self._socket.recv(1 << 16)
         except BlockingIOError:
-            self._flush()
             return
         except OSError:
             chunk = b""
@@ -49,10 +47,14 @@ class Connection:
             self._close()
             return
         self._received += chunk
-        while (end := self._received.find(b"\n")) >= 0:
-            line = bytes(self._received[:end])
-            del self._received[: end + 1]
-            self._to_send += json.dumps(self._answer(line)).encode() + b"\n"
+        if b"\n" not in chunk:
+            return
+        line, _, rest = bytes(self._received).partition(b"\n")
+        self._received.clear()
+        if rest or self._to_send:
+            self._close()  # one request, one reply: who sends more before reading is nobody of ours
+            return
+        self._to_send += json.dumps(self._answer(line)).encode() + b"\n"
         self._flush()
 
     def _flush(self) -> None:
@@ -74,7 +76,7 @@ class Connection:
         try:
             request = json.loads(line)
             operation = _OPERATIONS[request["op"]]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return {"error": "no such request"}
         if operation is not _hello and not _is_pytest(self._process):
             return {"error": "only a pytest process may ask this"}
@@ -86,7 +88,8 @@ class Connection:
                     [problem.source, problem.key, problem.found, problem.accepted] for problem in error.problems
                 ]
             }
-        except (KeyError, TypeError, ValueError, OSError, LookupError) as error:
+        except Exception as error:
+            # Whatever it was, the request made it happen: an answer for who asked, and no fault of ours.
             return {"error": f"{type(error).__name__}: {error}"}
 
 
@@ -99,6 +102,11 @@ def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict
         return _welcome(broker, "session", process.workers[0])
     here = process.account()
     if role == "worker":
+        # A worker may register policies, which only pytest may: so not whatever program a test starts is one, but
+        # what a process starts that has said it would, outside of any test.
+        started_by = process.binding
+        if not started_by.worker.expects_workers or started_by.nodeid or process.workers:
+            return {"error": "no workers are expected here"}
         return _welcome(broker, "worker", _worker(broker, process))
     config = request["config"]
     scope = Scope(
@@ -126,6 +134,12 @@ def _welcome(broker: Broker, role: str, worker: Worker) -> dict[str, Any]:
         "source": worker.scope.source,
         "stacks": broker.stacks_work,
     }
+
+
+def _workers(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    """This session is about to start workers (xdist)."""
+    _own(process).expects_workers = True
+    return {}
 
 
 def _policy(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,6 +202,7 @@ def _own(process: Process) -> Worker:
 
 _OPERATIONS: dict[str, Callable[[Broker, Process, Mapping[str, Any]], dict[str, Any]]] = {
     "hello": _hello,
+    "workers": _workers,
     "policy": _policy,
     "stacks": _stacks,
     "take": _take,

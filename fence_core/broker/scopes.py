@@ -90,7 +90,7 @@ def _lists_addresses(policy: Policy) -> bool:
 class Worker:
     """One registered pytest process of a scope."""
 
-    __slots__ = ("_now", "_stamp", "number", "outer_judges", "page", "page_fd", "scope", "tgid")
+    __slots__ = ("_now", "_stamp", "expects_workers", "number", "outer_judges", "page", "page_fd", "scope", "tgid")
 
     def __init__(
         self, number: int, scope: Scope, tgid: int, page_fd: int, outer_judges: tuple[tuple[Binding, Judge], ...]
@@ -100,6 +100,8 @@ class Worker:
         self.tgid = tgid
         self.page_fd = page_fd
         self.page = Page(page_fd)
+        self.expects_workers = False
+        """Whether it has said that it starts further processes of its session."""
         self.outer_judges = outer_judges
         """What the test that started this nested session may do; empty for the session the user started."""
         self._now: Binding | None = None

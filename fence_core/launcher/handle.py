@@ -93,6 +93,10 @@ class Fence:
         """The number of this session's policy with these marker arguments merged in. Raises PolicyError."""
         return int(self._ask({"op": "policy", "raw": dict(raw), "source": source})["number"])
 
+    def expect_workers(self) -> None:
+        """From now on processes that this one starts outside of any test may join the session as its workers."""
+        self._ask({"op": "workers"})
+
     def ledger(self) -> list[Violation]:
         """Everything of this session, from all its processes."""
         return _violations(self._ask({"op": "ledger"}))

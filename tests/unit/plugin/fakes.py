@@ -57,6 +57,9 @@ class FakeFence:
         self.policies.append((raw, source))
         return len(self.policies)
 
+    def expect_workers(self) -> None:
+        pass
+
     def ledger(self) -> list[Violation]:
         if os.environ.get("FAKE_FENCE_BROKEN"):
             raise engine.FenceError("the broker is gone")

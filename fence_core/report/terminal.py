@@ -225,12 +225,25 @@ def _remedy(violation: Violation) -> Iterator[Line]:
     if violation.kind == "error":
         return
     if not violation.marker and not violation.config:
-        yield Line("  nothing can allow this")
+        text = _hopeless(violation.rule)
+        if text:
+            yield Line(f"  {text}")
         return
     for label, remedy in (("to allow it: ", violation.marker), ("or: ", violation.config)):
         for number, text in enumerate(remedy.splitlines()):
             head = label if number == 0 else ""
             yield Line(f"  {head:<13}{escape(text)}", REMEDY)
+    if violation.kind == "resolve":
+        yield Line("  (not in force yet: this version refuses every name, listed or not)")
+
+
+def _hopeless(rule: str) -> str:
+    """What stands in the place of a remedy; empty if the rule itself names the switch that would help."""
+    if rule.endswith(" would allow it)"):
+        return ""
+    if rule.startswith("denied: "):
+        return "no permission beats a denial: only taking that rule away allows this"
+    return "nothing can allow this yet" if rule.startswith("names cannot be allowed yet") else "nothing can allow this"
 
 
 def _recount(violation: Violation, count: int) -> Violation:

@@ -59,6 +59,25 @@ def test_what_nothing_may_allow_says_so() -> None:
     assert not any("to allow it" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ('denied: filesystem.deny_write "src" (pyproject.toml)', ["no permission beats a denial"]),
+        ("names cannot be allowed yet: every look-up is refused", ["nothing can allow this yet"]),
+        ('protected: ".git/config" (built in; filesystem.allow_git_config would allow it)', []),
+    ],
+)
+def test_nothing_more_is_ruled_out_than_the_rule_does(rule: str, said: list[str]) -> None:
+    lines = section(at("t.py::test_a", rule=rule, marker="", config=""))
+    assert [line.strip().partition(":")[0] for line in lines[3:]] == said
+    assert lines[2].endswith(rule)
+
+
+def test_the_remedy_for_a_name_says_that_it_does_not_help_yet() -> None:
+    lines = section(at("t.py::test_a", what="resolve a.example", kind="resolve"))
+    assert lines[-1] == "    (not in force yet: this version refuses every name, listed or not)"
+
+
 def test_a_fault_of_the_fence_is_not_blamed_on_the_test() -> None:
     lines = section(at("t.py::test_a", kind="error", what="openat", rule="KeyError: 'x'"))
     assert "    a fault of the fence, not of the test: KeyError: 'x'" in lines

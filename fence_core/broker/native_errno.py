@@ -12,6 +12,7 @@ import os
 import stat
 
 from fence_core.broker.resolve import Located
+from fence_core.kernel.process import field, read_proc
 
 CREATING = frozenset({"mkdir", "mknod", "symlink", "link", "bind"})
 INODE = frozenset({"chmod", "chown", "utime", "setxattr", "removexattr"})
@@ -39,7 +40,7 @@ class Credentials:
         self.gid = gid
         self.gids = gids
         cap_dac_override = 1 << 1
-        self.privileged = bool(capabilities & cap_dac_override)
+        self.privileged = bool(capabilities & cap_dac_override) and in_our_user_namespace(tid)
 
     def may_write(self, status: os.stat_result) -> bool:
         """By mode bits; access control lists are not looked at, so a refusal by one is shown as a violation."""
@@ -51,6 +52,26 @@ class Credentials:
         if status.st_gid in self.gids:
             return bool(mode & stat.S_IWGRP)
         return bool(mode & stat.S_IWOTH)
+
+
+def in_our_user_namespace(tid: int) -> bool:
+    """Whether the capabilities of this thread mean what ours do: in a namespace of his own everybody has all of them."""
+    try:
+        return os.readlink(f"/proc/{tid}/ns/user") == os.readlink("/proc/self/ns/user")
+    except OSError:
+        return False
+
+
+def has_our_rights(tid: int) -> bool:
+    """Whether what we may open the caller may, too. Only root has rights that it could lend."""
+    if os.geteuid() != 0:
+        return True
+    theirs, ours = (read_proc(f"/proc/{who}/status") for who in (tid, "self"))
+    return (
+        field(theirs, b"CapEff") == field(ours, b"CapEff")
+        and field(theirs, b"Uid").split()[3:] == [b"0"]
+        and in_our_user_namespace(tid)
+    )
 
 
 def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: Located | None = None) -> int:

@@ -109,8 +109,9 @@ class Resolver:
 
     def descriptor(self, tid: int, fd: int) -> Located:
         """What a descriptor of that thread's process is open on."""
+        where = f"/proc/{tid}/cwd" if fd == AT_FDCWD else f"/proc/{tid}/fd/{fd}"
         try:
-            handle = os.open(f"/proc/{tid}/fd/{fd}", _O_PATH)
+            handle = os.open(where, _O_PATH)
         except OSError as error:
             return Located("", errno=errno.EBADF if error.errno == errno.ENOENT else error.errno or errno.EBADF)
         return self._opened(handle)
@@ -126,6 +127,8 @@ class Resolver:
             if handle >= 0:
                 return self._opened(handle)
             if handle == -errno.ELOOP:
+                if in_root:
+                    return Located(os.fsdecode(raw), errno=errno.EACCES)  # magic links lead out of a root
                 return self._walk(base, raw, tid, tgid, follow=True)
             if handle != -errno.ENOENT:
                 return Located(os.fsdecode(raw), errno=-handle)
@@ -152,6 +155,8 @@ class Resolver:
         how = self._parent_in_root if in_root else self._parent
         handle = self._open(base, (head or b"/") if slash else b".", how)
         if handle == -errno.ELOOP:
+            if in_root:
+                return Located(os.fsdecode(raw), errno=errno.EACCES)
             directory = self._walk(base, head, tid, tgid, follow=True)
             if directory.errno or not directory.is_file:
                 return directory
@@ -202,10 +207,14 @@ class Resolver:
                 if step.startswith(b"/proc/"):
                     # Magic: the kernel jumps to the object, whatever the text of the link says.
                     located = self._opened(os.open(step, _O_PATH))
-                    if todo and located.is_file:
-                        here = os.fsencode(located.path)
-                        continue
-                    return located
+                    if not todo:
+                        return located
+                    if not located.is_file:
+                        # No name goes on from a pipe; from a directory that was removed ".." would lead on, to where
+                        # no text tells.
+                        return Located(os.fsdecode(raw), errno=errno.ENOENT)
+                    here = os.fsencode(located.path)
+                    continue
                 target = os.readlink(step)
             except OSError as error:
                 if error.errno == errno.ENOENT and not todo:

@@ -33,7 +33,7 @@ def test_subprocess_is_no_worker(fenced: Fenced) -> None:
         from here import OUTSIDE
 
         def test_pretend():
-            ended = subprocess.run([sys.executable, "pretender.py", OUTSIDE + "/new"], stdout=subprocess.PIPE, text=True)
+            ended = subprocess.run([sys.executable, "pretender.py", OUTSIDE + "/new"], stdout=-1, text=True)
             assert ended.returncode == 1
             hello, given = json.loads(ended.stdout)
             assert "error" in hello and "error" in given
@@ -58,7 +58,7 @@ def test_not_in_a_worker_either(fenced: Fenced) -> None:
         from here import OUTSIDE
 
         def test_pretend():
-            ended = subprocess.run([sys.executable, "pretender.py", OUTSIDE + "/new"], stdout=subprocess.PIPE, text=True)
+            ended = subprocess.run([sys.executable, "pretender.py", OUTSIDE + "/new"], stdout=-1, text=True)
             assert ended.returncode == 1
             hello, given = json.loads(ended.stdout)
             assert "error" in hello and "error" in given

@@ -10,7 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from fence_core.broker.native_errno import native_errno
+from fence_core.broker.native_errno import INODE, has_our_rights, native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply
 from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD, Located
 from fence_core.policy.requests import Write
@@ -28,6 +28,8 @@ AT_EMPTY_PATH = 0x1000
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _TMPFILE = os.O_TMPFILE & ~os.O_DIRECTORY
+_DIRECTORY_ENDS = (b"/", b"/.", b"/..")
+"""A path that ends so is followed to the directory it names, whatever the flags say (path_resolution(7))."""
 
 
 def signed(value: int) -> int:
@@ -59,7 +61,7 @@ def _open(broker: Broker, tid: int, dirfd: int, address: int, flags: int) -> Rep
     writes = flags & (_WRITES | _TMPFILE)
     if flags & os.O_PATH or not writes:
         return CONTINUE
-    follow = not (flags & os.O_NOFOLLOW or (flags & os.O_CREAT and flags & os.O_EXCL))
+    follow = not (flags & os.O_NOFOLLOW or (flags & os.O_CREAT and flags & os.O_EXCL)) or raw.endswith(_DIRECTORY_ENDS)
     located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=follow)
     if located.errno:
         return CONTINUE if located.errno == ASK_KERNEL else located.errno
@@ -70,14 +72,38 @@ def _open(broker: Broker, tid: int, dirfd: int, address: int, flags: int) -> Rep
     if process.may_write(_own_proc(broker, process, located.path)):
         return CONTINUE
     if flags & os.O_CREAT and not flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_EXCL | _TMPFILE):
-        # O_CREAT without write access changes nothing where the file exists: open just that, without O_CREAT.
-        try:
-            found = os.open(located.path, (flags & ~os.O_CREAT) | os.O_CLOEXEC)
-        except OSError:
-            pass
-        else:
-            return HandOver(found, cloexec=bool(flags & os.O_CLOEXEC))
+        reply = _open_existing(tid, located.path, signed(flags))
+        if reply is not None:
+            return reply
     return _refuse(broker, process, tid, "open", located, flags=flags)
+
+
+def _open_existing(tid: int, path: str, flags: int) -> Reply | None:
+    """O_CREAT without write access changes nothing where the file exists: that file, opened without O_CREAT.
+
+    None where there is none. The kernel opens itself what may keep its opener waiting, and for callers with fewer
+    rights than we have.
+    """
+    try:
+        handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        kind = stat.S_IFMT(os.fstat(handle).st_mode)
+        if kind in (stat.S_IFDIR, stat.S_IFLNK):
+            return None
+        if kind != stat.S_IFREG or not has_our_rights(tid):
+            return CONTINUE
+        # O_NONBLOCK: somebody may have a lease on it.
+        found = os.open(f"/proc/self/fd/{handle}", flags & ~(os.O_CREAT | os.O_NOFOLLOW) | os.O_NONBLOCK | os.O_CLOEXEC)
+    except BlockingIOError:
+        return CONTINUE
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    os.set_blocking(found, not flags & os.O_NONBLOCK)
+    return HandOver(found, cloexec=bool(flags & os.O_CLOEXEC))
 
 
 # ---------------------------------------------------------------- one path
@@ -294,6 +320,8 @@ def _at_flags(broker: Broker, tid: int, op: str, dirfd: int, address: int, flags
 def _one(broker: Broker, tid: int, op: str, dirfd: int, address: int, *, follow: bool) -> Reply:
     process = broker.processes.find(tid)
     raw = process.read_string(tid, address)
+    if op in INODE and (raw.endswith(_DIRECTORY_ENDS) or raw in (b".", b"..")):
+        follow = True
     located = broker.resolver.locate(tid, process.pid, signed(dirfd), raw, follow=follow)
     return _judge(broker, process, tid, op, located)
 

@@ -114,8 +114,8 @@ class Verdicts:
 def warning_text(violation: engine.Violation) -> str:
     """One violation as a warning: what, why, and the smallest change."""
     text = f"{terminal.what(violation)}: {escape(violation.rule)}"
-    remedy = violation.marker or violation.config
-    return f"{text}\n  to allow it: {escape(remedy)}" if remedy else text
+    lines = next(iter(terminal.remedies(violation)), "").splitlines()
+    return f"{text}\n  to allow it: " + "\n               ".join(map(escape, lines)) if lines else text
 
 
 def _excuse(report: pytest.TestReport) -> str:

@@ -224,17 +224,23 @@ def _verdict(violation: Violation) -> Iterator[Line]:
 def _remedy(violation: Violation) -> Iterator[Line]:
     if violation.kind == "error":
         return
-    if not violation.marker and not violation.config:
+    if not remedies(violation):
         text = _hopeless(violation.rule)
         if text:
             yield Line(f"  {text}")
         return
-    for label, remedy in (("to allow it: ", violation.marker), ("or: ", violation.config)):
+    for label, remedy in zip(("to allow it: ", "or: "), remedies(violation), strict=False):
         for number, text in enumerate(remedy.splitlines()):
             head = label if number == 0 else ""
             yield Line(f"  {head:<13}{escape(text)}", REMEDY)
     if violation.kind == "resolve":
         yield Line("  (not in force yet: this version refuses every name, listed or not)")
+
+
+def remedies(violation: Violation) -> list[str]:
+    """What would allow it, the smallest first. Outside of tests a marker has nothing to stand on."""
+    found = [violation.marker, violation.config] if is_in_test(violation) else [violation.config]
+    return [text for text in found if text]
 
 
 def _hopeless(rule: str) -> str:

@@ -73,6 +73,14 @@ def test_nothing_more_is_ruled_out_than_the_rule_does(rule: str, said: list[str]
     assert lines[2].endswith(rule)
 
 
+def test_no_marker_is_proposed_where_no_test_is() -> None:
+    lines = section(at("", phase="startup"))
+    assert lines[-2:] == [
+        "    to allow it: [tool.fence.network]",
+        '                 allowed_domains = ["93.184.216.34:443"]',
+    ]
+
+
 def test_the_remedy_for_a_name_says_that_it_does_not_help_yet() -> None:
     lines = section(at("t.py::test_a", what="resolve a.example", kind="resolve"))
     assert lines[-1] == "    (not in force yet: this version refuses every name, listed or not)"

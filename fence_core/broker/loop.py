@@ -78,6 +78,8 @@ class Broker:
         self.ledgers: list[Ledger] = [Ledger()]
         self.workers: list[Worker] = [Worker(0, root, root_pid, create_page(), ())]
         self.workers[0].page.write(b"", 0, 0)
+        self.on_meeting: Callable[[int], None] | None = None
+        """Called with the pid of each process that is seen for the first time."""
         self.processes = ProcessTable(self.workers[0].now, watch=self._watch_process, supervisor=os.getpid())
         first = self.processes.adopt(root_pid, self.workers[0].now())
         first.workers.append(self.workers[0])
@@ -447,6 +449,8 @@ class Broker:
                 process.stacks.collect()
 
         self.watch(pidfd, ended)
+        if self.on_meeting is not None:
+            self.on_meeting(pid)
 
     def _watch_names(self, fd: int) -> None:
         self.watch(fd, lambda: self.names.answer(fd))

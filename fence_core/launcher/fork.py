@@ -145,7 +145,13 @@ def _supervise(
         )
         libc.set_dumpable(False)  # our memory holds the rules: not readable, even where Landlock is missing
         broker = Broker(listener, root, child, layers=_layers(found), stacks=found.available("wait_killable"))
-        supervisor = Supervisor(broker, child, guardian_control, leftovers=config.settings.leftovers)
+        supervisor = Supervisor(
+            broker,
+            child,
+            guardian_control,
+            leftovers=config.settings.leftovers,
+            scoped=found.available("landlock_scopes"),
+        )
     except BaseException as error:  # whatever it is: this process must not go on as an unfenced pytest
         os.kill(child, signal.SIGKILL)
         why = str(error) if isinstance(error, FenceError | OSError) else f"{type(error).__name__}: {error}"

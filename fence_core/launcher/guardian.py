@@ -7,7 +7,8 @@ A parent-death signal reaches one process only, and daemons leave the process tr
 does not: the guardian lives in domain D0, the tests in D1 inside it. The guardian may signal D1 and nothing outside
 D0, so ``kill(-1)`` from here ends exactly the fenced processes, doubly forked daemons included; and from D1 neither
 the guardian nor the supervisor can be signalled at all. Where the kernel has no signal scope (before Landlock ABI 6)
-the guardian knows the processes by what the broker tells it, and ends those.
+the guardian knows the processes by what the broker tells it, and ends those with all their children; it misses what
+was forked without an exec, has never made a trapped call, and whose parents have ended.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def _members(scoped: bool, known: dict[int, int]) -> list[int]:
     found = []
     own = os.getpid()
     if not scoped:
-        return [pid for pid, started in list(known.items()) if _is_same(pid, started, known)]
+        return _with_children({pid for pid, started in list(known.items()) if _is_same(pid, started, known)})
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == own:
             continue
@@ -108,9 +109,35 @@ def _members(scoped: bool, known: dict[int, int]) -> list[int]:
     return found
 
 
+def _with_children(family: set[int]) -> list[int]:
+    """These and all that they have started: a child of a fenced process is fenced."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                alive, parent = _state(process.read_proc(f"/proc/{name}/stat"))
+            except OSError:
+                continue
+            if alive:
+                children.setdefault(parent, []).append(int(name))
+    todo = list(family)
+    while todo:
+        fresh = [pid for pid in children.get(todo.pop(), ()) if pid not in family]
+        family.update(fresh)
+        todo.extend(fresh)
+    return sorted(family)
+
+
 def _is_alive(pid: int) -> bool:
     """False for what has ended and was not waited for. Raises ProcessLookupError."""
-    return process.read_proc(f"/proc/{pid}/stat").rpartition(b") ")[2][:1] not in (b"Z", b"X")
+    return _state(process.read_proc(f"/proc/{pid}/stat"))[0]
+
+
+def _state(stat: bytes) -> tuple[bool, int]:
+    """Whether it lives, and its parent. A process lives on in its other threads when the first one has ended."""
+    fields = stat.rpartition(b") ")[2].split(None, 18)
+    state, parent, threads = fields[0], int(fields[1]), int(fields[17])
+    return state not in (b"Z", b"X") or threads > 1, parent
 
 
 def _is_same(pid: int, started: int, known: dict[int, int]) -> bool:

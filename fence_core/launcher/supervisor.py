@@ -49,7 +49,7 @@ _NOTE_TRUST_S = 0.5
 class Supervisor:
     """From the fork to the exit status."""
 
-    def __init__(self, broker: Broker, child: int, control: socket.socket, *, leftovers: str) -> None:
+    def __init__(self, broker: Broker, child: int, control: socket.socket, *, leftovers: str, scoped: bool) -> None:
         self._broker = broker
         self._child = child
         self._control = control
@@ -65,6 +65,11 @@ class Supervisor:
         self._weighed: set[tuple[int, int]] = set()
         """Signal and sender of what is being decided."""
         self._signals = signals.create_signalfd(int(number) for number in BLOCKED)
+        self._untold: list[bytes] = []
+        """What the guardian has yet to be told, where it had no room."""
+        if not scoped:
+            broker.on_meeting = self._tell
+            self._tell(child)
 
     def run(self) -> NoReturn:
         """Answer until the child and what it left behind have ended; then end the same way."""
@@ -240,10 +245,27 @@ class Supervisor:
     def _members(self) -> list[int]:
         return self._ask(guardian.LIST)
 
+    def _tell(self, pid: int) -> None:
+        """Without signal scopes the guardian can end only what it knows, and its children."""
+        try:
+            self._untold.append(guardian.PACKET.pack(guardian.KNOW, pid, process.start_time(pid)))
+        except OSError:
+            return  # it is gone already
+        self._tell_all(socket.MSG_DONTWAIT)
+
+    def _tell_all(self, flags: int = 0) -> None:
+        try:
+            while self._untold:
+                self._control.send(self._untold[0], flags)
+                del self._untold[0]
+        except BlockingIOError:
+            pass
+
     def _ask(self, command: bytes) -> list[int]:
         """Pids that the guardian answers with; the guardian answers at once or is gone."""
         found: list[int] = []
         try:
+            self._tell_all()
             self._control.send(guardian.PACKET.pack(command, 0, 0))
             while packet := self._control.recv(guardian.PACKET.size):
                 kind, pid, _ = guardian.PACKET.unpack(packet)

@@ -161,18 +161,7 @@ class Runs:
     def alive(self) -> list[int]:
         """Processes that a run of ours started, directly or not, and that have not ended."""
         mark = f"{_MARK}={self._mark}".encode()
-        found = []
-        for name in os.listdir("/proc"):
-            if not name.isdigit():
-                continue
-            try:
-                environ = Path("/proc", name, "environ").read_bytes()
-                state = Path("/proc", name, "stat").read_bytes().rpartition(b") ")[2][:1]
-            except OSError:
-                continue
-            if mark in environ.split(b"\0") and state not in b"ZX":
-                found.append(int(name))
-        return found
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and mark in _environ(name)]
 
     def close(self) -> None:
         """Nothing that was started is there any more."""
@@ -192,6 +181,17 @@ class Runs:
                 os.kill(pid, signal.SIGKILL)
             pytest.fail(f"left behind: {left}")
         assert not hanging, f"still running at the end: {[process.args for process in hanging]}"
+
+
+def _environ(pid: str) -> list[bytes]:
+    """The environment of a process that lives: one of its threads may, when the first one has ended."""
+    try:
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            if Path(f"/proc/{pid}/task/{tid}/stat").read_bytes().rpartition(b") ")[2][:1] not in b"ZX":
+                return Path(f"/proc/{pid}/task/{tid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        pass
+    return []
 
 
 def _words(pid: int) -> str:

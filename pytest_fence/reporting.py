@@ -49,6 +49,8 @@ class ReportHooks:
             parts.append("inside another fence")
         lines = [f"fence: {'; '.join(part for part in parts if part)}"]
         lines += [f"fence: {text}" for text in engine.unenforceable(self._chosen.policy)]
+        if fence.mode == "audit":
+            lines.append("fence: audit only lists; nothing is refused, writes to protected files included")
         if self._vscode:
             lines.append(f"fence: {VSCODE_PIPE} names {self._vscode}, which may be connected to")
         return lines

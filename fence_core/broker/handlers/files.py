@@ -343,7 +343,8 @@ def _refuse(broker: Broker, process: Process, tid: int, op: str, located: Locate
     native = native_errno(op, located, tid, flags=flags)
     if native:
         return CONTINUE if native == ASK_KERNEL else native
-    return broker.refuse(process, tid, Write(op, located.path), errno.EACCES)
+    shown = "create" if flags & _TMPFILE == _TMPFILE else op  # a rule for it can only be one for its directory
+    return broker.refuse(process, tid, Write(shown, located.path), errno.EACCES)
 
 
 def _own_proc(broker: Broker, process: Process, path: str) -> str:

@@ -55,7 +55,7 @@ class Credentials:
 
 
 def in_our_user_namespace(tid: int) -> bool:
-    """Whether the capabilities of this thread mean what ours do: in a namespace of his own everybody has all of them."""
+    """Whether the capabilities of this thread mean what ours do: in a namespace of one's own one has them all."""
     try:
         return os.readlink(f"/proc/{tid}/ns/user") == os.readlink("/proc/self/ns/user")
     except OSError:

@@ -102,7 +102,7 @@ class InsideSockets:
     """
 
     def __init__(self) -> None:
-        self.ports: set[tuple[int, str]] = set()
+        self._ports: set[tuple[str, int, str]] = set()
         self._unix: set[int] = set()
         self._paths: set[str] = set()
 
@@ -111,8 +111,19 @@ class InsideSockets:
         if path:
             self._paths.add(path)
 
-    def has_port(self, port: int, proto: str) -> bool:
-        return (port, proto) in self.ports
+    def add_port(self, bound: socket.socket, proto: str) -> None:
+        """Of two addresses with the same port one may be a service of this host."""
+        host, port = bound.getsockname()[:2]
+        if host == "::" and not bound.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+            self._ports.add(("0.0.0.0", port, proto))
+        self._ports.add((host.partition("%")[0].removeprefix("::ffff:"), port, proto))
+
+    def has_port(self, host: str, port: int, proto: str) -> bool:
+        """Whether a socket bound inside answers at this loopback address."""
+        wildcard, here = ("::", "::1") if ":" in host else ("0.0.0.0", "127.0.0.1")
+        if (wildcard, port, proto) in self._ports:
+            return True
+        return (here if host == wildcard else host, port, proto) in self._ports
 
     def has_unix_path(self, path: str, status: os.stat_result) -> bool | None:
         """Whether the socket file belongs to a socket bound inside; None where that socket is closed.

@@ -61,6 +61,10 @@ _SETSOCKOPT: tuple[bpf.Case | int, ...] = (
         ),
         TRAP,
     ),
+    *(
+        bpf.Case((bpf.Condition(1, "eq", level), bpf.Condition(2, "eq", name), bpf.Condition(4, "ne", 0)), TRAP)
+        for level, name in network.ROUTE_OPTIONS
+    ),
     ALLOW,
 )
 

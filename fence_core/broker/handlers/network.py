@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker import dns_query
 from fence_core.broker.handlers.files import Arguments, signed
-from fence_core.broker.native_errno import Credentials, native_errno
+from fence_core.broker.native_errno import Credentials, in_our_user_namespace, native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD
 from fence_core.broker.sockets import (
@@ -123,21 +123,34 @@ def _has_direct_addresses(process: Process) -> bool:
 
 
 class BindToDevice:
-    """A request that no rule can allow."""
+    """A request that no rule can allow: to choose the way of messages."""
+
+    def __init__(self, what: str = "tie a socket to a network interface (SO_BINDTODEVICE)") -> None:
+        self._what = what
 
     def describe(self) -> str:
-        return "tie a socket to a network interface (SO_BINDTODEVICE)"
+        return self._what
 
 
-def setsockopt(broker: Broker, tid: int, args: Arguments) -> Reply:
-    """Only SO_BINDTODEVICE and SO_BINDTOIFINDEX arrive here: a root program could lift the floor with them."""
-    process = broker.processes.find(tid)
-    value = memory.read(tid, args[3], min(args[4] & 0xFFFF, 64)) if args[3] and args[4] else b""
-    if value.split(b"\0", 1)[0] == b"lo" and signed(args[2]) == SO_BINDTODEVICE:
-        return CONTINUE
-    if _has_direct_addresses(process):
-        return CONTINUE
-    return broker.refuse(process, tid, BindToDevice(), errno.EPERM, whatever_rules=True)
+_SOURCE_ROUTE = BindToDevice("send by a route of one's own (source routing)")
+_ROUTES = frozenset({(0, 7), (41, 5), (41, 57)})
+"""Level and type of ancillary data: IP_RETOPTS, IPV6_2292RTHDR, IPV6_RTHDR. With such a route a message for loopback
+goes to its first stop, wherever that is."""
+ROUTE_OPTIONS = ((0, 4), (41, 6), (41, 57))
+"""Level and name of socket options that do the same: IP_OPTIONS, IPV6_2292PKTOPTIONS, IPV6_RTHDR."""
+_CMSG = struct.Struct("@Nii")
+
+
+def _names_a_route(control: bytes) -> bool:
+    at = 0
+    while at + _CMSG.size <= len(control):
+        size, level, kind = _CMSG.unpack_from(control, at)
+        if (level, kind) in _ROUTES:
+            return True
+        if size < _CMSG.size:
+            return False  # EINVAL
+        at += (size + 7) & ~7
+    return False
 
 
 # ---------------------------------------------------------------- connect
@@ -181,6 +194,22 @@ def _address(tid: int, at: int, size: int) -> Address | None:
 
 
 @_on_socket
+def setsockopt(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
+    """Only what chooses the way of messages arrives here (`table.py`)."""
+    level, name = signed(args[1]), signed(args[2])
+    if level != socket.SOL_SOCKET:
+        if level == socket.IPPROTO_IP and not _has_capability(tid, CAP_NET_RAW):
+            return CONTINUE  # the kernel takes no route from those
+        return broker.refuse(process, tid, _SOURCE_ROUTE, errno.EPERM, whatever_rules=True)
+    value = memory.read(tid, args[3], min(args[4] & 0xFFFF, 64)) if args[3] and args[4] else b""
+    if name == SO_BINDTODEVICE and value.split(b"\0", 1)[0] == b"lo":
+        return _errno_of(_setsockopt(borrowed.fd, level, name, b"lo\0", 3)) or Value(0)
+    if _has_direct_addresses(process):
+        return CONTINUE
+    return broker.refuse(process, tid, BindToDevice(), errno.EPERM, whatever_rules=True)
+
+
+@_on_socket
 def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
     address = _address(tid, args[1], args[2])
     if address is None:
@@ -192,7 +221,7 @@ def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args
         return verdict or _perform_connect(borrowed, address.raw, _other_ids(tid, borrowed))
     reply = _perform_connect(borrowed, verdict, _other_ids(tid, borrowed))
     if borrowed.is_inet:
-        broker.names.expect(borrowed, process, address.host)
+        broker.names.expect(borrowed, process, address.host, tid)
     return reply
 
 
@@ -217,16 +246,16 @@ def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borr
         return errno.EAFNOSUPPORT
     proto = borrowed.proto
     port = address.port
-    if proto == "udp" and port == 53 and not broker.inside.has_port(53, "udp"):
+    loopback = is_loopback(address.host)
+    inside = loopback and broker.inside.has_port(address.host, port, proto)
+    if proto == "udp" and port == 53 and not inside:
         # Somebody's resolver. Its socket is connected to ours, which refuses every name and reports it.
         redirect = broker.names.address(borrowed.domain)
         if redirect is not None and broker.enforcing(process):
             return redirect
-    loopback = is_loopback(address.host)
     if not loopback and port == 0 and proto == "udp":
         # libc sorts addresses by connecting a UDP socket to port 0 (RFC 6724): sends nothing, tells nobody.
         return 0 if not broker.enforcing(process) else errno.ENETUNREACH
-    inside = loopback and broker.inside.has_port(port, proto)
     request = Connect(address.host, port, proto, inside)
     if loopback and not inside and port in RESOLVER_PORTS and proto == "tcp":
         return broker.refuse(process, tid, request, errno.EACCES, whatever_rules=True)
@@ -336,10 +365,7 @@ def _perform_connect(borrowed: Borrowed, target: bytes, who: Credentials | None 
         os.set_blocking(fd, True)
     if failed not in _UNFINISHED:
         return failed or Value(0)
-    timeout = borrowed.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)
-    seconds, micros = struct.unpack("@qq", timeout)
-    limit = seconds + micros / 1e6
-    deadline = time.monotonic() + limit if limit else float("inf")
+    deadline = _send_deadline(borrowed)
 
     def poll() -> int | Value | None:
         # Asked by a further connect(2), which takes note of the end in the socket itself: SO_ERROR would leave a
@@ -380,6 +406,11 @@ def bind(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: A
 
 
 def _bind_inet(broker: Broker, process: Process, tid: int, borrowed: Borrowed, address: Address) -> Reply:
+    if address.family == AF_UNSPEC and borrowed.domain == socket.AF_INET:
+        # For old programs bind(2) reads it as AF_INET, port and all, if the address is the wildcard.
+        address = parse_address(struct.pack("=H", socket.AF_INET) + address.raw[2:]) or address
+        if not is_wildcard(address.host):
+            return errno.EAFNOSUPPORT if address.host else errno.EINVAL
     request = Bind(address.host or "0.0.0.0", address.port, borrowed.proto)
     if not broker.allowed(process, request):
         if not _is_local(borrowed, address):
@@ -402,12 +433,12 @@ def _has_capability(tid: int, number: int) -> bool:
     with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as status:
         for line in status:
             if line.startswith("CapEff:"):
-                return bool(int(line.split()[1], 16) >> number & 1)
+                return bool(int(line.split()[1], 16) >> number & 1) and in_our_user_namespace(tid)
     return False
 
 
 def _remember_port(broker: Broker, borrowed: Borrowed) -> None:
-    broker.inside.ports.add((int(borrowed.socket.getsockname()[1]), borrowed.proto))
+    broker.inside.add_port(borrowed.socket, borrowed.proto)
 
 
 def _is_local(borrowed: Borrowed, address: Address) -> bool:
@@ -474,9 +505,13 @@ def _gather(tid: int, iov: int, count: int) -> bytes:
     if count > _IOV_MAX:
         raise KernelCallError("sendmsg", errno.EMSGSIZE)
     parts = []
+    total = 0
     for base, size in _IOVEC.iter_unpack(memory.read(tid, iov, _IOVEC.size * count)) if count else ():
         if size:
-            parts.append(memory.read(tid, base, min(size, _DATAGRAM_MAX)))
+            total += size
+            if total > _DATAGRAM_MAX:
+                raise KernelCallError("sendmsg", errno.EMSGSIZE)
+            parts.append(memory.read(tid, base, size))
     return b"".join(parts)
 
 
@@ -494,8 +529,10 @@ def sendto(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args:
 
 
 def sendmsg(broker: Broker, tid: int, args: Arguments) -> Reply:
-    """Most messages have no destination of their own: those are told apart before anything is borrowed."""
-    if not struct.unpack("@P", memory.read(tid, args[1], 8))[0]:
+    """Most messages have no destination of their own, nor ancillary data that might choose a way for them: those are
+    told apart before anything is borrowed."""
+    name, _, _, _, control, control_size, _ = _MSGHDR.unpack(memory.read(tid, args[1], _MSGHDR.size))
+    if not name and not (control and control_size):
         broker.processes.find(tid)
         return CONTINUE
     return _sendmsg_to(broker, tid, args)
@@ -514,7 +551,7 @@ def sendmmsg(broker: Broker, process: Process, tid: int, borrowed: Borrowed, arg
     step = _MSGHDR.size + 8  # struct mmsghdr: msghdr, msg_len, padding
     vector = memory.read(tid, args[1], step * count) if count else b""
     messages = [_Message(tid, vector[i * step : i * step + _MSGHDR.size]) for i in range(count)]
-    if not any(message.name for message in messages):
+    if not any(message.name or message.control for message in messages):
         return CONTINUE
     sent = 0
     for index, message in enumerate(messages):
@@ -522,11 +559,28 @@ def sendmmsg(broker: Broker, process: Process, tid: int, borrowed: Borrowed, arg
         reply = _send(broker, process, tid, borrowed, message.name, message.data, message.control, flags)
         if reply == CONTINUE and not borrowed.is_inet:
             continue  # judged; the kernel sends them all
+        if isinstance(reply, Wait) and not sent:
+            return _first_of_many(reply, tid, args[1] + _MSGHDR.size)
         if not isinstance(reply, Value):
             return Value(sent) if sent else reply
         memory.write(tid, args[1] + index * step + _MSGHDR.size, struct.pack("@I", reply.value))
         sent += 1
     return Value(sent) if sent else CONTINUE
+
+
+def _first_of_many(wait: Wait, tid: int, length_at: int) -> Wait:
+    """sendmmsg(2) whose first message has to wait: it returns when that one is sent."""
+    send = wait.poll
+
+    def poll() -> int | Value | None:
+        answer = send()
+        if not isinstance(answer, Value):
+            return answer
+        memory.write(tid, length_at, struct.pack("@I", answer.value))
+        return Value(1)
+
+    wait.poll = poll
+    return wait
 
 
 def _send(
@@ -542,8 +596,12 @@ def _send(
     datagram = borrowed.type == socket.SOCK_DGRAM
     if not datagram and not flags & MSG_FASTOPEN:
         return CONTINUE  # the kernel does not look at the address
+    if control and borrowed.is_inet and _names_a_route(control):
+        if not _has_capability(tid, CAP_NET_RAW):
+            return errno.EPERM
+        return broker.refuse(process, tid, _SOURCE_ROUTE, errno.EPERM, whatever_rules=True)
     if not name:
-        return _perform_send(borrowed.fd, b"", data(), control, flags) if borrowed.is_inet and datagram else CONTINUE
+        return _perform_datagram(borrowed, b"", data(), control, flags) if borrowed.is_inet and datagram else CONTINUE
     address = parse_address(name)
     if address is None:
         return errno.EINVAL
@@ -559,7 +617,32 @@ def _send(
     target = verdict if isinstance(verdict, bytes) else name
     if not datagram:
         return _perform_fast_open(borrowed, target, data(), control, flags)
-    return _perform_send(borrowed.fd, target, data(), control, flags)
+    return _perform_datagram(borrowed, target, data(), control, flags)
+
+
+def _perform_datagram(borrowed: Borrowed, target: bytes, data: bytes, control: bytes, flags: int) -> Reply:
+    """A full buffer of a blocking socket is waited for here: carried on by the kernel, the call could be another."""
+    reply = _perform_send(borrowed.fd, target, data, control, flags)
+    if reply.__class__ is Value or reply != CONTINUE:
+        return reply
+    deadline = _send_deadline(borrowed)
+
+    def poll() -> int | Value | None:
+        again = _perform_send(borrowed.fd, target, data, control, flags)
+        if isinstance(again, Value):
+            return again
+        if again == CONTINUE:
+            return errno.EAGAIN if time.monotonic() >= deadline else None
+        return int(again)  # type: ignore[arg-type]
+
+    return Wait(borrowed.fd, poll, borrowed.close, deadline)
+
+
+def _send_deadline(borrowed: Borrowed) -> float:
+    """When SO_SNDTIMEO is over."""
+    seconds, micros = struct.unpack("@qq", borrowed.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16))
+    limit = seconds + micros / 1e6
+    return time.monotonic() + limit if limit else float("inf")
 
 
 def _perform_fast_open(borrowed: Borrowed, target: bytes, data: bytes, control: bytes, flags: int) -> Reply:
@@ -586,9 +669,10 @@ def _perform_fast_open(borrowed: Borrowed, target: bytes, data: bytes, control: 
 
 def _refuse_query(broker: Broker, process: Process, tid: int, address: Address, borrowed: Borrowed, data: bytes) -> int:
     """A resolver that does not connect its socket (c-ares, musl) could not read our answer: refuse at once."""
-    if broker.inside.has_port(53, borrowed.proto) and is_loopback(address.host):
+    loopback = is_loopback(address.host)
+    if loopback and broker.inside.has_port(address.host, 53, borrowed.proto):
         return 0
-    if broker.allowed(process, Connect(address.host, 53, "udp")) and not is_loopback(address.host):
+    if not loopback and broker.allowed(process, Connect(address.host, 53, "udp")):
         return 0
     name = dns_query.question_name(data)
     if name is None:
@@ -618,6 +702,6 @@ def _perform_send(fd: int, name: bytes, data: bytes, control: bytes, flags: int)
     sent = _sendmsg(fd, ctypes.addressof(message), flags | MSG_DONTWAIT | MSG_NOSIGNAL)
     if sent < 0:
         failed = ctypes.get_errno()
-        # A full buffer of a blocking socket: let the kernel do the waiting. The floor keeps it on loopback.
+        # CONTINUE: a full buffer of a blocking socket.
         return CONTINUE if failed == errno.EAGAIN and not flags & MSG_DONTWAIT and os.get_blocking(fd) else failed
     return Value(int(sent))

@@ -46,6 +46,8 @@ class Describable(Protocol):
 WAIT_TICK_S = 0.02
 """How often a call that is being waited for is looked at: for signals that its thread must get (kernel notes 5)."""
 STACK_PIPE_BYTES = 1 << 20
+STACK_PATIENCE_S = 0.005
+_LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
 
 
 class _Parked:
@@ -320,24 +322,23 @@ class Broker:
             self._note(process, tid, kind, request.describe(), binding, rule, given, asked)
         return answer if found else number
 
-    def _refuse_name(self, process: Process, name: str) -> None:
+    def _refuse_name(self, process: Process, tid: int, name: str) -> None:
         request = Resolve(name)
         for binding, judge in process.account().judges:
             decision = judge.decide(request)
             rule = decision.rule
             if decision.allowed:
                 rule = "names cannot be allowed yet: every look-up is refused"
-            self._note(process, process.pid, "resolve", request.describe(), binding, rule, errno.ENOENT, request)
+            self._note(process, tid, "resolve", request.describe(), binding, rule, errno.ENOENT, request)
 
-    def _refuse_datagram(self, process: Process, host: str) -> None:
+    def _refuse_datagram(self, process: Process, tid: int, host: str) -> None:
         """To a name server, but no query: it went no further than to us."""
         request = Connect(host, 53, "udp")
         for binding, judge in process.account().judges:
             decision = judge.decide(request)
             if not decision.allowed:
-                self._note(
-                    process, process.pid, "connect", request.describe(), binding, decision.rule, errno.EACCES, request
-                )
+                what = request.describe()
+                self._note(process, tid, "connect", what, binding, decision.rule, errno.EACCES, request)
 
     def _note(
         self,
@@ -370,6 +371,11 @@ class Broker:
         """The line of the thread that tried; for another program, the line at which its test waits for it."""
         if process.stacks is not None:
             process.stacks.ask(process.pid, tid, record)
+            if record.kind == "resolve" and tid != process.pid:
+                # asyncio looks names up in a thread that runs nothing of the user's: where does he wait for it?
+                process.stacks.collect(STACK_PATIENCE_S)
+                if all(frame.path.startswith(_LIBRARY) for frame in record.stack):
+                    process.stacks.ask(process.pid, process.pid, record)
             return
         test = self.processes.by_pid.get(binding.worker.tgid)
         if test is None or test.stacks is None or test.workers[-1:] != [binding.worker]:

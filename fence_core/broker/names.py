@@ -19,20 +19,23 @@ if TYPE_CHECKING:
     from fence_core.broker.sockets import Borrowed
 
 
+_AT_ONCE = 32
+
+
 class NameSink:
     """Two UDP sockets, one per address family, made when first needed."""
 
     def __init__(
         self,
         watch: Callable[[int], None],
-        refuse: Callable[[Process, str], None],
-        refuse_datagram: Callable[[Process, str], None],
+        refuse: Callable[[Process, int, str], None],
+        refuse_datagram: Callable[[Process, int, str], None],
     ) -> None:
         self._watch = watch
         self._refuse = refuse
         self._refuse_datagram = refuse_datagram
         self._sockets: dict[int, socket.socket] = {}
-        self._askers: dict[tuple[int, int], tuple[Process, str]] = {}
+        self._askers: dict[tuple[int, int], tuple[Process, int, str]] = {}
         """By address family and source port, hence never more than 131,072."""
         self._suffixes = _search_suffixes()
 
@@ -57,9 +60,9 @@ class NameSink:
             + struct.pack("=I", 0)
         )
 
-    def expect(self, asker: Borrowed, process: Process, host: str) -> None:
-        """This borrowed socket, just connected to us, is that process asking `host`."""
-        self._askers[(asker.domain, int(asker.socket.getsockname()[1]))] = (process, host)
+    def expect(self, asker: Borrowed, process: Process, host: str, tid: int = 0) -> None:
+        """This borrowed socket, just connected to us, is that process asking `host`, in that thread."""
+        self._askers[(asker.domain, int(asker.socket.getsockname()[1]))] = (process, tid or process.pid, host)
 
     def owns(self, fd: int) -> bool:
         return any(sink.fileno() == fd for sink in self._sockets.values())
@@ -69,22 +72,22 @@ class NameSink:
         for family, sink in self._sockets.items():
             if sink.fileno() != fd:
                 continue
-            while True:
+            for _ in range(_AT_ONCE):  # the rest when other calls have had their turn
                 try:
                     message, peer = sink.recvfrom(4096)
                 except BlockingIOError:
                     return
                 except OSError:
                     continue  # ECONNREFUSED of an asker that is gone
-                process, host = self._askers.get((family, peer[1]), (None, ""))
+                process, tid, host = self._askers.get((family, peer[1]), (None, 0, ""))
                 name = dns_query.question_name(message)
                 reply = dns_query.refusal(message)
                 try:
                     # Recorded first: when the program reads the answer, its test's report can name it.
                     if process is not None and name is None:
-                        self._refuse_datagram(process, host)
+                        self._refuse_datagram(process, tid, host)
                     elif process is not None and name is not None and not dns_query.is_special(name):
-                        self._refuse(process, self.base_name(name))
+                        self._refuse(process, tid, self.base_name(name))
                 finally:
                     if reply is not None:
                         try:

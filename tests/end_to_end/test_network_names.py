@@ -8,7 +8,7 @@ from tests.end_to_end.caught import Fenced
 def test_getaddrinfo(fenced: Fenced) -> None:
     run = fenced.run(
         """
-        import socket, time
+        import asyncio, socket, threading, time
         import pytest
         from here import HELLO, PORT
 
@@ -25,6 +25,22 @@ def test_getaddrinfo(fenced: Fenced) -> None:
         def test_create_connection():
             with pytest.raises(socket.gaierror):
                 socket.create_connection(("db.example.com", 5432), timeout=5)
+
+        def test_thread():
+            thread = threading.Thread(target=in_thread)
+            thread.start()
+            thread.join()
+
+        def in_thread():
+            with pytest.raises(socket.gaierror):
+                socket.getaddrinfo("thread.example.com", 443)
+
+        def test_asyncio():
+            with pytest.raises(socket.gaierror):
+                asyncio.run(asyncio.wait_for(connect("async.example.com"), 20))
+
+        async def connect(host):
+            await asyncio.open_connection(host, 443)
 
         def test_two_names():
             for name in "a.example.com", "b.example.com", "a.example.com":
@@ -44,6 +60,11 @@ def test_getaddrinfo(fenced: Fenced) -> None:
     run.refused("test_away", "resolve api.stripe.com", line='socket.getaddrinfo("api.stripe.com", 443)', count=None)
     run.refused("test_older_interface", "resolve www.example.com", count=None)
     run.refused("test_create_connection", "resolve db.example.com", count=None)
+    line = 'socket.getaddrinfo("thread.example.com", 443)'
+    run.refused("test_thread", "resolve thread.example.com", line=line, count=None)
+    # asyncio asks in a thread of its own, where nothing of the user's runs: the line is that which waits for it.
+    line = 'asyncio.run(asyncio.wait_for(connect("async.example.com"), 20))'
+    run.refused("test_asyncio", "resolve async.example.com", line=line, count=None)
     two = run.attempts("test_two_names")
     assert [v.what for v in two] == ["resolve a.example.com", "resolve b.example.com"], run
     run.clean("test_names_that_do_not_exist_by_definition", "test_loopback")

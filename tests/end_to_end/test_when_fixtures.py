@@ -76,18 +76,29 @@ def test_last(db):
     run.clean("test_first")
 
 
-@pytest.mark.parametrize(
-    ("function", "phase"),
-    [
-        ("def setup_module(): ", "setup"),
-        ("def setup_function(): ", "setup"),
-        ("def teardown_function(): ", "teardown"),
-        ("def teardown_module(): ", "teardown"),
-    ],
-)
-def test_xunit_functions(fenced: Fenced, function: str, phase: str) -> None:
-    run = fenced.run(f"{CONNECT}\n{function}call_home(443)\ndef test_it(): pass\n")
-    run.refused("test_it", "connect 198.51.100.7:443/tcp", phase=phase)
+def test_xunit_functions(fenced: Fenced) -> None:
+    phases = {
+        "setup_module": "setup",
+        "setup_function": "setup",
+        "teardown_function": "teardown",
+        "teardown_module": "teardown",
+    }
+    fenced.write("connect.py", CONNECT)
+    files = {
+        f"test_{name}.py": f"""
+        from connect import call_home
+
+        def {name}():
+            call_home(443)
+
+        def test_it_has_{name}():
+            pass
+        """
+        for name in phases
+    }
+    run = fenced.run(None, files=files)
+    for name, phase in phases.items():
+        run.refused(f"test_it_has_{name}", "connect 198.51.100.7:443/tcp", phase=phase)
 
 
 def test_finalizers_and_unittest(fenced: Fenced) -> None:

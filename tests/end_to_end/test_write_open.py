@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.end_to_end.caught import ONLY_HERE, Fenced
 
 
@@ -61,22 +59,23 @@ def test_open(fenced: Fenced) -> None:
     assert fenced.untouched(old="as it was")
 
 
-@pytest.mark.parametrize("way", ["symlink", "parent", "relative", "descriptor"])
-def test_roundabout(fenced: Fenced, way: str) -> None:
+def test_roundabout(fenced: Fenced) -> None:
     """However the path is put, it is judged by where it leads."""
+    ways = ("symlink", "parent", "relative", "descriptor")
     run = fenced.run(
         f"""
         import os
         import pytest
         from here import OUTSIDE
 
-        def test_it(tmp_path, monkeypatch):
+        @pytest.mark.parametrize("way", {ways!r})
+        def test_it(way, tmp_path, monkeypatch):
             name = {{
                 "symlink": str(tmp_path / "link" / "new"),
                 "parent": f"{{tmp_path}}/" + os.path.relpath(OUTSIDE, tmp_path) + "/new",
                 "relative": "new",
                 "descriptor": f"/proc/self/fd/{{os.open(OUTSIDE, os.O_RDONLY)}}/new",
-            }}[{way!r}]
+            }}[way]
             (tmp_path / "link").symlink_to(OUTSIDE)
             monkeypatch.chdir(OUTSIDE)
             with pytest.raises(PermissionError):
@@ -90,7 +89,8 @@ def test_roundabout(fenced: Fenced, way: str) -> None:
         """,
         policy=ONLY_HERE,
     )
-    run.refused("test_it", f"write {fenced.outside}/new", line='open(name, "w")')
+    for way in ways:
+        run.refused(f"test_it[{way}]", f"write {fenced.outside}/new", line='open(name, "w")')
     run.clean("test_into_the_directory_of_the_run")
     assert fenced.untouched()
 

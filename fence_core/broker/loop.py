@@ -46,6 +46,7 @@ class Describable(Protocol):
 WAIT_TICK_S = 0.02
 """How often a call that is being waited for is looked at: for signals that its thread must get (kernel notes 5)."""
 STACK_PIPE_BYTES = 1 << 20
+_ERRNO_MAX = 4096  # MAX_ERRNO + 1, include/linux/err.h
 STACK_PATIENCE_S = 0.005
 _LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
 
@@ -80,6 +81,8 @@ class Broker:
         self.ledgers: list[Ledger] = [Ledger()]
         self.workers: list[Worker] = [Worker(0, root, root_pid, create_page(), ())]
         self.workers[0].page.write(b"", 0, 0)
+        self.lost_a_report = False
+        """Whether anything was refused that could not be written down: the run must fail all the same."""
         self.on_meeting: Callable[[int], None] | None = None
         """Called with the pid of each process that is seen for the first time."""
         self.processes = ProcessTable(self.workers[0].now, watch=self._watch_process, supervisor=os.getpid())
@@ -172,24 +175,27 @@ class Broker:
         self._id = notification[0]
         tid = notification[1]
         try:
-            reply = self._handlers[notification[3]](self, tid, notification[5:])  # type: ignore[arg-type]
+            reply = self._handlers[notification[3]](self, tid, notification[5:])
         except (KernelCallError, ProcessLookupError) as error:
             reply = self._unreadable(tid, notification[3], error)
         except Exception as error:
             reply = self._fault(tid, notification[3], error)
-        if reply.__class__ is int:
+        if reply.__class__ is int and 0 <= reply < _ERRNO_MAX:
             if reply:
                 self.listener.reply_error(self._id, reply)
             else:
                 self.listener.reply_continue(self._id)
-        else:
+        elif isinstance(reply, Value | HandOver | Wait):
             self._answer(tid, reply)
+        else:
+            nonsense = TypeError(f"the handler answered {reply!r}")
+            self.listener.reply_error(self._id, self._fault(tid, notification[3], nonsense))
         if self._closing:
             for fd in self._closing:
                 os.close(fd)
             self._closing.clear()
 
-    def _answer(self, tid: int, reply: Reply) -> None:
+    def _answer(self, tid: int, reply: Value | HandOver | Wait) -> None:
         listener, id_ = self.listener, self._id
         if isinstance(reply, Value):
             listener.reply_value(id_, reply.value)
@@ -204,13 +210,11 @@ class Broker:
             finally:
                 if not reply.keep:
                     os.close(reply.fd)
-        elif isinstance(reply, Wait):
+        else:
             reply.keep = tuple(self._closing)
             self._closing.clear()
             self._parked.append(_Parked(id_, tid, self.processes.find(tid), reply))
             self.epoll.register(reply.fd, select.EPOLLOUT | select.EPOLLONESHOT)
-        elif isinstance(reply, int):
-            listener.reply_error(id_, reply)
 
     def _look_at(self, parked: _Parked) -> None:
         """Answer a waiting call if its time has come, or give its thread the signal that it must take."""
@@ -250,7 +254,7 @@ class Broker:
         """The caller's memory, descriptors or status could not be read."""
         if error.errno in (errno.EFAULT, errno.ENAMETOOLONG, errno.EBADF, errno.EMSGSIZE):
             return error.errno  # what the kernel says about such an argument
-        if error.errno in (errno.ESRCH, errno.ENOENT) or not self.still_there():
+        if not self.still_there():
             return errno.EACCES  # nobody is there to read the answer
         return self._fault(tid, call, error)
 
@@ -269,6 +273,7 @@ class Broker:
             process = self.processes.by_pid.get(tid) or self.root_process
             self._note(process, tid, "error", printable(what), process.account(), rule, errno.EACCES, None)
         except Exception:
+            self.lost_a_report = True
             traceback.print_exc()
         return errno.EACCES
 

@@ -314,7 +314,13 @@ class Supervisor:
             self._say(f"fence: ended {len(self._left)} process(es) that outlived the session:")
             for line in self._left[:20]:
                 self._say("  " + line)
-        return bool(ledger.dropped) or any(record.mode == "enforce" for record in ledger.records)
+        if self._broker.lost_a_report:
+            self._say("fence: something was refused that could not be written down (see above), please report it")
+        return (
+            bool(ledger.dropped)
+            or self._broker.lost_a_report
+            or any(record.mode == "enforce" for record in ledger.records)
+        )
 
     @staticmethod
     def _say(text: str) -> None:

@@ -1,0 +1,245 @@
+"""Faults of the fence itself: the call is refused, the run says so, and nothing goes on half fenced.
+
+The faults are made by a script that changes the engine before it calls pytest: no switch for them exists.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.support import Ended, Runs, until
+
+HEAD = """
+    import errno, os, sys
+    import pytest
+    from fence_core.broker import control, loop, names, table
+    from fence_core.broker.handlers import files, network
+    from fence_core.errors import KernelCallError
+    from fence_core.launcher import supervisor
+"""
+
+
+def faulty(runs: Runs, fault: str, test: str, *args: str, **options: Any) -> Ended:
+    """A run of an engine to which `fault` was done."""
+    script = textwrap.dedent(HEAD) + textwrap.dedent(fault) + "\nsys.exit(pytest.main(sys.argv[1:]))\n"
+    (runs.directory / "faulty.py").write_text(script, encoding="utf-8")
+    (runs.directory / "test_it.py").write_text(textwrap.dedent(test), encoding="utf-8")
+    python, *rest = runs.argv(["-p", "no:cacheprovider", *args], fenced=True)
+    return runs.command(python, "faulty.py", *rest[2:], **options)
+
+
+FAULTS = {
+    "an error": ("raise RuntimeError('made by a test')", "fence error in mkdir: RuntimeError: made by a test"),
+    "a kernel call": ("raise KernelCallError('made', errno.EIO)", "fence error in mkdir: KernelCallError: .*made"),
+    "no permission": ("raise KernelCallError('made', errno.EPERM)", "mkdir by a process that the fence cannot inspect"),
+    "no memory": ("raise MemoryError", "fence error in mkdir: MemoryError"),
+    "no descriptors": ("raise OSError(errno.EMFILE, 'made')", "fence error in mkdir: OSError: .*made"),
+    "recursion": ("return fault(*args)", "fence error in mkdir: RecursionError"),
+    "an assertion": ("assert False, 'a \\x1b[31m line\\nand another'", "fence error in mkdir: AssertionError: a "),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_handler_raises(runs: Runs, kind: str) -> None:
+    """The call is refused, not made; it is reported on its test as our error; other calls are judged as ever."""
+    statement, said = FAULTS[kind]
+    fault = f"""
+    def fault(*args):
+        {statement}
+    table.TRAPPED["mkdir"] = (fault, table.TRAPPED["mkdir"][1])
+    """
+    ended = faulty(
+        runs,
+        fault,
+        """
+        import os, pytest
+
+        def test_mkdir():
+            with pytest.raises(PermissionError):
+                os.mkdir("made")
+            assert not os.path.exists("made")
+
+        def test_others():
+            with open("x", "w"):
+                pass
+        """,
+        "-rA",
+    )
+    assert ended.status == 1, ended
+    assert ended.outcomes() == ["FAILED test_it.py::test_mkdir", "PASSED test_it.py::test_others"]
+    ended.has(said)
+    assert "\x1b" not in ended.out
+    if "cannot inspect" not in said:
+        ended.has("please report it")
+
+
+@pytest.mark.parametrize("answer", ["None", "'text'", "-1", "2.5", "object()", "True", "1 << 40", "[]"])
+def test_handler_answers_nonsense(runs: Runs, answer: str) -> None:
+    """What is no reply is a refusal: the call does not return, and does not hang."""
+    ended = faulty(
+        runs,
+        f"table.TRAPPED['mkdir'] = (lambda *args: {answer}, table.TRAPPED['mkdir'][1])",
+        """
+        import os, pytest
+
+        def test_mkdir():
+            with pytest.raises(PermissionError):
+                os.mkdir("made")
+        """,
+    )
+    assert not (runs.directory / "made").exists()
+    assert ended.status == 1, ended
+    ended.has("fence error in mkdir: TypeError: the handler answered ")
+
+
+def test_book_keeping_raises(runs: Runs) -> None:
+    """A fault outside of any call is reported, and the loop goes on answering and refusing."""
+    ended = faulty(
+        runs,
+        """
+        def fault(self, pidfd):
+            raise RuntimeError("made by a test")
+        from fence_core.broker import attribution
+        attribution.ProcessTable.forget = fault
+        """,
+        """
+        import os, socket, subprocess
+
+        def test_it(tmp_path_factory):
+            for _ in range(3):
+                subprocess.run(["true"])
+            with socket.socket() as client:
+                assert client.connect_ex(("192.0.2.1", 80)) == 13
+            open("written", "w").close()
+        """,
+    )
+    assert ended.status == 1, ended
+    ended.has("fence error in the broker: RuntimeError: made by a test", "connect 192.0.2.1:80/tcp")
+
+
+def test_report_raises(runs: Runs) -> None:
+    """Even where the violation cannot be written down, the call is refused and the run fails."""
+    ended = faulty(
+        runs,
+        """
+        def fault(*args, **kwargs):
+            raise RuntimeError("made by a test")
+        loop.Ledger.add = fault
+        """,
+        """
+        import os, socket
+
+        def test_it():
+            with socket.socket() as client:
+                assert client.connect_ex(("192.0.2.1", 80)) == 13
+        """,
+    )
+    assert ended.status != 0, ended
+    assert "made by a test" in ended.err
+
+
+@pytest.mark.parametrize("where", ["loop.seccomp.Listener.receive", "loop.Broker._timeout_ms", "loop.Broker._answer"])
+def test_loop_raises(runs: Runs, where: str) -> None:
+    """The supervisor itself fails: everything fenced is ended, with status 3 and a word on stderr."""
+    owner, _, name = where.rpartition(".")
+    ended = faulty(
+        runs,
+        f"""
+        original = {where}
+        started = []
+        def fault(self, *args):
+            if os.path.exists("now"):
+                raise RuntimeError("made by a test")
+            return original(self, *args)
+        setattr({owner}, {name!r}, fault)
+        """,
+        """
+        import os, socket, subprocess, time
+
+        def test_it():
+            subprocess.Popen(["sleep", "600"], start_new_session=True)
+            open("now", "w").close()
+            for _ in range(100):
+                socket.socket().close()  # its answer hands a descriptor over
+            time.sleep(60)
+        """,
+    )
+    assert ended.status == 3, ended
+    assert "internal error in the supervisor" in ended.err
+    assert "made by a test" in ended.err
+    until(lambda: not runs.alive(), "the end of every process", 10)
+
+
+def test_listener_is_lost(runs: Runs) -> None:
+    """The broker closes its end: trapped calls fail with ENOSYS, reading goes on, and the run ends."""
+    ended = faulty(
+        runs,
+        """
+        original = files.mkdir
+        def lose(broker, tid, args):
+            os.close(broker.listener.fd)
+            return 0
+        table.TRAPPED["mkdir"] = (lose, table.TRAPPED["mkdir"][1])
+        """,
+        """
+        import errno, os, pytest
+
+        def test_it():
+            for attempt in (lambda: os.mkdir("made"), lambda: open("made", "w"), lambda: os.symlink("a", "made")):
+                with pytest.raises(OSError) as caught:
+                    attempt()
+                assert caught.value.errno == errno.ENOSYS
+            assert open(__file__).read()
+            os.write(1, b"enosys")
+        """,
+        "-s",
+    )
+    assert ended.status != 0, ended
+    assert "enosys" in ended.out, ended
+    assert not (runs.directory / "made").exists()
+
+
+def test_control_line_raises(runs: Runs) -> None:
+    """Requests that the broker cannot answer fail the run; they are never taken for "no violations"."""
+    ended = faulty(
+        runs,
+        """
+        def fault(*args):
+            raise RuntimeError("made by a test")
+        control._OPERATIONS["ledger"] = fault
+        """,
+        "def test_it(): pass",
+    )
+    assert ended.status != 0, ended
+    assert "Traceback" not in ended.out
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "from fence_core.kernel import seccomp\ndef fault(*a, **k): raise KernelCallError('seccomp', errno.EINVAL)\n"
+        "seccomp.install_listener = fault",
+        "from fence_core.kernel import landlock\ndef fault(*a, **k): raise KernelCallError('landlock', errno.E2BIG)\n"
+        "landlock.restrict_self = fault",
+        "from fence_core.kernel import pidfd\ndef fault(*a, **k): raise KernelCallError('pidfd_getfd', errno.EPERM)\n"
+        "pidfd.get_fd = fault",
+        "def fault(*a, **k): raise ZeroDivisionError('x')\nloop.Broker.__init__ = fault",
+        "import fence_core.launcher.guardian as g\ndef fault(*a, **k): os._exit(1)\ng.run = fault",
+        "def fault(*a, **k): raise ZeroDivisionError('x')\ntable.filter_program = fault",
+    ],
+    ids=["seccomp", "landlock", "pidfd_getfd", "broker", "guardian", "filter"],
+)
+def test_fence_cannot_be_raised(runs: Runs, fault: str) -> None:
+    """No test runs; one line says why; nothing is left behind."""
+    ended = faulty(runs, fault, "def test_it(): open('ran', 'w')", "-s")
+    if "guardian" in fault:
+        # It is gone from the start: nobody would end the tests if the supervisor died.
+        assert ended.status in (0, 4)
+        return
+    assert ended.status == 4, ended
+    assert ended.err.startswith(("ERROR: fence: the fence could not be raised: ", "ERROR: this run cannot be fenced: "))
+    assert "Traceback" not in ended.err
+    assert not (runs.directory / "ran").exists()

@@ -175,7 +175,7 @@ class Broker:
         self._id = notification[0]
         tid = notification[1]
         try:
-            reply = self._handlers[notification[3]](self, tid, notification[5:])
+            reply = self._handlers[notification[3]](self, tid, notification[5:])  # type: ignore[arg-type]
         except (KernelCallError, ProcessLookupError) as error:
             reply = self._unreadable(tid, notification[3], error)
         except Exception as error:

@@ -46,6 +46,7 @@ class Describable(Protocol):
 WAIT_TICK_S = 0.02
 """How often a call that is being waited for is looked at: for signals that its thread must get (kernel notes 5)."""
 STACK_PIPE_BYTES = 1 << 20
+_RETRY_S = 1.0
 _ERRNO_MAX = 4096  # MAX_ERRNO + 1, include/linux/err.h
 STACK_PATIENCE_S = 0.005
 _LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
@@ -54,13 +55,14 @@ _LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
 class _Parked:
     """A call whose answer is outstanding."""
 
-    __slots__ = ("id", "process", "tid", "wait")
+    __slots__ = ("call", "id", "process", "tid", "wait")
 
-    def __init__(self, id_: int, tid: int, process: Process, wait: Wait) -> None:
+    def __init__(self, id_: int, tid: int, process: Process, wait: Wait, call: tuple[int, ...]) -> None:
         self.id = id_
         self.tid = tid
         self.process = process
         self.wait = wait
+        self.call = call
 
 
 class Broker:
@@ -95,6 +97,11 @@ class Broker:
         self._handlers = handlers(arches.current())
         self._id = 0
         self._closing: list[int] = []
+        self._call: tuple[int, ...] = ()
+        """Number, instruction pointer and arguments of the call that is being answered."""
+        self._undelivered: dict[int, tuple[tuple[int, ...], int, float]] = {}
+        """By thread: a call that was carried out, its result, which the thread did not get, and until when it may ask
+        again."""
         self._parked: list[_Parked] = []
         self._stack_pipes: list[StackPipe] = []
         self._network = os.readlink("/proc/self/ns/net")
@@ -174,6 +181,9 @@ class Broker:
             return
         self._id = notification[0]
         tid = notification[1]
+        if self._undelivered and self._was_done(tid, notification):
+            return
+        self._call = notification[3:]
         try:
             reply = self._handlers[notification[3]](self, tid, notification[5:])  # type: ignore[arg-type]
         except (KernelCallError, ProcessLookupError) as error:
@@ -198,7 +208,8 @@ class Broker:
     def _answer(self, tid: int, reply: Value | HandOver | Wait) -> None:
         listener, id_ = self.listener, self._id
         if isinstance(reply, Value):
-            listener.reply_value(id_, reply.value)
+            if not listener.reply_value(id_, reply.value):
+                self._undelivered[tid] = (self._call, reply.value, time.monotonic() + _RETRY_S)
         elif isinstance(reply, HandOver):
             try:
                 listener.add_fd(id_, reply.fd, cloexec=reply.cloexec, send=True)
@@ -213,14 +224,26 @@ class Broker:
         else:
             reply.keep = tuple(self._closing)
             self._closing.clear()
-            self._parked.append(_Parked(id_, tid, self.processes.find(tid), reply))
+            self._parked.append(_Parked(id_, tid, self.processes.find(tid), reply, self._call))
             self.epoll.register(reply.fd, select.EPOLLOUT | select.EPOLLONESHOT)
+
+    def _was_done(self, tid: int, notification: tuple[int, ...]) -> bool:
+        """Answer a call that comes again because a signal came before our answer, without doing it again.
+
+        Before Linux 5.19 that can happen at any time, later only to processes that end.
+        """
+        call, value, until = self._undelivered.pop(tid, ((), 0, 0.0))
+        if call != notification[3:] or time.monotonic() > until:
+            return False
+        self.listener.reply_value(self._id, value)
+        return True
 
     def _look_at(self, parked: _Parked) -> None:
         """Answer a waiting call if its time has come, or give its thread the signal that it must take."""
         answer: int | Value | None
+        gone = Value(0)
         if not self.listener.is_valid(parked.id):
-            answer = Value(0)  # gone; the reply below goes nowhere
+            answer = gone  # the reply below goes nowhere
         else:
             try:
                 answer = parked.wait.poll()
@@ -236,7 +259,8 @@ class Broker:
         for fd in parked.wait.keep:
             os.close(fd)
         if isinstance(answer, Value):
-            self.listener.reply_value(parked.id, answer.value)
+            if not self.listener.reply_value(parked.id, answer.value) and answer is not gone:
+                self._undelivered[parked.tid] = (parked.call, answer.value, time.monotonic() + _RETRY_S)
         else:
             self.listener.reply_error(parked.id, answer)
 

@@ -241,6 +241,25 @@ def assert_same(plain: Ended, fenced: Ended) -> None:
     assert not difference, difference
 
 
+_WITHOUT = """\
+import sys, pytest
+from fence_core.kernel import features
+
+missing = set(sys.argv.pop(1).split(","))
+found = features.detect()
+features._features = features.Features(
+    [each._replace(available=False) if each.name in missing else each for each in found], found.landlock_abi)
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def without(runs: Runs, missing: str, *args: str) -> list[str]:
+    """The command for a fenced run on a kernel that lacks these features (names separated by commas)."""
+    (runs.directory / "without.py").write_text(_WITHOUT, encoding="utf-8")
+    python, *rest = runs.argv(args, fenced=True)
+    return [python, "without.py", missing, *rest[2:]]
+
+
 @pytest.fixture
 def runs(pytester: pytest.Pytester) -> Iterator[Runs]:
     """Runs in the directory of `pytester`, all of which have ended when the test is over."""

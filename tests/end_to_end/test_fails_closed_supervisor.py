@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.support import Runs, is_fenced, state, until
+from tests.end_to_end.support import Runs, is_fenced, state, until, without
 
 LIVES = '''
     """Processes of every kind that would live on, all of them trying what is refused."""
@@ -173,25 +173,6 @@ def test_guardian_cannot_be_reached(runs: Runs) -> None:
     )
     ended = runs.pytest()
     assert ended.status == 0, ended
-
-
-NO_SCOPES = """
-    import sys, pytest
-    from fence_core.kernel import features
-
-    missing = set(sys.argv.pop(1).split(","))
-    found = features.detect()
-    features._features = features.Features(
-        [each._replace(available=False) if each.name in missing else each for each in found], 5)
-    sys.exit(pytest.main(sys.argv[1:]))
-"""
-
-
-def without(runs: Runs, missing: str, *args: str) -> list[str]:
-    """The command for a run on a kernel that lacks these features."""
-    (runs.directory / "without.py").write_text(textwrap.dedent(NO_SCOPES), encoding="utf-8")
-    python, *rest = runs.argv(args, fenced=True)
-    return [python, "without.py", missing, *rest[2:]]
 
 
 def test_killed_without_signal_scopes(runs: Runs) -> None:

@@ -36,6 +36,7 @@ GRACE_S = 0.25
 """How long helpers of a finished session (resource trackers, fork servers, workers) have to see that it is over."""
 TERM_S = 2.0
 """Between SIGTERM and SIGKILL for what a session left behind."""
+_ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 _STOPPING = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
 _OF_THE_TERMINAL = _STOPPING | {signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCONT, signal.SIGWINCH}
 """What the kernel itself sends to the group in the foreground."""
@@ -99,6 +100,8 @@ class Supervisor:
         for info in found:
             if info.signo == signal.SIGCHLD:
                 self._reap(stop=not continued)
+            elif self._status is not None:
+                self._hurry(info.signo)
             elif info.code == signals.SI_KERNEL and info.signo in _OF_THE_TERMINAL:
                 # Of a hang-up only the leader of the session is told, until it has ended.
                 if info.signo == signal.SIGHUP and os.getsid(0) == os.getpid():
@@ -228,6 +231,15 @@ class Supervisor:
             self._broker.finished = True
         else:
             self._broker.after(0.005, self._await_death)
+
+    def _hurry(self, number: int) -> None:
+        """A signal for this process when the child has ended already: no more waiting; the second time, no mercy."""
+        if number not in _ENDING:
+            return
+        if self._leftovers == "wait":
+            self._leftovers = "end"
+            self._status = number  # ended by this signal, as wait(2) has it
+        self._deadline = 0.0
 
     def _describe(self, pid: int) -> str:
         try:

@@ -76,6 +76,21 @@ _IOCTL: tuple[bpf.Case | int, ...] = (
     ALLOW,
 )
 
+_RLIMIT_LOCKS = 10
+_SETRLIMIT: tuple[bpf.Case | int, ...] = (
+    # It tells whose account a process is on (`attribution.Marks`), and Linux has no other use for it.
+    bpf.Case((bpf.Condition(0, "eq", _RLIMIT_LOCKS),), bpf.errno_action(errno.EPERM)),
+    ALLOW,
+)
+_PRLIMIT: tuple[bpf.Case | int, ...] = (
+    bpf.Case(
+        (bpf.Condition(1, "eq", _RLIMIT_LOCKS), bpf.Condition(2, "ne", 0, 64)),
+        bpf.errno_action(errno.EPERM),
+    ),
+    bpf.Case((bpf.Condition(0, "ne", 0), bpf.Condition(2, "ne", 0, 64)), TRAP),
+    ALLOW,
+)
+
 TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     # files
     "open": (files.open_, _opens(1)),
@@ -128,6 +143,7 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     "execveat": (exec_.execve, TRAP),
     "chroot": (exec_.change_root, TRAP),
     "setns": (exec_.change_root, TRAP),
+    "prlimit64": (exec_.prlimit, _PRLIMIT),
 }
 
 _ENOSYS = (
@@ -146,6 +162,10 @@ _EPERM = (
     # What an ordinary user is refused as well, and what would lead around every path rule.
     "open_by_handle_at",
     "bpf",
+    # Has the kernel write to a file of its caller's choice; gives its caller the machine's ports.
+    "acct",
+    "iopl",
+    "ioperm",
     "init_module",
     "finit_module",
     "delete_module",
@@ -176,6 +196,7 @@ def rules(arch: Arch) -> dict[int, bpf.Action]:
     calls = arch.calls
     found: dict[int, bpf.Action] = {calls[name]: action for name, (_, action) in TRAPPED.items() if name in calls}
     found[calls["ioctl"]] = _IOCTL
+    found[calls["setrlimit"]] = _SETRLIMIT
     found.update({calls[name]: bpf.errno_action(errno.ENOSYS) for name in _ENOSYS if name in calls})
     found.update({calls[name]: bpf.errno_action(errno.EPERM) for name in _EPERM if name in calls})
     return found

@@ -54,7 +54,7 @@ class _Rule:
     __slots__ = ("entry", "kind", "says")
 
     def __init__(self, kind: str, says: str, entry: Entry | None = None) -> None:
-        self.kind = kind  # allow, deny, protect, lock, container, scratch, guard
+        self.kind = kind  # allow, deny, protect, lock, anchor, container, scratch, guard
         self.says = says
         self.entry = entry
 
@@ -134,8 +134,15 @@ class _Tree:
 
     def container(self, path: str) -> _Rule | None:
         """The rule that says protected names lie in this path."""
+        return self._first(path, "container")
+
+    def anchor(self, path: str) -> _Rule | None:
+        """The rule that says a locked file lies somewhere below this path."""
+        return self._first(path, "anchor")
+
+    def _first(self, path: str, kind: str) -> _Rule | None:
         found = self._patterns.at(path, path.rpartition("/")[2])
-        return next((rule for rule in found if rule.kind == "container"), None)
+        return next((rule for rule in found if rule.kind == kind), None)
 
     def _enter(self, directory: str) -> _Node:
         node = self._nodes.get(directory)
@@ -285,10 +292,10 @@ class Judge:
             return Decision(False, node.locked.says, "protected")
         if node.protect is not None:
             return Decision(False, node.protect.says, "protected")
-        if request.op in protected.CONTAINER_OPS and not node.exempt:
-            container = self._writes.container(path)
-            if container is not None:
-                return Decision(False, container.says, "protected")
+        if request.op in protected.CONTAINER_OPS:
+            holder = self._writes.anchor(path) or (None if node.exempt else self._writes.container(path))
+            if holder is not None:
+                return Decision(False, holder.says, "protected")
         if node.deny is not None:
             return Decision(False, node.deny.says, "denied")
         if node.allow is not None:
@@ -422,6 +429,14 @@ def _impossible(rule: str) -> Decision:
     return Decision(False, rule, "impossible")
 
 
+def _above(path: str) -> list[str]:
+    """All directories that this path lies in but the root."""
+    found = []
+    while path := path.rpartition("/")[0]:
+        found.append(path)
+    return found
+
+
 def _denied(key: str, entry: Entry) -> Decision:
     return Decision(False, f"denied: {key} {entry}", "denied")
 
@@ -449,10 +464,16 @@ class _Compiler:
         self._add_all(tree, "filesystem.allow_write", "allow", rules.allow_write)
         self._add_all(tree, "filesystem.deny_write", "deny", rules.deny_write)
         self._add_protected(tree)
+        anchors: set[str] = set()
         for path in rules.locked:
             says = f"locked: {printable(path)} decides what the next run allows (built in)"
             for form in {path, self._resolve(path, self._link)}:
                 tree.add_path(form, _Rule("lock", says))
+                anchors.update(_above(form))
+        # Moved away with the directory that it lies in, a locked file would have another name, which is not locked.
+        for path in anchors:
+            says = f"locked: {printable(path)} holds files that decide what the next run allows (built in)"
+            tree.add_path(path, _Rule("anchor", says))
         # The scratch directories last: a project or a home that *is* one takes nothing of its exemption away.
         for kind, places in (("guard", (rules.home, rules.root)), ("scratch", rules.scratch)):
             for place in places:

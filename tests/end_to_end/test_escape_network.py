@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import pytest
 
 from tests.end_to_end.caught import Fenced
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="the kernel takes it from privileged programs only")
+as_root = pytest.mark.needs("user:root")  # the kernel takes it from privileged programs only
 
 
 @as_root

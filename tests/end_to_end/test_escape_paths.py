@@ -142,7 +142,7 @@ def test_waiting_for_a_writer(fenced: Fenced) -> None:
     assert run.status == 0, run
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs rights to give up")
+@pytest.mark.needs("user:root")
 def test_rights_of_the_broker(fenced: Fenced, tmp_path: Path) -> None:
     secret = fenced.outside / "secret"
     secret.write_text("text")

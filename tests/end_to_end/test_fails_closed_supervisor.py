@@ -103,7 +103,8 @@ def start(runs: Runs, argv: Sequence[str], *, tests: int = 1) -> tuple[subproces
     server.setblocking(False)
     process = runs.start(argv, env={"PORT": str(server.getsockname()[1])}, stdout=subprocess.DEVNULL)
     until(lambda: len(list(runs.directory.glob("ready-*"))) == tests, "the start of the tests")
-    until(lambda: len([pid for pid in runs.alive() if is_fenced(pid)]) >= KINDS * tests, "the start of all processes")
+    kinds = KINDS if os.geteuid() == 0 else KINDS - 1  # an ordinary user cannot tell whose the undumpable one is
+    until(lambda: len([pid for pid in runs.alive() if is_fenced(pid)]) >= kinds * tests, "the start of all processes")
     return process, server
 
 

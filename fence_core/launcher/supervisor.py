@@ -167,11 +167,13 @@ class Supervisor:
         self._witness = pid
 
     def _pass_on(self, number: int) -> None:
-        if self._status is None:
-            try:
-                os.kill(self._child, number)
-            except ProcessLookupError:
-                pass
+        if self._status is not None:  # by now: it ended while the signal was being weighed
+            self._hurry(number)
+            return
+        try:
+            os.kill(self._child, number)
+        except ProcessLookupError:
+            pass
 
     def _reap(self, *, stop: bool) -> None:
         """`stop`: stop with the child. Not where this process was stopped too, and has just been continued."""

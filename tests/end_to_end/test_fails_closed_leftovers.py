@@ -6,10 +6,11 @@ import os
 import signal
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.support import Runs, is_fenced, until
+from tests.end_to_end.support import Runs, is_fenced, state, until
 
 DAEMONS = """
     import os, signal, subprocess, sys, time
@@ -27,6 +28,12 @@ DAEMONS = """
 def write(runs: Runs, text: str, config: str = "") -> None:
     (runs.directory / "test_it.py").write_text(textwrap.dedent(DAEMONS) + textwrap.dedent(text), encoding="utf-8")
     (runs.directory / "pyproject.toml").write_text(f"[tool.fence]\n{config}\n")
+
+
+def own_children(supervisor: int) -> list[int]:
+    """Fenced processes that this one has started itself, and that live: pytest."""
+    names = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    return [pid for pid in map(int, names) if is_fenced(pid) and state(pid) != "Z"]
 
 
 def test_named_and_ended(runs: Runs) -> None:
@@ -133,7 +140,7 @@ def test_wait(runs: Runs) -> None:
     for line in process.stdout:
         if "1 passed" in line:
             break
-    until(lambda: len([pid for pid in runs.alive() if is_fenced(pid)]) == 1, "the end of the session itself")
+    until(lambda: not own_children(process.pid), "the end of the session itself")
     time.sleep(0.4)  # longer than helpers are given; nothing may happen in this time
     assert process.poll() is None
     (runs.directory / "go-on").unlink()
@@ -155,7 +162,7 @@ def test_wait_is_interrupted(runs: Runs, number: int) -> None:
     for line in process.stdout:
         if "1 passed" in line:
             break
-    until(lambda: len([pid for pid in runs.alive() if is_fenced(pid)]) == 1, "the end of the session itself")
+    until(lambda: not own_children(process.pid), "the end of the session itself")
     process.send_signal(number)
     ended = runs.finish(process)
     assert ended.status == -number

@@ -112,7 +112,7 @@ STORM = """
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
-    def test_storm(storm, tmp_path):
+    def test_storm(tmp_path, storm):
         deadline = time.monotonic() + 60
         done = 0
         while done < 1000 or storm[0] < 200:

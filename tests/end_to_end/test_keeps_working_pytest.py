@@ -176,7 +176,7 @@ def test_memory_of_earlier_runs(pytester: pytest.Pytester, runs: Runs) -> None:
     ends: dict[bool, list[Ended]] = {}
     for fenced in (False, True):
         pytester.run("rm", "-rf", ".pytest_cache")
-        steps = ["-q", "-q --lf", "--ff -v", "-q --sw", "--cache-show cache/*", "-q --cache-clear test_two.py"]
+        steps = ["-q", "-q --lf", "--ff -v", "-q --sw", "--cache-show cache/*"]
         ends[fenced] = [runs.pytest(*step.split(), fenced=fenced) for step in steps]
     for plain, fenced_end in zip(ends[False], ends[True], strict=True):
         assert_same(plain, fenced_end)

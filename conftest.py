@@ -21,6 +21,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -35,6 +36,10 @@ def pytest_configure(config: pytest.Config) -> None:
     must = os.environ.get("FENCE_MUST_WORK", "")
     if must not in ("", "0", *EXCUSED):
         raise pytest.UsageError(f"FENCE_MUST_WORK={must!r}: accepted are 0, {', '.join(EXCUSED)}")
+    # A shell without job control, or nohup, starts us with signals ignored. What we start would inherit that.
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def missing(thing: str) -> str | None:

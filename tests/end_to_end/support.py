@@ -59,6 +59,8 @@ class Ended:
         return sorted(re.findall(r"^(?:PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS|RERUN) \S+", self.out, re.MULTILINE))
 
 
+_CI = frozenset({"CI", "BUILD_NUMBER"})
+"""With one of these set, pytest cuts nothing short."""
 _OUR_FRAMES = re.compile(
     r'^((?:INTERNALERROR>)? +)File "[^"]*/(?:pluggy|pytest_fence)/[^"]*", line \d+, in \w+\n(?:\1  .*\n)+', re.MULTILINE
 )
@@ -75,6 +77,7 @@ def shown(text: str) -> str:
     text = re.sub(r"=*( [^=\n]*<time>[^=\n]* )=*", r"=\1=", text)  # its length depends on the time
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+", "<date>", text)
     text = re.sub(r"/pytest-\d+/", "/pytest-<n>/", text)
+    text = re.sub(r"pytest-cache-files-\w+", "pytest-cache-files-<name>", text)
     return re.sub(r"(pid|process) \d+", r"\1 <pid>", text)
 
 
@@ -106,7 +109,7 @@ class Runs:
         return {
             name: value
             for name, value in given.items()
-            if value is not None and (not name.startswith(ours) or name in (more or {}))
+            if value is not None and (not (name.startswith(ours) or name in _CI) or name in (more or {}))
         }
 
     def argv(self, args: Sequence[str], *, fenced: bool) -> list[str]:
@@ -268,6 +271,19 @@ def runs(pytester: pytest.Pytester) -> Iterator[Runs]:
     started.close()
 
 
+def _foreground(group: int) -> dict[int, bytes]:
+    """State and number of context switches (proc(5) status) of each process of a process group."""
+    found = {}
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and os.getpgid(int(name)) == group:
+                lines = Path(f"/proc/{name}/status").read_bytes().splitlines()
+                found[int(name)] = b"\n".join(line for line in lines if line.startswith(b"State") or b"_ctxt_" in line)
+        except OSError:
+            continue  # it has ended
+    return found
+
+
 class Terminal:
     """A command with a controlling terminal of its own, driven as a user drives it."""
 
@@ -311,7 +327,24 @@ class Terminal:
         os.write(self._master, text.encode())
 
     def key(self, number: int) -> None:
-        """One of `termios.VINTR`, `VSUSP`, `VQUIT`, `VEOF`: the terminal sends its signal to the foreground."""
+        """One of `termios.VINTR`, `VSUSP`, `VQUIT`, `VEOF`: the terminal sends its signal to the foreground.
+
+        A user presses it when the program waits. Python's input() loses a signal that comes between its prompt and its
+        wait: so what runs in the foreground has to be asleep first, and still to be when it is looked at again.
+        """
+        seen: dict[int, bytes] = {}
+
+        def waits() -> bool:
+            before = dict(seen)
+            seen.clear()
+            seen.update(_foreground(os.tcgetpgrp(self._master)))
+            asleep = all(b"State:\tS" in status for status in seen.values())
+            if not (asleep and seen == before):
+                time.sleep(0.02)
+                return False
+            return bool(seen)
+
+        until(waits, "the program waits for the user")
         self.type(termios.tcgetattr(self._master)[6][number].decode("latin-1"))
 
     def echo(self) -> bool:

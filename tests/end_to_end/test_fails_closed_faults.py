@@ -174,7 +174,7 @@ def test_loop_raises(runs: Runs, where: str) -> None:
 
 
 def test_listener_is_lost(runs: Runs) -> None:
-    """The broker closes its end: trapped calls fail with ENOSYS, reading goes on, and the run ends."""
+    """The broker closes its end: trapped calls fail with ENOSYS, until the supervisor, which notices, ends the run."""
     ended = faulty(
         runs,
         """
@@ -189,16 +189,17 @@ def test_listener_is_lost(runs: Runs) -> None:
 
         def test_it():
             for attempt in (lambda: os.mkdir("made"), lambda: open("made", "w"), lambda: os.symlink("a", "made")):
-                with pytest.raises(OSError) as caught:
+                try:
                     attempt()
-                assert caught.value.errno == errno.ENOSYS
-            assert open(__file__).read()
-            os.write(1, b"enosys")
+                except OSError as error:
+                    if error.errno == errno.ENOSYS:
+                        continue
+                os.write(1, b"done all the same")
         """,
         "-s",
     )
     assert ended.status != 0, ended
-    assert "enosys" in ended.out, ended
+    assert "done all the same" not in ended.out, ended
     assert not (runs.directory / "made").exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -240,7 +241,8 @@ def test_remote_workers_are_refused_by_name(faked: FakedPytest) -> None:
 def test_the_environment_alone_makes_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
     config = object()
-    assert not xdist.is_worker(config, others=0)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as beside:  # this very test may run in a worker, and be called from one's code
+        assert not beside.submit(xdist.is_worker, config, others=0).result()  # type: ignore[arg-type]
     code = compile("found = is_worker(config, others=others)", "<remote exec>", "exec")
     for others, expected in ((0, True), (1, False)):
         names = {"__name__": "__channelexec__", "is_worker": xdist.is_worker, "config": config, "others": others}

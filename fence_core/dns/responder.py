@@ -1,0 +1,221 @@
+"""The answer to one DNS query, by the verdict on its name. Nothing is ever sent on, so nothing leaks by asking.
+
+| name | A | AAAA, HTTPS, TXT, ... |
+|---|---|---|
+| allowed | its synthetic address | nothing (NODATA) |
+| `_service._tcp.` and the like of an allowed one | nothing | nothing |
+| localhost, and below | 127.0.0.1 | ::1 for AAAA |
+| refused, or special (`search.is_special`) | does not exist (NXDOMAIN) | does not exist |
+| PTR of a synthetic address in use | | its name |
+
+What is refused or missing must not be remembered, since the next test may be allowed to ask: TTL 0.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from fence_core.dns.addresses import NamesUsedUp, SyntheticAddresses
+from fence_core.dns.search import Judge, SearchList, Verdict, is_special
+from fence_core.dns.tcp import QUERY_MAX
+from fence_core.policy import domains
+from fence_core.policy.domains import DomainError
+
+if TYPE_CHECKING:
+    import dns.message
+    import dns.name
+    import dns.rdata
+
+__all__ = ["Answer", "Judge", "Responder", "Verdict"]
+
+_HEADER = struct.Struct("!6H")
+_RESPONSE, _OPCODE, _RECURSION_DESIRED, _RECURSION_AVAILABLE = 0x8000, 0x7800, 0x0100, 0x0080
+_FORMERR, _SERVFAIL, _NXDOMAIN, _NOTIMP, _REFUSED = 1, 2, 3, 4, 5
+_BADVERS = 16
+_A, _SOA, _PTR, _AAAA, _ANY = 1, 6, 12, 28, 255
+_IN = 1
+_TTL = 30
+_UDP_PAYLOAD = 1232
+"""What we say that we take: the size that needs no fragments (DNS Flag Day 2020)."""
+_REVERSE = ".in-addr.arpa"
+
+
+class Answer(NamedTuple):
+    """What becomes of one message."""
+
+    reply: bytes | None
+    """The message to send back; None where every answer would be wrong (a response, a fragment)."""
+    refused: str | None = None
+    """The name that the program meant and may not look up, to be recorded as a violation."""
+    is_query: bool = True
+    """False: no question for a name. Something else was sent to the port of a name server."""
+
+
+class Responder:
+    """Answers queries of all processes of a run; the addresses it hands out are good for all of them."""
+
+    def __init__(
+        self,
+        judge: Judge,
+        suffixes: Sequence[str] = (),
+        *,
+        ndots: int = 1,
+        addresses: SyntheticAddresses | None = None,
+    ) -> None:
+        self.addresses = SyntheticAddresses() if addresses is None else addresses
+        self._judge = judge
+        self._search = SearchList(suffixes, ndots)
+
+    def answer(self, message: bytes, judge: Judge | None = None) -> Answer:
+        """The answer to a message, come by UDP or by TCP: it is never longer than 512 bytes. Never raises.
+
+        `judge` is used for this message in place of the responder's own: every process has its own rules.
+        """
+        if len(message) < _HEADER.size:
+            return Answer(None, is_query=False)
+        _, flags, questions, *_ = _HEADER.unpack_from(message)
+        if flags & _RESPONSE:
+            return Answer(None, is_query=False)  # to answer an answer would go on for ever
+        if flags & _OPCODE:
+            return Answer(_header_only(message, _NOTIMP), is_query=False)
+        if questions != 1 or len(message) > QUERY_MAX:
+            return Answer(_header_only(message, _FORMERR), is_query=False)
+        import dns.message
+
+        try:
+            query = dns.message.from_wire(message)
+            if not isinstance(query, dns.message.QueryMessage) or len(query.question) != 1:
+                raise ValueError
+        except Exception:  # of many kinds; what they have in common is that this is no query
+            return Answer(_header_only(message, _FORMERR), is_query=False)
+        return self._answer(query, judge or self._judge)
+
+    def _answer(self, query: dns.message.QueryMessage, judge: Judge) -> Answer:
+        question = query.question[0]
+        name = question.name.to_text(omit_final_dot=True).lower()
+        if query.edns > 0:
+            return Answer(_render(query, _BADVERS, ()))
+        rcode, records, refused = self._find(name, question.name, int(question.rdtype), judge)
+        if question.rdclass != _IN:
+            rcode, records = _REFUSED, []
+        return Answer(_render(query, rcode, records), refused)
+
+    def _find(
+        self, name: str, asked: dns.name.Name, kind: int, judge: Judge
+    ) -> tuple[int, list[dns.rdata.Rdata], str | None]:
+        """Response code, records, and the name to report."""
+        if name == ".":
+            return 0, [], None  # the root exists, or nothing would
+        if domains.is_loopback_name(name):
+            return 0, _loopback(kind), None
+        if name.endswith(_REVERSE):
+            meant = self._reverse(name)
+            if meant is None:
+                return _NXDOMAIN, [], None
+            return 0, _pointer(meant) if kind in (_PTR, _ANY) else [], None
+        if is_special(name):
+            return _NXDOMAIN, [], None
+        try:
+            host = domains.canonical_host(name)
+        except DomainError:
+            # With characters that no host name has. They are escaped in `name`, a dot within a label too.
+            return _NXDOMAIN, [], (self._search.bases(name) or [name])[0]
+        if not isinstance(host, str):
+            return _NXDOMAIN, [], None  # an address: nobody has a name like that
+        verdict, meant = self._search.decide(host, judge)
+        about = _without_services(host)
+        if verdict is Verdict.REFUSE and about != host:
+            verdict, meant = self._search.decide(about, judge)
+            if verdict is Verdict.ALLOW:
+                return 0, [], None
+        if verdict is Verdict.REFUSE:
+            return _NXDOMAIN, [], meant
+        if verdict is Verdict.QUIET:
+            return _NXDOMAIN, [], None
+        if kind not in (_A, _ANY):
+            return 0, [], None
+        try:
+            return 0, [_address(self.addresses.address_of(host))], None
+        except NamesUsedUp:
+            return _SERVFAIL, [], None
+
+    def _reverse(self, name: str) -> str | None:
+        numbers = name[: -len(_REVERSE)].split(".")
+        if len(numbers) != 4 or not all(number.isdigit() for number in numbers):
+            return None
+        return self.addresses.name_of(".".join(reversed(numbers)))
+
+
+def _without_services(name: str) -> str:
+    """The host that `_8443._https.host`, `_ldap._tcp.host` or `_dmarc.host` say something about."""
+    while name.startswith("_"):
+        _, dot, rest = name.partition(".")
+        if not dot:
+            break
+        name = rest
+    return name
+
+
+def _header_only(message: bytes, rcode: int) -> bytes:
+    """An answer without the question, for what could not be read or is not meant for us."""
+    number, flags = struct.unpack_from("!2H", message)
+    flags = _RESPONSE | _RECURSION_AVAILABLE | flags & (_OPCODE | _RECURSION_DESIRED) | rcode
+    return _HEADER.pack(number, flags, 0, 0, 0, 0)
+
+
+def _render(query: dns.message.QueryMessage, rcode: int, records: Sequence[dns.rdata.Rdata]) -> bytes:
+    import dns.flags
+    import dns.message
+    import dns.name
+    import dns.rcode
+    import dns.rrset
+
+    question = query.question[0]
+    reply = dns.message.QueryMessage(id=query.id)
+    # CD is copied and AD is not (RFC 4035, section 3.2): we verify nothing.
+    reply.flags = _RESPONSE | _RECURSION_AVAILABLE | query.flags & (_RECURSION_DESIRED | dns.flags.CD)
+    reply.question = [question]  # with its letters as they came: resolvers mix case and compare
+    if query.edns >= 0:
+        reply.use_edns(0, query.ednsflags & dns.flags.DO, _UDP_PAYLOAD)
+    reply.set_rcode(dns.rcode.Rcode.make(rcode))
+    if records:
+        reply.answer = [dns.rrset.from_rdata(question.name, _TTL, *records)]
+    elif rcode in (0, _NXDOMAIN):
+        # Without it resolvers ask elsewhere, or take NODATA for a referral (RFC 2308, section 2.2).
+        reply.authority = [dns.rrset.from_rdata(dns.name.root, 0, _authority())]
+    return reply.to_wire(want_shuffle=False)
+
+
+def _address(address: str) -> dns.rdata.Rdata:
+    return _record(_A, socket.inet_aton(address))
+
+
+def _loopback(kind: int) -> list[dns.rdata.Rdata]:
+    if kind == _AAAA:
+        return [_record(_AAAA, bytes(15) + b"\1")]
+    return [_address("127.0.0.1")] if kind in (_A, _ANY) else []
+
+
+def _pointer(name: str) -> list[dns.rdata.Rdata]:
+    return [_record(_PTR, _wire_name(name))]
+
+
+def _authority() -> dns.rdata.Rdata:
+    fence = _wire_name("fence.invalid")
+    return _record(_SOA, fence + fence + struct.pack("!5I", 1, 3600, 600, 86400, 0))
+
+
+def _wire_name(name: str) -> bytes:
+    return b"".join(bytes([len(label)]) + label.encode("ascii") for label in name.split(".")) + b"\0"
+
+
+def _record(kind: int, wire: bytes) -> dns.rdata.Rdata:
+    import dns.rdata
+    import dns.rdataclass
+    import dns.rdatatype
+
+    # Not by the class of its type: dnspython finds it, and the constructors of those classes have no types.
+    return dns.rdata.from_wire(dns.rdataclass.IN, dns.rdatatype.RdataType.make(kind), wire, 0, len(wire))

@@ -338,16 +338,19 @@ class Broker:
         answer = CONTINUE
         found = False
         for binding, judge in process.account().judges:
+            quiet = False
             if whatever_rules:
                 rule = "never allowed inside a fence"
             else:
                 decision: Decision = judge.decide(request)  # type: ignore[arg-type]
                 if decision.allowed:
                     continue
-                rule = decision.rule
+                rule, quiet = decision.rule, decision.quiet
             found = True
             given = number if binding.worker.scope.mode != "audit" else 0
             answer = answer or given
+            if quiet:
+                continue
             kind = type(request).__name__.lower()
             asked = None if whatever_rules else request
             self._note(process, tid, kind, request.describe(), binding, rule, given, asked)

@@ -33,7 +33,19 @@ _FORK_SERVER = "from multiprocessing.forkserver import main"
 class Process:
     """One fenced process, from when it was first seen until it is gone."""
 
-    __slots__ = ("_image", "_memory", "binding", "own_mark", "parent", "pid", "pidfd", "proven", "stacks", "workers")
+    __slots__ = (
+        "_image",
+        "_memory",
+        "binding",
+        "lines_open",
+        "own_mark",
+        "parent",
+        "pid",
+        "pidfd",
+        "proven",
+        "stacks",
+        "workers",
+    )
 
     def __init__(self, pid: int, pidfd: int, parent: Process | None, binding: Binding) -> None:
         self.pid = pid
@@ -42,6 +54,8 @@ class Process:
         self.binding = binding
         self.workers: list[Worker] = []
         """Sessions running in this process, innermost last; empty for everything that is no pytest process."""
+        self.lines_open = 0
+        """Control lines to the broker."""
         self._memory = -1
         self._image = b""
         self.proven = False
@@ -202,6 +216,7 @@ class ProcessTable:
         self._marks = Marks()
         self._watch = watch
         self._supervisor = supervisor
+        self._own_filters = kernel_process.filter_count(os.getpid())
         self.by_pid: dict[int, Process] = {}
         self._threads: dict[int, tuple[Process, float]] = {}
         self._by_pidfd: dict[int, Process] = {}
@@ -269,7 +284,8 @@ class ProcessTable:
             process.own_mark = None
 
     def _is_fenced(self, pid: int) -> bool:
-        return kernel_process.field(kernel_process.read_proc(f"/proc/{pid}/status"), b"Seccomp") == b"2"
+        """Whether more filters are in force there than here: in a container, everybody has one."""
+        return kernel_process.filter_count(pid) > self._own_filters
 
     def adopt(self, pid: int, binding: Binding) -> Process:
         """Register the first process of a session, before it makes any call."""

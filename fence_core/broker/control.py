@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 REQUEST_MAX = 16 << 20
 """Bytes of one request; more is no request of ours."""
+OPEN_OF_ONE_MAX = 64
+"""Lines that one process may hold open at a time. Ours are closed after one reply."""
 _MODES = ("enforce", "warn", "audit")
 
 
@@ -33,6 +35,7 @@ class Connection:
         self._broker = broker
         self._socket = own
         self._process = process
+        process.lines_open += 1
         self._received = bytearray()
         self._to_send = bytearray()
 
@@ -71,6 +74,7 @@ class Connection:
     def _close(self) -> None:
         self._broker.unwatch(self._socket.fileno())
         self._socket.close()
+        self._process.lines_open -= 1
 
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from fence_core.broker.attribution import Process, ProcessTable, program
-from fence_core.broker.control import Connection
+from fence_core.broker.control import OPEN_OF_ONE_MAX, Connection
 from fence_core.broker.names import NameSink
 from fence_core.broker.page import create as create_page
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
@@ -49,6 +49,8 @@ STACK_PIPE_BYTES = 1 << 20
 _RETRY_S = 1.0
 _ERRNO_MAX = 4096  # MAX_ERRNO + 1, include/linux/err.h
 STACK_PATIENCE_S = 0.005
+_WORD_MAX = 200
+"""Characters shown of each word of a command line: a whole script may stand there."""
 _LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
 
 
@@ -336,16 +338,19 @@ class Broker:
         answer = CONTINUE
         found = False
         for binding, judge in process.account().judges:
+            quiet = False
             if whatever_rules:
                 rule = "never allowed inside a fence"
             else:
                 decision: Decision = judge.decide(request)  # type: ignore[arg-type]
                 if decision.allowed:
                     continue
-                rule = decision.rule
+                rule, quiet = decision.rule, decision.quiet
             found = True
             given = number if binding.worker.scope.mode != "audit" else 0
             answer = answer or given
+            if quiet:
+                continue
             kind = type(request).__name__.lower()
             asked = None if whatever_rules else request
             self._note(process, tid, kind, request.describe(), binding, rule, given, asked)
@@ -424,7 +429,7 @@ class Broker:
         record.is_test_process = process.pid == binding.worker.tgid
         record.chain = self.processes.chain(process, binding.worker)
         try:
-            record.argv = tuple(printable(word) for word in kernel_process.argv(process.pid)[:64])
+            record.argv = tuple(printable(word[:_WORD_MAX]) for word in kernel_process.argv(process.pid)[:64])
         except OSError:
             pass
         if not record.is_test_process:
@@ -442,13 +447,17 @@ class Broker:
     def doors(self, process: Process, tid: int, raw: bytes) -> Reply:
         """The opens that only a broker can answer. Unfenced they fail: procfs lets nobody create files."""
         if raw == b"/proc/fence/control":
+            if process.lines_open >= OPEN_OF_ONE_MAX:
+                return errno.EMFILE
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             ours.setblocking(False)
             connection = Connection(self, ours, process)
             self.watch(ours.fileno(), connection.readable)
             return HandOver(theirs.detach(), cloexec=True)
-        if raw == b"/proc/fence/page" and process.workers:
-            return HandOver(process.workers[-1].page_fd, cloexec=True, keep=True)
+        if raw == b"/proc/fence/page" and process.workers and process.workers[-1].page_fd >= 0:
+            # Once: whoever has it mapped needs no descriptor, and nor do we.
+            fd, process.workers[-1].page_fd = process.workers[-1].page_fd, -1
+            return HandOver(fd, cloexec=True)
         if raw == b"/proc/fence/stack" and process.workers:
             read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             try:

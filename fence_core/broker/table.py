@@ -69,10 +69,12 @@ _SETSOCKOPT: tuple[bpf.Case | int, ...] = (
 )
 
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # include/uapi/asm-generic/ioctls.h
+_USERFAULTFD_NEW = 0xAA00  # of /dev/userfaultfd, include/uapi/linux/userfaultfd.h
 _IOCTL: tuple[bpf.Case | int, ...] = (
     # Both type into the user's terminal, where the shell would run it once pytest is done.
     bpf.Case((bpf.Condition(1, "eq", _TIOCSTI),), bpf.errno_action(errno.EPERM)),
     bpf.Case((bpf.Condition(1, "eq", _TIOCLINUX),), bpf.errno_action(errno.EPERM)),
+    bpf.Case((bpf.Condition(1, "eq", _USERFAULTFD_NEW),), bpf.errno_action(errno.EPERM)),  # see `_EPERM`
     ALLOW,
 )
 
@@ -142,7 +144,7 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     "execve": (exec_.execve, TRAP),
     "execveat": (exec_.execve, TRAP),
     "chroot": (exec_.change_root, TRAP),
-    "setns": (exec_.change_root, TRAP),
+    "setns": (exec_.setns, TRAP),
     "prlimit64": (exec_.prlimit, _PRLIMIT),
 }
 

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from fence_core.events.model import Frame, Violation
 
 RECORDS_MAX = 10_000
-"""Distinct violations kept with all their detail; later ones are only counted."""
+"""Distinct violations kept with all their detail. Later ones are only counted, but for the first of each test: a test
+must not be able to use up the room of those after it."""
+OF_ONE_TEST_MAX = 1_000
 
 
 class Record:
@@ -98,7 +100,8 @@ class Ledger:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.dropped = 0
-        """Violations beyond `RECORDS_MAX`, of which only the number is known."""
+        """Violations for which there was no room, of which only the number is known."""
+        self._of_test: dict[tuple[int, str], int] = {}
         self._open: dict[tuple[int, str, int, str, str], Record] = {}
         self._untaken: dict[tuple[int, str], list[Record]] = {}
 
@@ -125,9 +128,11 @@ class Ledger:
             pid=pid,
             program=program,
         )
-        if len(self.records) >= RECORDS_MAX:
+        already = self._of_test.get((worker, nodeid), 0)
+        if already and (already >= OF_ONE_TEST_MAX or len(self.records) >= RECORDS_MAX):
             self.dropped += 1
             return record, False
+        self._of_test[(worker, nodeid)] = already + 1
         self._open[key] = record
         self._untaken.setdefault((worker, nodeid), []).append(record)
         self.records.append(record)

@@ -113,6 +113,13 @@ def field(status: bytes, name: bytes) -> bytes:
     return status[start : end if end >= 0 else None].strip()
 
 
+def filter_count(pid: int) -> int:
+    """Return how many seccomp filters are in force there. Raises `ProcessLookupError`, `OSError`."""
+    status = read_proc(f"/proc/{pid}/status")
+    count = field(status, b"Seccomp_filters")  # since Linux 5.9
+    return int(count) if count else int(field(status, b"Seccomp") == b"2")
+
+
 def _four(value: bytes) -> tuple[int, int, int, int]:
     a, b, c, d = value.split()
     return int(a), int(b), int(c), int(d)

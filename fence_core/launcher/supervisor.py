@@ -44,6 +44,7 @@ WITNESS_AFTER_S = 0.03
 """The witness is started when the child is under way; what is sent earlier is passed on, whoever has got it too."""
 WITNESS_TICK_S = 0.002
 _WITNESS_TICKS = 250
+_TICKS_AT_LEAST = 3
 _NOTE_TRUST_S = 0.5
 
 
@@ -122,8 +123,8 @@ class Supervisor:
             return
         if info.signo == signal.SIGCONT and self._witness:
             os.kill(self._witness, signal.SIGCONT)  # a SIGSTOP may have reached it
-        # The first tick is for the kernel, which goes through the group one by one.
-        over = ticks > 0 and (ticks > _WITNESS_TICKS or self._witness_has_spoken(info.signo))
+        # Some ticks are for the sender, which may signal this process first and then its group (timeout(1) does).
+        over = ticks > _TICKS_AT_LEAST and (ticks > _WITNESS_TICKS or self._witness_has_spoken(info.signo))
         self._read_notes()
         if sent in self._noted:
             del self._noted[sent]
@@ -250,7 +251,7 @@ class Supervisor:
             words = "?"
         known = self._broker.processes.by_pid.get(pid)
         nodeid = known.binding.nodeid if known is not None else ""
-        started = f", started by {nodeid}" if nodeid else ""
+        started = f", started by {printable(nodeid)}" if nodeid else ""
         return f"{words[:200]} (pid {pid}{started})"
 
     def _anybody(self) -> bool:
@@ -325,7 +326,8 @@ class Supervisor:
         if ledger.dropped:
             self._say(f"fence: {ledger.dropped} further violations were counted but not kept")
         if self._left:
-            self._say(f"fence: ended {len(self._left)} process(es) that outlived the session:")
+            processes = "1 process" if len(self._left) == 1 else f"{len(self._left)} processes"
+            self._say(f"fence: ended {processes} that outlived the session:")
             for line in self._left[:20]:
                 self._say("  " + line)
         if self._broker.lost_a_report:
@@ -345,7 +347,7 @@ class Supervisor:
 
 
 def _line(record: Record) -> str:
-    where = record.nodeid or f"outside any test ({record.violation().phase})"
+    where = printable(record.nodeid) or f"outside any test ({record.violation().phase})"
     times = f" ({record.count} times)" if record.count > 1 else ""
     via = "" if record.is_test_process else f" by {' -> '.join(record.chain)}"
     return f"{where}: {record.what}{times}{via}; {record.rule}"

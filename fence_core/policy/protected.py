@@ -55,6 +55,11 @@ PROTECTED = (
         "the shell runs it at its next start",
         "pytest-fence",
     ),
+    Protected(
+        ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml"),
+        "pytest takes flags from it when it is started there, and one of them could switch the fence off",
+        "pytest-fence",
+    ),
     Protected((".envrc",), "direnv runs it when somebody enters the directory", "pytest-fence"),
     Protected((".git/hooks",), "git runs what lies there", "fence, sandbox-runtime"),
     Protected((".gitconfig",), "git takes aliases and helper programs from it", "fence, sandbox-runtime"),

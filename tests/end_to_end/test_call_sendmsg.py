@@ -105,3 +105,56 @@ def test_destination_swapped_by_another_thread(fenced: Fenced) -> None:
     (found,) = run.attempts("test_it")
     assert found.what == "connect 198.51.100.7:4444/udp"
     assert f"refused {found.count}\n" in run.out
+
+
+def test_address_that_comes_later(fenced: Fenced) -> None:
+    """A message without an address when it is judged has none when it is sent: what succeeded went to the peer."""
+    run = fenced.run(
+        """
+        import ctypes, errno, socket, struct, sys, threading
+        from here import AWAY
+
+        class Message(ctypes.Structure):
+            _fields_ = [("name", ctypes.c_void_p), ("size", ctypes.c_uint), ("iov", ctypes.c_void_p),
+                        ("count", ctypes.c_size_t), ("control", ctypes.c_void_p), ("length", ctypes.c_size_t),
+                        ("flags", ctypes.c_int)]
+
+        def test_swap():
+            sys.setswitchinterval(1e-5)
+            libc = ctypes.CDLL(None, use_errno=True)
+            data = ctypes.create_string_buffer(b"x")
+            iov = ctypes.create_string_buffer(struct.pack("@PN", ctypes.addressof(data), 1), 16)
+            address = ctypes.create_string_buffer(
+                struct.pack("=H", socket.AF_INET) + struct.pack("!H", 9) + socket.inet_aton(AWAY) + bytes(8), 16)
+            message = Message(0, 16, ctypes.addressof(iov), 1, 0, 0, 0)
+            over = threading.Event()
+
+            def swap():
+                while not over.is_set():
+                    message.name = ctypes.addressof(address)
+                    message.name = None
+
+            with (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+                  socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client):
+                server.bind(("127.0.0.1", 0))
+                server.settimeout(5)
+                client.connect(server.getsockname())
+                thread = threading.Thread(target=swap)
+                thread.start()
+                sent = 0
+                try:
+                    for _ in range(3000):
+                        if libc.sendmsg(client.fileno(), ctypes.byref(message), 0) == 1:
+                            sent += 1
+                            assert server.recv(9) == b"x"
+                        else:
+                            assert ctypes.get_errno() == errno.EACCES
+                finally:
+                    over.set()
+                    thread.join()
+                assert sent
+        """
+    )
+    assert {attempt.what for attempt in run.attempts("test_swap")} <= {"connect 198.51.100.7:9/udp"}, run
+    assert "AssertionError" not in run.out, run
+    assert "TimeoutError" not in run.out, run

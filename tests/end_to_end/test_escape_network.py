@@ -196,3 +196,75 @@ def test_many_messages(fenced: Fenced) -> None:
     (attempt,) = run.attempts("test_second_away")
     assert re.fullmatch(r"connect 198\.51\.100\.7:\d+/udp", attempt.what), run
     run.clean("test_both_here")
+
+
+def test_flag_of_a_shared_file(fenced: Fenced) -> None:
+    """Whoever makes a socket blocking again while the broker connects it keeps nobody waiting but himself."""
+    run = fenced.run(
+        """
+        import fcntl, os, socket, sys, threading
+
+        def test_fight(tmp_path):
+            sys.setswitchinterval(1e-5)
+            with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as first:
+                server.bind("short")
+                server.listen(0)
+                first.connect("short")  # the queue is full now
+                over = threading.Event()
+                client = socket.socket(socket.AF_UNIX)
+
+                def fight():
+                    while not over.is_set():
+                        fcntl.fcntl(client, fcntl.F_SETFL, 0)
+
+                threads = [threading.Thread(target=fight), threading.Thread(target=lambda: client.connect("short"))]
+                for thread in threads:
+                    thread.start()
+                try:
+                    for n in range(1000):
+                        (tmp_path / str(n)).mkdir()
+                finally:
+                    over.set()
+                    server.accept()[0].close()
+                    server.accept()[0].close()
+                    for thread in threads:
+                        thread.join()
+                    client.close()
+        """
+    )
+    run.clean("test_fight")
+    assert run.status == 0, run
+
+
+@as_root
+def test_namespace_of_others(fenced: Fenced) -> None:
+    """A network namespace that was made outside is not entered; one made inside is."""
+    run = fenced.run(
+        """
+        import ctypes, os
+        import pytest
+
+        CLONE_NEWNET = 0x40000000
+        libc = ctypes.CDLL(None, use_errno=True)
+
+        def test_enter():
+            fd = os.open("netns", os.O_RDONLY)
+            assert libc.setns(fd, CLONE_NEWNET) == -1 and ctypes.get_errno() == 1
+            os.close(fd)
+
+        def test_own():
+            before = os.open("/proc/self/ns/net", os.O_RDONLY)
+            assert libc.unshare(CLONE_NEWNET) == 0
+            assert libc.setns(before, CLONE_NEWNET) == 0
+            os.close(before)
+        """,
+        prefix=[
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            'touch netns && unshare --net true && mount --bind /proc/self/ns/net netns && exec "$0" "$@"',
+        ],
+    )
+    run.refused("test_enter", f"enter namespace {fenced.directory}/netns")
+    run.clean("test_own")

@@ -55,6 +55,7 @@ def test_multiprocessing(fenced: Fenced, method: str) -> None:
         files={"helper.py": ""},
     )
     for test, port in ("test_away", 443), ("test_pool", 4443):
+        assert len(run.attempts(test)) == 1, run
         (found,) = run.attempts(test)
         assert (found.what, found.phase) == (f"connect 198.51.100.7:{port}/tcp", "call"), run
         assert len(found.chain) == (3 if method == "forkserver" else 2), run

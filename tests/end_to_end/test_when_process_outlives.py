@@ -108,7 +108,7 @@ def test_daemon_that_outlives_the_session(fenced: Fenced) -> None:
         """
     )
     assert run.status == 0
-    assert "ended 1 process(es) that outlived the session" in run.err
+    assert "ended 1 process that outlived the session" in run.err
     assert "started by test_it.py::test_leaves_it_behind" in run.err
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker.reply import CONTINUE, Reply
 from fence_core.kernel import process as kernel_process
+from fence_core.policy.requests import printable
 
 if TYPE_CHECKING:
     from fence_core.broker.handlers.files import Arguments
@@ -24,9 +25,33 @@ def execve(broker: Broker, tid: int, args: Arguments) -> Reply:
 
 
 def change_root(broker: Broker, tid: int, args: Arguments) -> Reply:
-    """chroot(2), setns(2): from now on "/" may be another directory for some process of ours."""
+    """chroot(2): from now on "/" may be another directory for some process of ours."""
     broker.processes.find(tid)
     broker.resolver.foreign_roots = True
+    return CONTINUE
+
+
+class EnterNamespace:
+    """A request that no rule can allow: to enter a namespace that was made outside."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def describe(self) -> str:
+        return f"enter namespace {printable(self._path)}"
+
+
+def setns(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """A namespace is known to be made inside by how its descriptor was had: below the /proc of another fenced
+    process, or as a pidfd. What has a file name (``/run/netns/x``) was mounted there, which nobody can in here."""
+    process = broker.processes.find(tid)
+    broker.resolver.foreign_roots = True
+    try:
+        path = os.readlink(f"/proc/{tid}/fd/{args[0] & 0xFFFF_FFFF}")
+    except OSError:
+        return CONTINUE  # EBADF
+    if path.startswith("/"):
+        return broker.refuse(process, tid, EnterNamespace(path), errno.EPERM, whatever_rules=True)
     return CONTINUE
 
 

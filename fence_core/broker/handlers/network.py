@@ -36,7 +36,7 @@ from fence_core.broker.sockets import (
     parse_address,
 )
 from fence_core.errors import KernelCallError
-from fence_core.kernel import libc, memory, pidfd
+from fence_core.kernel import libc, memory, pidfd, timers
 from fence_core.policy.requests import Bind, Connect, OpenSocket, Resolve, UnixConnect, Write
 
 if TYPE_CHECKING:
@@ -251,7 +251,8 @@ def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borr
     if proto == "udp" and port == 53 and not inside:
         # Somebody's resolver. Its socket is connected to ours, which refuses every name and reports it.
         redirect = broker.names.address(borrowed.domain)
-        if redirect is not None and broker.enforcing(process):
+        listed = not loopback and broker.allowed(process, Connect(address.host, port, proto))
+        if redirect is not None and not listed and broker.enforcing(process):
             return redirect
     if not loopback and port == 0 and proto == "udp":
         # libc sorts addresses by connecting a UDP socket to port 0 (RFC 6724): sends nothing, tells nobody.
@@ -356,26 +357,17 @@ def _perform_connect(borrowed: Borrowed, target: bytes, who: Credentials | None 
     """
     fd = borrowed.fd
     blocking = os.get_blocking(fd)
-    if not blocking or borrowed.type == socket.SOCK_DGRAM:
+    if borrowed.type == socket.SOCK_DGRAM:
         return _connect_as(who, fd, target) or Value(0)
-    os.set_blocking(fd, False)
-    try:
-        failed = _connect_as(who, fd, target)
-    finally:
-        os.set_blocking(fd, True)
-    if failed not in _UNFINISHED:
+    failed = _connect_at_once(who, fd, target)
+    if not blocking or failed not in _UNFINISHED:
         return failed or Value(0)
     deadline = _send_deadline(borrowed)
 
     def poll() -> int | Value | None:
         # Asked by a further connect(2), which takes note of the end in the socket itself: SO_ERROR would leave a
         # connected socket in a state in which the next connect(2) succeeds once more, where it must say EISCONN.
-        still_blocking = os.get_blocking(fd)
-        os.set_blocking(fd, False)
-        try:
-            again = _connect_as(who, fd, target)
-        finally:
-            os.set_blocking(fd, still_blocking)
+        again = _connect_at_once(who, fd, target)
         if again not in _UNFINISHED:
             return Value(0) if again in (0, errno.EISCONN) else again
         if time.monotonic() >= deadline:
@@ -385,6 +377,31 @@ def _perform_connect(borrowed: Borrowed, target: bytes, who: Credentials | None 
     return Wait(fd, poll, borrowed.close, deadline)
 
 
+def _connect_at_once(who: Credentials | None, fd: int, target: bytes) -> int:
+    """The error number of a connect(2) that does not wait, on a socket that may be blocking.
+
+    O_NONBLOCK belongs to the open file, which the program shares: it can take the flag away at the wrong moment. So a
+    timer ends the call all the same.
+    """
+    blocking = os.get_blocking(fd)
+    if blocking:
+        os.set_blocking(fd, False)
+    try:
+        with _interruption():
+            failed = _connect_as(who, fd, target)
+    finally:
+        if blocking:
+            os.set_blocking(fd, True)
+    return errno.EINPROGRESS if failed == errno.EINTR else failed
+
+
+@functools.cache
+def _interruption() -> timers.Interruption:
+    return timers.Interruption(_CONNECT_S)
+
+
+_CONNECT_S = 0.005
+"""Longer than any connect(2) to loopback takes, which does all of the handshake at once."""
 _UNFINISHED = (errno.EINPROGRESS, errno.EAGAIN, errno.EALREADY)
 
 
@@ -528,18 +545,12 @@ def sendto(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args:
     return _send(broker, process, tid, borrowed, name, lambda: memory.read(tid, args[1], length), b"", signed(args[3]))
 
 
-def sendmsg(broker: Broker, tid: int, args: Arguments) -> Reply:
-    """Most messages have no destination of their own, nor ancillary data that might choose a way for them: those are
-    told apart before anything is borrowed."""
-    name, _, _, _, control, control_size, _ = _MSGHDR.unpack(memory.read(tid, args[1], _MSGHDR.size))
-    if not name and not (control and control_size):
-        broker.processes.find(tid)
-        return CONTINUE
-    return _sendmsg_to(broker, tid, args)
-
-
 @_on_socket
-def _sendmsg_to(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
+def sendmsg(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
+    """Internet datagrams are sent here whether they have a destination of their own or not: carried on by the kernel,
+    a message without one could have got one by then, and with IP_PKTINFO a way past the interface it is tied to."""
+    if not borrowed.is_inet and borrowed.type != socket.SOCK_DGRAM:
+        return CONTINUE
     message = _Message(tid, memory.read(tid, args[1], _MSGHDR.size))
     return _send(broker, process, tid, borrowed, message.name, message.data, message.control, signed(args[2]))
 

@@ -223,7 +223,8 @@ def test_the_files_of_the_policy_are_locked(tmp_path: Path) -> None:
     judge = Judge(find(tmp_path).policy)
     for name in ("pyproject.toml", "fence.json", "fence.yaml", "pytest.ini", "tox.ini"):
         assert judge.decide(Write("create", f"{tmp_path}/{name}")).why == "protected"
-        assert judge.may_write(f"{tmp_path}/sub/{name}")
+        # Whatever the directory, pytest reads its own file; the others serve other tools too.
+        assert judge.may_write(f"{tmp_path}/sub/{name}") is (name != "pytest.ini")
 
 
 @pytest.mark.parametrize("name", SAME)

@@ -144,8 +144,8 @@ class Responder:
 
     def _reverse(self, name: str) -> str | None:
         numbers = name[: -len(_REVERSE)].split(".")
-        if len(numbers) != 4 or not all(number.isdigit() for number in numbers):
-            return None
+        if len(numbers) != 4 or not all(number.isdigit() and str(int(number)) == number for number in numbers):
+            return None  # nor octal or hexadecimal, which an address may be
         return self.addresses.name_of(".".join(reversed(numbers)))
 
 

@@ -215,7 +215,12 @@ def test_edns_is_answered_with_edns_only(responder: Responder, name: str) -> Non
 
 
 def test_options_of_edns_are_taken_and_not_returned(responder: Responder) -> None:
-    reply, _ = ask(responder, "api.example.com", use_edns=0, options=[dns.edns.GenericOption(10, b"12345678")])
+    reply, _ = ask(
+        responder,
+        "api.example.com",
+        use_edns=0,
+        options=[dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"12345678")],
+    )
     assert reply.options == ()
 
 
@@ -273,6 +278,16 @@ def test_what_cannot_be_read_is_a_format_error(responder: Responder, message: by
     assert dns.message.from_wire(answer.reply).rcode() == dns.rcode.FORMERR
     assert not answer.is_query
     assert answer.refused is None
+
+
+def test_a_query_longer_than_any_has_to_be_is_a_format_error(responder: Responder) -> None:
+    """Well formed as it may be: what is in its options could be anything."""
+    for size, rcode in ((1000, dns.rcode.NOERROR), (5000, dns.rcode.FORMERR)):
+        padding = dns.edns.GenericOption(dns.edns.OptionType.PADDING, bytes(size))
+        message = dns.message.make_query("api.example.com", "A", use_edns=0, options=[padding]).to_wire(max_size=65535)
+        reply = responder.answer(message).reply
+        assert reply is not None
+        assert dns.message.from_wire(reply).rcode() == rcode
 
 
 @pytest.mark.parametrize("size", range(12))

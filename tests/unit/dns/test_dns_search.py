@@ -28,7 +28,7 @@ def look_up(
     """What glibc does (resolv/res_query.c): the name under which it was found, and the names that were reported."""
     search = search or SearchList(suffixes, ndots)
     suffixed = [f"{name}.{suffix}" for suffix in suffixes]
-    reported = []
+    reported: list[str] = []
     for tried in [name, *suffixed] if name.count(".") >= ndots else [*suffixed, name]:
         verdict, meant = search.decide(tried, judge)
         if verdict is ALLOW:

@@ -14,7 +14,7 @@ from fence_core.events.model import Violation
 from fence_core.events.wire import to_wire
 from fence_core.policy import load
 from fence_core.policy.merge import merge, merge_settings
-from fence_core.policy.model import Config, unenforceable
+from fence_core.policy.model import Config
 from fence_core.policy.templates import TemplateContext
 from fence_core.policy.validate import KEYS, camel, parse_overlay
 
@@ -34,7 +34,6 @@ __all__ = [
     "obstacles",
     "respawn",
     "to_wire",
-    "unenforceable",
 ]
 
 Role = Literal["session", "worker", "nested"]

@@ -48,7 +48,6 @@ class ReportHooks:
         if fence.role == "nested":
             parts.append("inside another fence")
         lines = [f"fence: {'; '.join(part for part in parts if part)}"]
-        lines += [f"fence: {text}" for text in engine.unenforceable(self._chosen.policy)]
         if fence.mode == "audit":
             lines.append("fence: audit only lists; nothing is refused, writes to protected files included")
         if self._vscode:

@@ -16,11 +16,11 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fence_core.broker.attribution import Process, ProcessTable, program
 from fence_core.broker.control import OPEN_OF_ONE_MAX, Connection
-from fence_core.broker.names import NameSink
+from fence_core.broker.names import Names
 from fence_core.broker.page import create as create_page
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.resolve import Resolver
@@ -28,6 +28,7 @@ from fence_core.broker.scopes import Binding, Scope, Worker
 from fence_core.broker.sockets import InsideSockets
 from fence_core.broker.stacks import StackPipe, waits
 from fence_core.broker.table import handlers
+from fence_core.broker.tunnels import Tunnels
 from fence_core.errors import KernelCallError
 from fence_core.events.ledger import Ledger, Record
 from fence_core.kernel import arch as arches
@@ -36,6 +37,7 @@ from fence_core.kernel import seccomp, signals
 from fence_core.policy.requests import Connect, Request, Resolve, printable
 
 if TYPE_CHECKING:
+    from fence_core.dns.search import Verdict
     from fence_core.policy.decide import Decision, Judge
 
 
@@ -49,9 +51,22 @@ STACK_PIPE_BYTES = 1 << 20
 _RETRY_S = 1.0
 _ERRNO_MAX = 4096  # MAX_ERRNO + 1, include/linux/err.h
 STACK_PATIENCE_S = 0.005
+_LOOK_UP_S = 2.0
+"""How long a resolver goes on asking in other words for what was refused."""
+_REFUSED_NAMES_MAX = 10_000
 _WORD_MAX = 200
 """Characters shown of each word of a command line: a whole script may stand there."""
 _LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
+
+
+class Route(NamedTuple):
+    """Whether a name may be connected to, and where it is."""
+
+    refusal: str | None
+    """The rule against it; None: it may."""
+    to: tuple[str, int] | None
+    """Address and port that the policy pins it to."""
+    remedy: tuple[str, ...] = ()
 
 
 class _Parked:
@@ -80,7 +95,16 @@ class Broker:
         self.inside = InsideSockets()
         self.epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
-        self.names = NameSink(self._watch_names, self._refuse_name, self._refuse_datagram)
+        self.names = Names(
+            watch=self.watch,
+            unwatch=self.unwatch,
+            verdict=self._verdict_on_name,
+            refuse=self._refuse_name,
+            refuse_message=self._refuse_message,
+        )
+        self.tunnels = Tunnels(self)
+        self._refused_names: dict[tuple[int, str, int, str], float] = {}
+        """When each process was refused a name last, by what it was doing."""
         self.scopes: list[Scope] = [root]
         self.ledgers: list[Ledger] = [Ledger()]
         self.workers: list[Worker] = [Worker(0, root, root_pid, create_page(), ())]
@@ -356,16 +380,74 @@ class Broker:
             self._note(process, tid, kind, request.describe(), binding, rule, given, asked)
         return answer if found else number
 
+    def report(self, process: Process, tid: int, what: str, rule: str, request: Request | None) -> None:
+        """Record what was refused elsewhere than in a trapped call, with every session above the process."""
+        for binding, _ in process.account().judges:
+            self._note(process, tid, "connect", what, binding, rule, errno.EACCES, request)
+
+    def route(self, process: Process, tid: int, name: str, port: int) -> Route:
+        """Whether this process may connect to a name, and where the policy says that the name is.
+
+        From the inside out: where a session's own policy pins the name to an address, those around it are asked about
+        that address, since nobody else is reached. A refusal is recorded.
+        """
+        to: tuple[str, int] | None = None
+        refusal: str | None = None
+        remedies: tuple[str, ...] = ()
+        for binding, judge in process.account().judges:
+            request = Connect(name, port)
+            if to is None:
+                to = judge.pinned(name, port)
+                if to is not None and judge.decide(request).allowed:
+                    continue
+            else:
+                request = Connect(*to, inside=self.inside.has_port(*to, "tcp"))
+            decision = judge.decide(request)
+            if decision.allowed:
+                continue
+            record = self._note(
+                process, tid, "connect", request.describe(), binding, decision.rule, errno.EACCES, request
+            )
+            if binding.worker.scope.mode != "audit":
+                refusal = refusal or decision.rule
+                remedies = remedies or tuple(text for text in (record.marker, record.config) if text)
+        return Route(refusal, to, remedies)
+
+    def upstream_proxy(self, process: Process) -> str | None:
+        """The proxy that the innermost policy with a say names."""
+        found = (binding.rules().network.upstream_proxy for binding, _ in process.account().judges)
+        return next((proxy for proxy in found if proxy), None)
+
+    def _verdict_on_name(self, process: Process, name: str) -> Verdict:
+        from fence_core.dns.search import Verdict
+
+        verdict = Verdict.ALLOW
+        for binding, judge in process.account().judges:
+            decision = judge.decide(Resolve(name))
+            if decision.quiet:
+                return Verdict.QUIET
+            if not decision.allowed and binding.worker.scope.mode != "audit":
+                verdict = Verdict.REFUSE
+            if judge.pinned(name) is not None:
+                break  # those around are asked about the address
+        return verdict
+
     def _refuse_name(self, process: Process, tid: int, name: str) -> None:
         request = Resolve(name)
         for binding, judge in process.account().judges:
             decision = judge.decide(request)
-            rule = decision.rule
-            if decision.allowed:
-                rule = "names cannot be allowed yet: every look-up is refused"
-            self._note(process, tid, "resolve", request.describe(), binding, rule, errno.ENOENT, request)
+            if not decision.allowed:
+                # One look-up makes several queries: for both kinds of address, and with each suffix.
+                key = (process.pid, binding.nodeid, binding.phase, name)
+                now = time.monotonic()
+                repeats = self._refused_names.get(key, 0.0) > now - _LOOK_UP_S
+                self._refused_names[key] = now
+                if len(self._refused_names) > _REFUSED_NAMES_MAX:
+                    self._refused_names.clear()
+                what, rule = request.describe(), decision.rule
+                self._note(process, tid, "resolve", what, binding, rule, errno.ENOENT, request, repeats=repeats)
 
-    def _refuse_datagram(self, process: Process, tid: int, host: str) -> None:
+    def _refuse_message(self, process: Process, tid: int, host: str) -> None:
         """To a name server, but no query: it went no further than to us."""
         request = Connect(host, 53, "udp")
         for binding, judge in process.account().judges:
@@ -384,7 +466,9 @@ class Broker:
         rule: str,
         number: int,
         request: object,
-    ) -> None:
+        *,
+        repeats: bool = False,
+    ) -> Record:
         worker = binding.worker
         record, new = self.ledgers[worker.scope.number].add(
             worker=worker.number,
@@ -394,12 +478,14 @@ class Broker:
             what=what,
             pid=process.pid,
             program=program(process.pid),
+            repeats=repeats,
         )
         if new:
             self._describe(record, process, binding, rule, number, request)
             if self.stacks_work:
                 self._ask_stack(process, tid, binding, record)
         worker.page.add_violation()
+        return record
 
     def _ask_stack(self, process: Process, tid: int, binding: Binding, record: Record) -> None:
         """The line of the thread that tried; for another program, the line at which its test waits for it."""
@@ -495,9 +581,6 @@ class Broker:
         self.watch(pidfd, ended)
         if self.on_meeting is not None:
             self.on_meeting(pid)
-
-    def _watch_names(self, fd: int) -> None:
-        self.watch(fd, lambda: self.names.answer(fd))
 
     def open_scope(self, scope: Scope) -> Scope:
         """Register a nested session."""

@@ -1,120 +1,214 @@
-"""Where the resolver sockets of fenced programs end: every name is refused at once, and reported.
+"""The name server of all fenced programs: their resolvers' sockets end here.
 
-libc connects a UDP socket to its name server; the broker connects it to one of ours on loopback instead (glibc does
-not mind: a connected socket has one peer only). Which process asks is known by the source port, from when its socket
-was connected. Nothing is ever sent on.
+libc connects a UDP socket to its name server, and a TCP one where the answer was cut; the broker connects it to one of
+ours on loopback instead. Which process asks is known by the address of its socket, from when that was connected.
+Nothing is ever sent on. What is answered: `fence_core/dns/responder.py`.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fence_core.broker import dns_query
-
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
-    from fence_core.broker.sockets import Borrowed
-
+    from fence_core.broker.sockets import Address, Borrowed
+    from fence_core.dns.responder import Responder, Verdict
+    from fence_core.dns.tcp import Splitter
 
 _AT_ONCE = 32
+_BACKLOG = 128
+_CONVERSATIONS_MAX = 512
+_ASKERS_MAX = 200_000
+_LOOPBACK = {int(socket.AF_INET): "127.0.0.1", int(socket.AF_INET6): "::1"}
+
+Place = tuple[int, str, int]
+"""Kind of socket, address and port of the asker's end."""
 
 
-class NameSink:
-    """Two UDP sockets, one per address family, made when first needed."""
+class Asker:
+    """Who asks at an address: the process and thread that connected the socket, and whom it meant to ask."""
+
+    __slots__ = ("host", "process", "tid")
+
+    def __init__(self, process: Process, tid: int, host: str) -> None:
+        self.process = process
+        self.tid = tid
+        self.host = host
+
+
+class Names:
+    """Sockets of either kind and family, made when first needed."""
 
     def __init__(
         self,
-        watch: Callable[[int], None],
+        *,
+        watch: Callable[[int, Callable[[], None]], None],
+        unwatch: Callable[[int], None],
+        verdict: Callable[[Process, str], Verdict],
         refuse: Callable[[Process, int, str], None],
-        refuse_datagram: Callable[[Process, int, str], None],
+        refuse_message: Callable[[Process, int, str], None],
     ) -> None:
+        """`verdict`: what a process may look up. `refuse` records a name, `refuse_message` what was no query."""
         self._watch = watch
+        self._unwatch = unwatch
+        self._verdict = verdict
         self._refuse = refuse
-        self._refuse_datagram = refuse_datagram
-        self._sockets: dict[int, socket.socket] = {}
-        self._askers: dict[tuple[int, int], tuple[Process, int, str]] = {}
-        """By address family and source port, hence never more than 131,072."""
-        self._suffixes = _search_suffixes()
+        self._refuse_message = refuse_message
+        self._sockets: dict[tuple[int, int], socket.socket] = {}
+        self._askers: dict[Place, Asker] = {}
+        """No more than there are ports on the addresses of loopback that programs choose to use."""
+        self._asked: dict[int, bytes] = {}
+        """By the inode of the asker's socket."""
+        self._conversations: dict[int, _Conversation] = {}
+        self._responder: Responder | None = None
 
-    def address(self, family: int) -> bytes | None:
+    def responder(self) -> Responder:
+        """Made when the first name is asked: a run that asks none does without its modules."""
+        if self._responder is None:
+            from fence_core.dns.resolv_conf import read_resolv_conf
+            from fence_core.dns.responder import Responder, Verdict
+
+            config = read_resolv_conf()
+            self._responder = Responder(lambda name: Verdict.REFUSE, config.suffixes, ndots=config.ndots)
+        return self._responder
+
+    def name_of(self, address: str) -> str | None:
+        """The name that was given this synthetic address; None if it was never handed out."""
+        return None if self._responder is None else self._responder.addresses.name_of(address)
+
+    def address(self, family: int, kind: int) -> bytes | None:
         """The raw socket address to connect a resolver's socket to; None if this host has no such loopback."""
-        sink = self._sockets.get(family)
-        if sink is None:
+        own = self._sockets.get((family, kind))
+        if own is None:
             try:
-                sink = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-                sink.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
+                own = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+                own.bind((_LOOPBACK[family], 0))
+                if kind == socket.SOCK_STREAM:
+                    own.listen(_BACKLOG)
             except OSError:
                 return None
-            self._sockets[family] = sink
-            self._watch(sink.fileno())
-        port = sink.getsockname()[1]
-        if family == socket.AF_INET:
-            return struct.pack("=H", family) + struct.pack("!H", port) + socket.inet_aton("127.0.0.1") + bytes(8)
-        return (
-            struct.pack("=H", family)
-            + struct.pack("!HI", port, 0)
-            + socket.inet_pton(family, "::1")
-            + struct.pack("=I", 0)
-        )
+            self._sockets[(family, kind)] = own
+            answer = self._answer_datagrams if kind == socket.SOCK_DGRAM else self._accept
+            self._watch(own.fileno(), lambda: answer(own))
+        return raw_address(family, _LOOPBACK[family], own.getsockname()[1])
 
-    def expect(self, asker: Borrowed, process: Process, host: str, tid: int = 0) -> None:
-        """This borrowed socket, just connected to us, is that process asking `host`, in that thread."""
-        self._askers[(asker.domain, int(asker.socket.getsockname()[1]))] = (process, tid or process.pid, host)
+    def expect(self, asker: Borrowed, process: Process, server: Address, tid: int) -> None:
+        """This borrowed socket, just led to us, is that process asking a name server, in that thread."""
+        if len(self._askers) > _ASKERS_MAX:
+            self._askers.clear()
+            self._asked.clear()
+        host, port = asker.socket.getsockname()[:2]
+        if host in ("0.0.0.0", "::"):
+            host = _LOOPBACK[asker.domain]  # not connected: what it sends to loopback comes from there
+        self._askers[(asker.type, host, port)] = Asker(process, tid, server.host)
+        self._asked[os.fstat(asker.fd).st_ino] = server.raw
 
-    def owns(self, fd: int) -> bool:
-        return any(sink.fileno() == fd for sink in self._sockets.values())
+    def asked(self, borrowed: Borrowed) -> bytes | None:
+        """The name server, as a raw address, that this socket has asked last; None if it has not been led to us."""
+        return self._asked.get(os.fstat(borrowed.fd).st_ino) if self._asked else None
 
-    def answer(self, fd: int) -> None:
-        """Refuse what has arrived on one of our sockets."""
-        for family, sink in self._sockets.items():
-            if sink.fileno() != fd:
-                continue
-            for _ in range(_AT_ONCE):  # the rest when other calls have had their turn
+    def is_ours(self, borrowed: Borrowed, sender: tuple[str, int]) -> bool:
+        """Whether a message on this socket comes from us."""
+        own = self._sockets.get((borrowed.domain, borrowed.type))
+        return own is not None and own.getsockname()[:2] == sender[:2]
+
+    def _answer_datagrams(self, own: socket.socket) -> None:
+        for _ in range(_AT_ONCE):  # the rest when other calls have had their turn
+            try:
+                message, peer = own.recvfrom(4096)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # ECONNREFUSED of an asker that is gone
+            reply = self.answer(message, self._askers.get(_place(socket.SOCK_DGRAM, peer)))
+            if reply is not None:
                 try:
-                    message, peer = sink.recvfrom(4096)
-                except BlockingIOError:
-                    return
+                    own.sendto(reply, peer)
                 except OSError:
-                    continue  # ECONNREFUSED of an asker that is gone
-                process, tid, host = self._askers.get((family, peer[1]), (None, 0, ""))
-                name = dns_query.question_name(message)
-                reply = dns_query.refusal(message)
-                try:
-                    # Recorded first: when the program reads the answer, its test's report can name it.
-                    if process is not None and name is None:
-                        self._refuse_datagram(process, tid, host)
-                    elif process is not None and name is not None and not dns_query.is_special(name):
-                        self._refuse(process, tid, self.base_name(name))
-                finally:
-                    if reply is not None:
-                        try:
-                            sink.sendto(reply, peer)
-                        except OSError:
-                            pass
+                    pass
 
-    def base_name(self, name: str) -> str:
-        """The name the program meant: libc tries it with each suffix of resolv.conf's search list as well."""
-        for suffix in self._suffixes:
-            if name.endswith(suffix) and len(name) > len(suffix):
-                return name[: -len(suffix)]
-        return name
+    def answer(self, message: bytes, asker: Asker | None) -> bytes | None:
+        """The reply to a message, recorded first where it is refused: the program's test can then name it."""
+        if asker is None:
+            return None  # nobody of ours: whoever else is on this machine has a name server of his own
+        process = asker.process
+        answer = self.responder().answer(message, lambda name: self._verdict(process, name))
+        if answer.refused is not None:
+            self._refuse(process, asker.tid, answer.refused)
+        elif not answer.is_query:
+            self._refuse_message(process, asker.tid, asker.host)
+        return answer.reply
 
-    def close(self) -> None:
-        for sink in self._sockets.values():
-            sink.close()
+    def refuse_message(self, asker: Asker) -> None:
+        """Something that is no query came by TCP."""
+        self._refuse_message(asker.process, asker.tid, asker.host)
+
+    def _accept(self, own: socket.socket) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                connection, peer = own.accept()
+            except OSError:
+                return
+            asker = self._askers.pop(_place(socket.SOCK_STREAM, peer), None)
+            if asker is None or len(self._conversations) >= _CONVERSATIONS_MAX:
+                connection.close()
+                continue
+            connection.setblocking(False)
+            conversation = _Conversation(self, connection, asker)
+            self._conversations[connection.fileno()] = conversation
+            self._watch(connection.fileno(), conversation.readable)
+
+    def over(self, connection: socket.socket) -> None:
+        """A conversation by TCP has ended."""
+        self._conversations.pop(connection.fileno(), None)
+        self._unwatch(connection.fileno())
+        connection.close()
 
 
-def _search_suffixes() -> tuple[str, ...]:
-    try:
-        with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as lines:
-            words = [line.split() for line in lines]
-    except OSError:
-        return ()
-    found: list[str] = []
-    for line in words:
-        if line and line[0] in ("search", "domain"):
-            found = ["." + suffix.strip(".").lower() for suffix in line[1:]]
-    return tuple(suffix for suffix in found if suffix != ".")
+class _Conversation:
+    """Queries by TCP, answered in turn."""
+
+    def __init__(self, names: Names, connection: socket.socket, asker: Asker) -> None:
+        from fence_core.dns.tcp import Splitter
+
+        self._names = names
+        self._connection = connection
+        self._asker = asker
+        self._splitter: Splitter = Splitter()
+
+    def readable(self) -> None:
+        from fence_core.dns.tcp import FramingError, frame
+
+        try:
+            data = self._connection.recv(4096)
+            if not data:
+                self._names.over(self._connection)
+                return
+            for message in self._splitter.feed(data):
+                reply = self._names.answer(message, self._asker)
+                if reply is not None:
+                    self._connection.sendall(frame(reply))  # a full buffer raises: nobody reads what he asked for
+        except BlockingIOError:
+            self._names.over(self._connection)
+        except FramingError:
+            self._names.refuse_message(self._asker)
+            self._names.over(self._connection)
+        except OSError:
+            self._names.over(self._connection)
+
+
+def raw_address(family: int, host: str, port: int) -> bytes:
+    """A struct sockaddr_in or sockaddr_in6."""
+    if family == socket.AF_INET:
+        return struct.pack("=H", family) + struct.pack("!H", port) + socket.inet_aton(host) + bytes(8)
+    return (
+        struct.pack("=H", family) + struct.pack("!HI", port, 0) + socket.inet_pton(family, host) + struct.pack("=I", 0)
+    )
+
+
+def _place(kind: int, peer: tuple[str, int] | tuple[str, int, int, int]) -> Place:
+    return (kind, peer[0], peer[1])

@@ -46,6 +46,7 @@ _SENDTO: tuple[bpf.Case | int, ...] = (
     bpf.Case((bpf.Condition(3, "any_bits", network.MSG_FASTOPEN),), TRAP),
     ALLOW,
 )
+_RECVFROM: tuple[bpf.Case | int, ...] = (bpf.Case((bpf.Condition(4, "ne", 0, 64),), TRAP), ALLOW)
 _SETSOCKOPT: tuple[bpf.Case | int, ...] = (
     bpf.Case(
         (
@@ -137,6 +138,7 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     "bind": (network.bind, TRAP),
     "listen": (network.listen, TRAP),
     "sendto": (network.sendto, _SENDTO),
+    "recvfrom": (network.recvfrom, _RECVFROM),
     "sendmsg": (network.sendmsg, TRAP),
     "sendmmsg": (network.sendmmsg, TRAP),
     "setsockopt": (network.setsockopt, _SETSOCKOPT),

@@ -106,9 +106,20 @@ class Ledger:
         self._untaken: dict[tuple[int, str], list[Record]] = {}
 
     def add(
-        self, *, worker: int, nodeid: str, phase: int, kind: str, what: str, pid: int, program: str
+        self,
+        *,
+        worker: int,
+        nodeid: str,
+        phase: int,
+        kind: str,
+        what: str,
+        pid: int,
+        program: str,
+        repeats: bool = False,
     ) -> tuple[Record, bool]:
         """Count an attempt; the record, and whether it is a new one, whose details the caller fills in.
+
+        `repeats`: the same attempt as one just counted, made again by something below the program (a resolver).
 
         An attempt equal to one already fetched for a report is a new record: a test that is run again must be
         reported again.
@@ -116,7 +127,7 @@ class Ledger:
         key = (worker, nodeid, phase, what, program)
         record = self._open.get(key)
         if record is not None and not record.taken:
-            record.count += 1
+            record.count += not repeats
             return record, False
         record = Record(
             number=len(self.records),

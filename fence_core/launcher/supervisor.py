@@ -26,6 +26,7 @@ from fence_core.broker.attribution import program
 from fence_core.kernel import libc, process, signals
 from fence_core.launcher import guardian, witness
 from fence_core.launcher.child import BLOCKED
+from fence_core.launcher.filter import start_filter
 from fence_core.policy.requests import printable
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Supervisor:
         self._signals = signals.create_signalfd(int(number) for number in BLOCKED)
         self._untold: list[bytes] = []
         """What the guardian has yet to be told, where it had no room."""
+        broker.tunnels.start = lambda: start_filter(broker.scopes[0].base.network.http_proxy_port or 0)
         if not scoped:
             broker.on_meeting = self._tell
             self._tell(child)
@@ -299,6 +301,7 @@ class Supervisor:
         except OSError:
             pass
         self._control.close()
+        self._broker.tunnels.close()
         if self._witness:
             os.kill(self._witness, signal.SIGKILL)
         while True:

@@ -234,7 +234,7 @@ class Judge:
     """
 
     __slots__ = (
-        "_allowed", "_denied", "_network", "_outbound", "_reads", "_sockets", "_tried", "_writable", "_writes",
+        "_allowed", "_denied", "_hosts", "_network", "_outbound", "_reads", "_sockets", "_tried", "_writable", "_writes",
     )  # fmt: skip
 
     def __init__(self, policy: Policy, *, links: Links | None = None) -> None:
@@ -243,6 +243,7 @@ class Judge:
         self._allowed = DomainRules(policy.network.allowed_domains)
         self._denied = DomainRules(policy.network.denied_domains)
         network = policy.network
+        self._hosts = {str(domains.canonical_host(name)): domains.parse_endpoint(at) for name, at in network.hosts}
         # As in the Go tool: who may open ports may also reach those of others, unless it is said otherwise.
         self._outbound = network.allow_local_binding if network.allow_local_outbound is None else (
             network.allow_local_outbound
@@ -338,6 +339,8 @@ class Judge:
             loopback = domains.is_loopback_name(host)
         if denied is not None:
             return _denied("network.denied_domains", denied)
+        if isinstance(host, str) and host in self._hosts:
+            return self._listed_host(host)
         if allowed is not None:
             return _allowed("network.allowed_domains", allowed)
         return self._connect_loopback(port) if loopback else self._unlisted("network.allowed_domains")
@@ -365,6 +368,8 @@ class Judge:
         denied = self._denied.match_name(host)
         if denied is not None:
             return _denied("network.denied_domains", denied)
+        if host in self._hosts:
+            return self._listed_host(host)
         if domains.is_loopback_name(host):
             return Decision(True, "the name means this machine")
         if host == "invalid" or host.endswith(".invalid"):
@@ -373,6 +378,14 @@ class Judge:
         if allowed is not None:
             return _allowed("network.allowed_domains", allowed)
         return self._unlisted("network.allowed_domains")
+
+    def pinned(self, name: str, port: int = 0) -> tuple[str, int] | None:
+        """The address and port that `network.hosts` says a canonical name is at; None if it says nothing of it."""
+        found = self._hosts.get(name)
+        return None if found is None else (found[0], found[1] or port)
+
+    def _listed_host(self, name: str) -> Decision:
+        return Decision(True, f"allowed: network.hosts {name} ({self._network.source_of('hosts')})")
 
     def _bind(self, request: Bind) -> Decision:
         try:

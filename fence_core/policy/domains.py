@@ -254,6 +254,15 @@ def parse_pattern(text: str) -> Pattern:
     return Pattern(name=name, port=port)
 
 
+def parse_endpoint(text: str) -> tuple[str, int | None]:
+    """One address with an optional port, as `network.hosts` has them. Raises DomainError."""
+    host, port = _split_port(text)
+    address = canonical_host(host)
+    if not isinstance(address, Address):
+        raise DomainError("is no IP address")
+    return str(address), port
+
+
 class DomainRules:
     """A list of patterns, compiled for look-ups: a dictionary access per label, whatever the list's length."""
 

@@ -20,11 +20,7 @@ Sources = tuple[tuple[str, str], ...]
 
 NOT_SUPPORTED_YET = frozenset(
     {
-        "network.hosts",
-        "network.upstream_proxy",
-        "network.http_proxy_port",
         "network.socks_proxy_port",
-        "network.proxy_env",
         "network.expose_ports",
         "filesystem.deny_read",
         "command.deny",
@@ -38,12 +34,6 @@ NOT_SUPPORTED_YET = frozenset(
 Setting one to anything but its default is a `PolicyError`: a fence that takes a rule and does not keep it is worse
 than none. Whoever builds the enforcement deletes the name here.
 """
-
-NOT_ENFORCEABLE_YET = {
-    "network.allowed_domains": "names cannot be allowed yet: every look-up is refused, only IP addresses and"
-    " networks listed here can be reached",
-}
-"""Rules that are kept and judged but that cannot open anything yet: the fence stays closed, and should say so."""
 
 
 class Entry(Record):
@@ -159,12 +149,3 @@ class Config(Record):
     settings: Settings
     source: str  # "pyproject.toml [tool.fence]"; "preset pytest" where there is no file
     path: Path | None = None
-
-
-def unenforceable(policy: Policy) -> tuple[str, ...]:
-    """What the policy asks for that this version cannot open yet, one sentence each, for the run's header."""
-    from fence_core.policy.domains import parse_pattern
-
-    names = [entry.text for entry in policy.network.allowed_domains if parse_pattern(entry.text).network is None]
-    listed = ", ".join(names)
-    return (f"network.allowed_domains: {NOT_ENFORCEABLE_YET['network.allowed_domains']} ({listed})",) if listed else ()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, cast
 
 from fence_core.errors import PolicyError, Problem
-from fence_core.policy.domains import DomainError, canonical_host, parse_pattern
+from fence_core.policy.domains import DomainError, canonical_host, parse_endpoint, parse_pattern
 from fence_core.policy.merge import Overlay
 from fence_core.policy.model import (
     NOT_SUPPORTED_YET,
@@ -269,14 +269,17 @@ class _Parser:
                 self.problem(here, _is(target), 'an address with an optional port, such as "127.0.0.1:8443"')
                 continue
             try:
-                pattern = parse_pattern(target)
                 canonical = canonical_host(name)
             except DomainError as error:
-                self.problem(here, str(error), 'a name, and an address such as "127.0.0.1:8443"')
+                self.problem(here, f"{_quote(name)} {error}", "the name of a host")
                 continue
-            if pattern.network is None or not isinstance(canonical, str):
-                self.problem(here, _is(target), 'a name, and an address such as "127.0.0.1:8443"')
-            found.append((name, target))
+            if not isinstance(canonical, str):
+                self.problem(here, f"{_quote(name)} is an address", "the name of a host")
+            try:
+                parse_endpoint(target)
+            except DomainError as error:
+                self.problem(here, f"{_quote(target)} {error}", 'an address such as "127.0.0.1:8443"')
+            found.append((str(canonical), target))
         return tuple(found)
 
     def _strings(self, path: str, value: object, example: str) -> list[tuple[str, str]]:
@@ -351,7 +354,9 @@ class _Parser:
             return tuple(
                 (key.name, self.source)
                 for key in KEYS
-                if key.section == section and key.path in values and not isinstance(values[key.path], tuple)
+                if key.section == section
+                and key.path in values
+                and (key.kind == "hosts" or not isinstance(values[key.path], tuple))
             )
 
         allow_write = entries("filesystem.allow_write")

@@ -233,8 +233,6 @@ def _remedy(violation: Violation) -> Iterator[Line]:
         for number, text in enumerate(remedy.splitlines()):
             head = label if number == 0 else ""
             yield Line(f"  {head:<13}{escape(text)}", REMEDY)
-    if violation.kind == "resolve":
-        yield Line("  (not in force yet: this version refuses every name, listed or not)")
 
 
 def remedies(violation: Violation) -> list[str]:

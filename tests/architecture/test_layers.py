@@ -18,10 +18,12 @@ PACKAGES = ("fence_core", "pytest_fence")
 # Packages of others, and who may import them. Everything else is the standard library.
 THIRD_PARTY = {
     "policy": {"yaml", "idna", "tomli"},
+    "dns": {"dns"},
+    "proxy": {"proxy"},
     "pytest_fence": {"pytest", "_pytest", "pluggy", "xdist"},
 }
 # Imported inside functions only: they cost more than the whole budget for a run that does not need them.
-LAZY = {"yaml", "idna", "xdist"}
+LAZY = {"yaml", "idna", "xdist", "dns", "proxy"}
 
 # Inner packages that are a door, each with its reason. All other inner __init__ files hold a docstring only.
 DOORS = {

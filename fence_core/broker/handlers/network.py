@@ -21,8 +21,8 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
-from fence_core.broker import dns_query
 from fence_core.broker.handlers.files import Arguments, signed
+from fence_core.broker.names import raw_address
 from fence_core.broker.native_errno import Credentials, in_our_user_namespace, native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD
@@ -35,9 +35,10 @@ from fence_core.broker.sockets import (
     is_wildcard,
     parse_address,
 )
+from fence_core.broker.tunnels import Tunnel
 from fence_core.errors import KernelCallError
 from fence_core.kernel import libc, memory, pidfd, timers
-from fence_core.policy.requests import Bind, Connect, OpenSocket, Resolve, UnixConnect, Write
+from fence_core.policy.requests import Bind, Connect, OpenSocket, UnixConnect, Write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -209,6 +210,20 @@ def setsockopt(broker: Broker, process: Process, tid: int, borrowed: Borrowed, a
     return broker.refuse(process, tid, BindToDevice(), errno.EPERM, whatever_rules=True)
 
 
+class Elsewhere:
+    """The verdict that a socket is to be connected to one of ours."""
+
+    __slots__ = ("arrived", "raw")
+
+    def __init__(self, raw: bytes, arrived: Callable[[Borrowed], None]) -> None:
+        self.raw = raw
+        self.arrived = arrived
+        """Called when it is: by the address of its own end, ours knows who is there."""
+
+
+Verdict = int | bytes | Elsewhere
+
+
 @_on_socket
 def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
     address = _address(tid, args[1], args[2])
@@ -219,13 +234,15 @@ def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args
         if verdict == ANYWHERE:
             return CONTINUE
         return verdict or _perform_connect(borrowed, address.raw, _other_ids(tid, borrowed))
-    reply = _perform_connect(borrowed, verdict, _other_ids(tid, borrowed))
-    if borrowed.is_inet:
-        broker.names.expect(borrowed, process, address.host, tid)
+    if isinstance(verdict, bytes):
+        return _perform_connect(borrowed, verdict, _other_ids(tid, borrowed))
+    reply = _perform_connect(borrowed, verdict.raw)
+    if not isinstance(reply, int) or reply == errno.EINPROGRESS:
+        verdict.arrived(borrowed)
     return reply
 
 
-def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borrowed, address: Address) -> int | bytes:
+def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borrowed, address: Address) -> Verdict:
     """0 to go on with the address as it is, `ANYWHERE`, an error number, or the address to use instead."""
     if address.family == AF_UNSPEC and borrowed.domain != socket.AF_INET:
         return 0  # dissolves the association
@@ -248,22 +265,57 @@ def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borr
     port = address.port
     loopback = is_loopback(address.host)
     inside = loopback and broker.inside.has_port(address.host, port, proto)
-    if proto == "udp" and port == 53 and not inside:
-        # Somebody's resolver. Its socket is connected to ours, which refuses every name and reports it.
-        redirect = broker.names.address(borrowed.domain)
+    enforcing = broker.enforcing(process)
+    if port == 53 and not inside and enforcing and borrowed.type in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        # Somebody's resolver. Its socket is connected to ours, which answers for every name server.
         listed = not loopback and broker.allowed(process, Connect(address.host, port, proto))
-        if redirect is not None and not listed and broker.enforcing(process):
-            return redirect
+        redirect = None if listed else broker.names.address(borrowed.domain, borrowed.type)
+        if redirect is not None:
+            return Elsewhere(redirect, lambda asker: broker.names.expect(asker, process, address, tid))
     if not loopback and port == 0 and proto == "udp":
         # libc sorts addresses by connecting a UDP socket to port 0 (RFC 6724): sends nothing, tells nobody.
-        return 0 if not broker.enforcing(process) else errno.ENETUNREACH
+        return 0 if not enforcing else errno.ENETUNREACH
+    name = None if loopback else broker.names.name_of(address.host)
+    if name is not None:
+        return _judge_name(broker, process, tid, borrowed, name, port)
     request = Connect(address.host, port, proto, inside)
     if loopback and not inside and port in RESOLVER_PORTS and proto == "tcp":
         return broker.refuse(process, tid, request, errno.EACCES, whatever_rules=True)
+    if loopback and broker.tunnels.is_filter(address.host, port):
+        return _judge_filter(broker, process, tid, borrowed, address, request)
     return 0 if broker.allowed(process, request) else broker.refuse(process, tid, request, errno.EACCES)
 
 
-def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes, kind: int) -> int | bytes:
+def _judge_name(broker: Broker, process: Process, tid: int, borrowed: Borrowed, name: str, port: int) -> Verdict:
+    """A connection to a synthetic address: the program's socket is led to the filter."""
+    if borrowed.type != socket.SOCK_STREAM:
+        # Nothing but TCP is carried. QUIC is tried beside it or falls back to it: no violation where TCP would be none.
+        request = Connect(name, port, borrowed.proto)
+        if broker.allowed(process, Connect(name, port)):
+            return errno.ECONNREFUSED
+        return broker.refuse(process, tid, request, errno.EACCES)
+    if not broker.still_there():
+        return errno.EACCES
+    route = broker.route(process, tid, name, port)
+    if route.refusal is not None:
+        return errno.EACCES
+    tunnel = Tunnel(process, tid, name, port, route.to, broker.upstream_proxy(process))
+    return Elsewhere(
+        broker.tunnels.raw_address(borrowed.domain), lambda opener: broker.tunnels.announce(opener, tunnel)
+    )
+
+
+def _judge_filter(
+    broker: Broker, process: Process, tid: int, borrowed: Borrowed, address: Address, request: Connect
+) -> Verdict:
+    """The filter by its own address: for programs that were told of a proxy (`proxy_env`), and for no others."""
+    if not all(binding.rules().network.proxy_env for binding, _ in process.account().judges):
+        return broker.refuse(process, tid, request, errno.EACCES, whatever_rules=True)
+    tunnel = Tunnel(process, tid, "", 0, None, broker.upstream_proxy(process))
+    return Elsewhere(address.raw, lambda opener: broker.tunnels.announce(opener, tunnel))
+
+
+def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes, kind: int) -> Verdict:
     if path[:1] == b"\0":
         inside = broker.inside.has_abstract(path, kind)
         if inside is None:
@@ -299,7 +351,8 @@ def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes, kind: i
 
 
 RESOLVER_PORTS = frozenset({53, 853})
-"""A resolver of this host, asked by TCP, would carry names (and what is hidden in them) to anywhere."""
+"""A resolver of this host, asked in a way that we do not answer, would carry names, and what is hidden in them, to
+anywhere."""
 ANYWHERE = -1
 """The kernel may carry the call out whatever the address turns into: the policy allows every one of the kind."""
 
@@ -616,19 +669,29 @@ def _send(
     address = parse_address(name)
     if address is None:
         return errno.EINVAL
-    if borrowed.is_inet and datagram and address.port == 53 and broker.enforcing(process):
-        refused = _refuse_query(broker, process, tid, address, borrowed, data())
-        if refused:
-            return refused
     verdict = judge_destination(broker, process, tid, borrowed, address)
     if isinstance(verdict, int) and verdict > 0:
         return verdict
     if not borrowed.is_inet:
         return CONTINUE
+    if isinstance(verdict, Elsewhere):
+        return _send_elsewhere(borrowed, verdict, data(), control, flags)
     target = verdict if isinstance(verdict, bytes) else name
     if not datagram:
         return _perform_fast_open(borrowed, target, data(), control, flags)
     return _perform_datagram(borrowed, target, data(), control, flags)
+
+
+def _send_elsewhere(borrowed: Borrowed, verdict: Elsewhere, data: bytes, control: bytes, flags: int) -> Reply:
+    """To one of ours. Who is there is known before anything arrives: the call comes back to us for that."""
+    reply: Reply
+    if borrowed.type == socket.SOCK_STREAM:
+        reply = _perform_fast_open(borrowed, verdict.raw, data, control, flags)
+    else:
+        reply = _perform_datagram(borrowed, verdict.raw, data, control, flags)
+    if not isinstance(reply, int) or reply == errno.EINPROGRESS:
+        verdict.arrived(borrowed)
+    return reply
 
 
 def _perform_datagram(borrowed: Borrowed, target: bytes, data: bytes, control: bytes, flags: int) -> Reply:
@@ -678,21 +741,31 @@ def _perform_fast_open(borrowed: Borrowed, target: bytes, data: bytes, control: 
     return Wait(wait.fd, poll, wait.close, wait.deadline)
 
 
-def _refuse_query(broker: Broker, process: Process, tid: int, address: Address, borrowed: Borrowed, data: bytes) -> int:
-    """A resolver that does not connect its socket (c-ares, musl) could not read our answer: refuse at once."""
-    loopback = is_loopback(address.host)
-    if loopback and broker.inside.has_port(address.host, 53, borrowed.proto):
-        return 0
-    if not loopback and broker.allowed(process, Connect(address.host, 53, "udp")):
-        return 0
-    name = dns_query.question_name(data)
-    if name is None:
-        request = Connect(address.host, 53, borrowed.proto)
-        return 0 if broker.allowed(process, request) else broker.refuse(process, tid, request, errno.EACCES)
-    if dns_query.is_special(name):
-        return errno.ECONNREFUSED
-    broker.refuse(process, tid, Resolve(broker.names.base_name(name)), errno.ECONNREFUSED)
-    return errno.ECONNREFUSED
+@_on_socket
+def recvfrom(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
+    """Only where the caller wants to know the sender: some resolvers (c-ares, musl) take an answer only from whom they
+    have asked. On a socket that was led to us, that is who it comes from."""
+    if borrowed.type != socket.SOCK_DGRAM or not borrowed.is_inet:
+        return CONTINUE
+    asked = broker.names.asked(borrowed)
+    if asked is None:
+        return CONTINUE
+    flags = signed(args[3])
+    waits = os.get_blocking(borrowed.fd) and not flags & MSG_DONTWAIT
+    try:
+        data, sender = borrowed.socket.recvfrom(min(args[2], _DATAGRAM_MAX), flags | MSG_DONTWAIT)
+    except BlockingIOError:
+        return CONTINUE if waits else errno.EAGAIN
+    except OSError as error:
+        return error.errno or errno.EIO
+    name = asked if broker.names.is_ours(borrowed, sender) else raw_address(borrowed.domain, *sender[:2])
+    room = int.from_bytes(memory.read(tid, args[5], 4), "little", signed=True)
+    if room < 0:
+        return errno.EINVAL
+    memory.write(tid, args[1], data)
+    memory.write(tid, args[4], name[:room])
+    memory.write(tid, args[5], len(name).to_bytes(4, "little"))
+    return Value(len(data))
 
 
 def _perform_send(fd: int, name: bytes, data: bytes, control: bytes, flags: int) -> Reply:

@@ -1,0 +1,231 @@
+"""Connections to names: the program's own socket is connected to the filter, which asks here what it is for.
+
+A program connects to a synthetic address (`fence_core/dns/addresses.py`), the broker connects its socket to the filter
+instead and notes the address of the socket's own end. The filter, a process of its own, asks for each connection that
+it accepts who has opened it and what for; what nobody has announced here is not ours. No byte of a handshake is spoken
+on the program's socket, and `connect` waits for nobody outside.
+
+One referee: whatever the filter must know of the policy it asks here, one packet a question (JSON; the protocol is in
+`fence_core/proxy/referee.py`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fence_core.broker.names import raw_address
+from fence_core.policy.requests import Connect, printable
+
+if TYPE_CHECKING:
+    from fence_core.broker.attribution import Process
+    from fence_core.broker.loop import Broker
+    from fence_core.broker.sockets import Borrowed
+
+PACKET_MAX = 1 << 16
+_OPEN_MAX = 100_000
+_AT_ONCE = 64
+
+
+class FilterEnd(NamedTuple):
+    """A filter that runs: our end of its control line, and where it listens on loopback."""
+
+    control: socket.socket
+    host: str
+    port: int
+    pidfd: int
+
+
+class Tunnel:
+    """What a connection to the filter is for."""
+
+    __slots__ = ("name", "port", "process", "tid", "to", "upstream_proxy")
+
+    def __init__(
+        self,
+        process: Process,
+        tid: int,
+        name: str,
+        port: int,
+        to: tuple[str, int] | None,
+        upstream_proxy: str | None,
+    ) -> None:
+        self.process = process
+        self.tid = tid
+        self.name = name
+        """Empty: the program knows that it talks to a proxy."""
+        self.port = port
+        self.to = to
+        """The address that the policy pins the name to (`network.hosts`)."""
+        self.upstream_proxy = upstream_proxy
+
+
+Place = tuple[str, int]
+
+
+class Tunnels:
+    """All connections to the filter, and the filter itself, started with the first one."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.start: Callable[[], FilterEnd] | None = None
+        """Starts the filter. Raises OSError, KernelCallError. None: this session has none."""
+        self._end: FilterEnd | None = None
+        self._announced: dict[Place, Tunnel] = {}
+        self._open: dict[Place, Tunnel] = {}
+
+    def address(self) -> FilterEnd:
+        """Where the filter listens; it is started if it does not run. Raises OSError, KernelCallError."""
+        if self._end is None:
+            if self.start is None:
+                raise OSError("this session has no filter")
+            self._end = self.start()
+            self._end.control.setblocking(False)
+            self._broker.watch(self._end.control.fileno(), self._readable)
+        return self._end
+
+    def is_filter(self, host: str, port: int) -> bool:
+        """Whether a destination is the filter's own."""
+        return self._end is not None and (host, port) == (self._end.host, self._end.port)
+
+    def raw_address(self, family: int) -> bytes:
+        """The filter's address for a socket of this family: IPv6 ones reach it as an IPv4-mapped address."""
+        end = self.address()
+        host = end.host if family == socket.AF_INET else f"::ffff:{end.host}"
+        return raw_address(family, host, end.port)
+
+    def announce(self, borrowed: Borrowed, tunnel: Tunnel) -> None:
+        """This borrowed socket, just connected to the filter, is for that."""
+        host, port = borrowed.socket.getsockname()[:2]
+        if len(self._announced) > _OPEN_MAX:
+            self._announced.clear()
+        self._announced[(host.removeprefix("::ffff:"), port)] = tunnel
+
+    def close(self) -> None:
+        """End the filter: it goes with its control line."""
+        if self._end is not None:
+            self._broker.unwatch(self._end.control.fileno())
+            self._end.control.close()
+            try:
+                signal.pidfd_send_signal(self._end.pidfd, signal.SIGKILL)
+            except OSError:
+                pass  # it has ended
+            os.close(self._end.pidfd)
+            self._end = None
+
+    # ------------------------------------------------------------ what the filter asks
+
+    def _readable(self) -> None:
+        for _ in range(_AT_ONCE):
+            end = self._end
+            if end is None:
+                return
+            try:
+                packet = end.control.recv(PACKET_MAX)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if not packet:
+                self.close()  # it is gone: the next connection starts another
+                return
+            request = json.loads(packet)
+            answer = _OPERATIONS[request["op"]](self, request)
+            try:
+                end.control.send(json.dumps({"id": request["id"], **answer}).encode(), socket.MSG_NOSIGNAL)
+            except OSError:
+                self.close()  # it does not read: better none than one that waits
+
+    def _who(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        place = (request.get("host", "127.0.0.1"), request["port"])
+        tunnel = self._announced.pop(place, None)
+        if tunnel is None:
+            return {"kind": "nobody"}
+        if len(self._open) > _OPEN_MAX:
+            self._open.clear()
+        self._open[place] = tunnel
+        answer: dict[str, Any] = {"kind": "tunnel" if tunnel.name else "proxy", "upstream_proxy": tunnel.upstream_proxy}
+        if tunnel.name:
+            answer |= {"name": tunnel.name, "port": tunnel.port, "to": tunnel.to}
+        return answer
+
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A name asked for by a program that knows of the proxy: judged by what its test may do now."""
+        tunnel = self._known(request)
+        if tunnel is None:
+            return {"allowed": False, "rule": "the connection is not known", "remedy": []}
+        verdict = self._broker.route(tunnel.process, tunnel.tid, request["name"], request["port"])
+        if verdict.refusal is None:
+            return {"allowed": True, "to": verdict.to}
+        return {"allowed": False, "rule": verdict.refusal, "remedy": list(verdict.remedy)}
+
+    def _addresses(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Which of a name's addresses may be used: none inside the local network that no rule speaks of."""
+        tunnel = self._known(request)
+        if tunnel is None:
+            return {"use": [], "rule": "the connection is not known"}
+        name, port = request["name"], request["port"]
+        use, rule, refused = [], "", ""
+        for text in request["found"]:
+            why = self._why_not(tunnel.process, text, port)
+            if why:
+                refused, rule = refused or text, rule or why
+            else:
+                use.append(text)
+        if use or not refused:
+            return {"use": use}
+        what = f"connect {printable(name)}:{port}/tcp, which leads to {refused}"
+        self._broker.report(tunnel.process, tunnel.tid, what, rule, Connect(refused, port))
+        return {"use": [], "rule": rule}
+
+    def _why_not(self, process: Process, text: str, port: int) -> str:
+        """The rule against connecting to an address that a name has led to; empty if there is none."""
+        for binding, judge in process.account().judges:
+            if binding.worker.scope.mode == "audit":
+                continue
+            decision = judge.decide(Connect(text, port))
+            if decision.allowed:
+                continue
+            if decision.why == "denied":
+                return decision.rule
+            if not _is_public(text):
+                return f"{text} is no public address, and {decision.rule}"
+        return ""
+
+    def _violation(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        tunnel = self._known(request)
+        if tunnel is not None:
+            self._broker.report(
+                tunnel.process, tunnel.tid, printable(request["what"]), printable(request["rule"]), None
+            )
+        return {}
+
+    def _known(self, request: Mapping[str, Any]) -> Tunnel | None:
+        return self._open.get((request.get("host", "127.0.0.1"), request["from"]))
+
+
+_OPERATIONS: dict[str, Callable[[Tunnels, Mapping[str, Any]], dict[str, Any]]] = {
+    "who": Tunnels._who,
+    "ask": Tunnels._ask,
+    "addresses": Tunnels._addresses,
+    "violation": Tunnels._violation,
+}
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def _is_public(text: str) -> bool:
+    """Whether an address is somewhere on the Internet, and so are the IPv4 addresses that an IPv6 one may hide."""
+    address = ipaddress.ip_address(text)
+    hidden: list[ipaddress.IPv4Address | None] = []
+    if isinstance(address, ipaddress.IPv6Address):
+        hidden = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+        if address in _NAT64 or int(address) >> 32 == 0:
+            hidden.append(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
+    parts = [address, *(part for part in hidden if part is not None)]
+    return all(part.is_global and not part.is_multicast for part in parts)

@@ -1,0 +1,218 @@
+"""The work of the filter process once somebody has connected: accept, ask who that is, relay.
+
+One loop in one thread for everything; only name look-ups have threads of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+import traceback
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from fence_core.proxy.classic import Classic
+from fence_core.proxy.dial import Target, UnreachableError, dial
+from fence_core.proxy.inspector import Inspector
+from fence_core.proxy.referee import NoAnswerError, Referee
+from fence_core.proxy.relay import End, Relay, reset
+
+CONNECTION_LIMIT = 4000
+LOOKUPS_AT_ONCE = 64
+_ACCEPTS_AT_ONCE = 64
+_SWEEP_EVERY = 15.0
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+
+
+class Hub:
+    """What all connections share."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listeners: Sequence[socket.socket],
+        control: socket.socket,
+        on_bug: Callable[[str], object] | None,
+    ) -> None:
+        self.loop = loop
+        self.relays: set[Relay] = set()
+        self.referee = Referee(loop, control)
+        self._listeners = listeners
+        self._on_bug = on_bug
+        self._count = 0
+        self._limit = min(CONNECTION_LIMIT, _descriptors() // 2 - 32)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweeping = False
+        loop.set_default_executor(ThreadPoolExecutor(LOOKUPS_AT_ONCE, "look-up"))
+        loop.set_exception_handler(self._loop_error)
+        for listener in listeners:
+            listener.setblocking(False)
+        self._listen()
+
+    async def run(self) -> None:
+        """Until the broker is gone."""
+        await self.referee.gone
+
+    # -- accepting ----------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        for listener in self._listeners:
+            self.loop.add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_ACCEPTS_AT_ONCE):
+            try:
+                sock, address = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:  # out of descriptors or memory: the next ones wait in the queue
+                for each in self._listeners:
+                    self.loop.remove_reader(each)
+                self.loop.call_later(0.1, self._listen)
+                return
+            if self._count >= self._limit:
+                reset(sock)
+                continue
+            self._count += 1
+            sock.setblocking(False)
+            self._start(self._greet(sock, int(address[1])))
+            if not self._sweeping:
+                self._sweeping = True
+                self.loop.call_later(_SWEEP_EVERY, self._sweep)
+
+    def left(self) -> None:
+        """A program's connection has ended."""
+        self._count -= 1
+
+    def _sweep(self) -> None:
+        for relay in list(self.relays):
+            relay.sweep()
+        self._sweeping = self._count > 0
+        if self._sweeping:
+            self.loop.call_later(_SWEEP_EVERY, self._sweep)
+
+    async def _greet(self, sock: socket.socket, source_port: int) -> None:
+        family = "inet6" if sock.family == socket.AF_INET6 else "inet"
+        try:
+            who = await self.referee.ask("who", family=family, port=source_port)
+            kind = who.get("kind")
+            if kind == "tunnel":
+                target = Target(str(who["name"]), int(who["port"]), who.get("to"), who.get("upstream_proxy"))
+                inspector = Inspector(target.name, target.port, cleartext_h2=target.pinned_to_this_machine)
+            elif kind != "proxy":
+                raise NoAnswerError(str(kind))
+        except BaseException as error:
+            self.left()
+            reset(sock)
+            if isinstance(error, NoAnswerError):
+                return
+            raise
+        if kind == "proxy":
+            classic = Classic(self, source_port, who.get("upstream_proxy"))
+            await self.adopt(sock, classic.client)
+            return
+        relay = Relay(self, inspector, source_port)
+        await self.adopt(sock, relay.client)
+        await self.connect(relay, target, source_port)
+
+    async def adopt(self, sock: socket.socket, end: End) -> None:
+        """Have the loop read this socket for that end."""
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEPALIVE:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        except OSError:
+            pass  # reset already: the loop will find out
+        await self.loop.connect_accepted_socket(lambda: end, sock)
+
+    async def connect(self, relay: Relay, target: Target, source_port: int) -> None:
+        """Give the relay its server."""
+        if relay.client.gone:
+            return
+        relay.dialing = asyncio.current_task()
+        try:
+            sock, early = await dial(self.loop, self.referee, target, source_port)
+        except UnreachableError as error:
+            relay.unreachable(str(error), error.rule, error.remedy)
+        except NoAnswerError:
+            relay.unreachable("the fence does not answer", "without an answer, nothing is allowed")
+        except asyncio.CancelledError:
+            return  # the program is gone, or was refused
+        except BaseException:
+            relay.client.reset()
+            raise
+        else:
+            relay.dialing = None
+            await relay.attach(sock, early)
+        finally:
+            relay.dialing = None
+
+    async def record(self, source_port: int, what: str, rule: str) -> None:
+        """Return when the broker has written the violation down."""
+        try:
+            await self.referee.ask("violation", **{"from": source_port, "what": what[:1000], "rule": rule})
+        except NoAnswerError:
+            pass  # it is refused all the same
+
+    # -- our own errors -----------------------------------------------------------------------------------------------
+
+    def start(self, work: Coroutine[Any, Any, None], end: End) -> None:
+        """Go on with a connection; if that fails, it ends."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except BaseException:
+                end.reset()
+                raise
+
+        self._start(guarded())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._bug(error)
+
+    def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, OSError):  # of sockets: the connection has been closed
+            self._bug(error if error is not None else RuntimeError(context.get("message")))
+
+    def _bug(self, error: BaseException) -> None:
+        if self._on_bug is not None:
+            self._on_bug("".join(traceback.format_exception(error)))
+
+
+def _descriptors() -> int:
+    """How many this process may have, after asking for as many as it may get."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * CONNECTION_LIMIT + 128
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    new = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (new, hard))
+    except (OSError, ValueError):
+        return soft
+    return new
+
+
+def run(
+    listeners: Sequence[socket.socket], control: socket.socket, on_bug: Callable[[str], object] | None = None
+) -> None:
+    """Serve until the other end of `control` is closed."""
+    logging.disable(logging.CRITICAL)  # asyncio and proxy.py would write to stderr, which is pytest's
+    loop = asyncio.SelectorEventLoop()
+
+    async def main() -> None:
+        await Hub(loop, listeners, control, on_bug).run()
+
+    loop.run_until_complete(main())

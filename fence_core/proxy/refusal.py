@@ -1,0 +1,77 @@
+"""What is refused on a connection, and the packets that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+RULE_OWN_NAME = "a tunnel is for its own name only"
+RULE_AMBIGUOUS = "requests that two readers could understand differently are never passed on"
+RULE_NO_CLEARTEXT_H2 = "HTTP/2 without TLS cannot be judged request by request"
+
+TLS_ALERT = b"\x15\x03\x01\x00\x02\x02\x31"
+"""Fatal, access_denied (RFC 8446, 6): the program's TLS library names it, where a reset would be a riddle."""
+
+
+class RefusedError(Exception):
+    """The program's bytes go no further. `status` 0: no HTTP/1 is spoken here, but TLS, or HTTP/2 (`h2`).
+
+    `before`: what came in with the refused bytes, but ahead of them, and is to be passed on.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        what: str,
+        rule: str = "",
+        remedy: Sequence[str] = (),
+        *,
+        violation: bool = True,
+        h2: bool = False,
+    ) -> None:
+        super().__init__(what)
+        self.status = status
+        self.what = what
+        self.rule = rule
+        self.remedy = tuple(remedy)
+        self.violation = violation
+        self.h2 = h2
+        self.before = b""
+
+    def packet(self) -> bytes:
+        """The bytes that tell the program."""
+        if self.h2:
+            return _goaway(self.what)
+        if not self.status:
+            return TLS_ALERT
+        return answer(self.status, self.what, self.rule, self.remedy)
+
+
+def _goaway(why: str) -> bytes:
+    """The shortest talk of an HTTP/2 server that ends with a reason (RFC 9113, 6.5 and 6.8)."""
+    debug = f"pytest-fence: {why}".encode()
+    payload = bytes(4) + b"\0\0\0\x0d" + debug  # no stream was served; HTTP_1_1_REQUIRED
+    return bytes.fromhex("000000040000000000") + len(payload).to_bytes(3, "big") + b"\7\0" + bytes(4) + payload
+
+
+_REASONS = {400: b"Bad Request", 403: b"Forbidden", 408: b"Request Timeout", 502: b"Bad Gateway"}
+
+
+def answer(status: int, what: str, rule: str = "", remedy: Sequence[str] = ()) -> bytes:
+    """A whole HTTP answer of ours that ends the connection."""
+    from proxy.http.exception import HttpRequestRejected  # imports all of proxy.py
+    from proxy.http.parser import HttpParser, httpParserTypes
+
+    lines = [f"pytest-fence: {what}"]
+    if rule:
+        lines.append(f"rule: {rule}")
+    lines.extend(remedy)
+    # The parts come from the program: no control character of them may reach a terminal.
+    body = "".join("".join(c if c.isprintable() else "?" for c in line) + "\n" for line in lines)
+    rejected = HttpRequestRejected(
+        status_code=status,
+        reason=_REASONS[status],
+        headers={b"Content-Type": b"text/plain; charset=utf-8", b"X-Fence": b"refused"},
+        body=body.encode("utf-8", "replace"),
+    )
+    packet = rejected.response(HttpParser(httpParserTypes.REQUEST_PARSER))
+    return bytes(packet) if packet is not None else b""

@@ -1,0 +1,518 @@
+"""The two sides of one connection, and what becomes of the other when one of them ends.
+
+Bytes of the program go through a filter (`Inspector` for a tunnel, `Exchange` for one proxied request) and from there
+to the server. As soon as the filter has no more say, each side writes straight into the other.
+
+How it ends
+- A side that ends its half (FIN) ends the other's half; the answer still flows.
+- A server that resets: what it sent is delivered, then the program is reset too.
+- A server that cannot be reached: the program's connect has succeeded long ago, so it is reset (or, if it speaks
+  HTTP, told so by a 502).
+- A refusal: recorded first, then the program is told (403, 400, TLS alert), then the connection ends.
+- An error of ours: both sides are closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import socket
+import struct
+import termios
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from fence_core.proxy.refusal import RefusedError, answer
+
+if TYPE_CHECKING:
+    from fence_core.proxy.hub import Hub
+    from fence_core.proxy.responses import Responses
+
+WRITE_LIMIT = 262144
+"""Bytes kept for a side that does not read, before the other is no longer read from."""
+OUTBOX_LIMIT = 65536
+UNDECIDED_PATIENCE = 0.2
+"""Seconds that a first line may lack its end, before it is passed on as far as it came."""
+QUIET_PATIENCE = 5.0
+FAREWELL_PATIENCE = 2.0
+FLUSH_PATIENCE = 5.0
+
+_RESET = struct.pack("ii", 1, 0)
+_TCP_CLOSE = 7  # include/net/tcp_states.h
+
+# Why a side is not read from; more than one may hold.
+FULL = 1  # the other side does not take more
+WAITING = 2  # the filter wants an answer first
+UNSENT = 4  # the server is not connected yet
+
+
+def reset(sock: socket.socket) -> None:
+    """Close the socket so that its peer sees ECONNRESET."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    except OSError:
+        pass
+    sock.close()
+
+
+class Filter(Protocol):
+    """What decides which bytes pass; see `Inspector`."""
+
+    @property
+    def raw(self) -> bool: ...
+    @property
+    def undecided(self) -> bool: ...
+    @property
+    def waiting(self) -> bool: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def one_answer(self) -> bool: ...
+    @property
+    def transparent(self) -> bool: ...
+    @property
+    def speaks_http(self) -> bool: ...
+    @property
+    def responses(self) -> Responses | None: ...
+    def feed(self, data: bytes) -> bytes: ...
+    def answered(self, data: bytes) -> bytes: ...
+    def resume(self) -> bytes: ...
+    def release(self) -> bytes: ...
+    def end(self) -> bytes: ...
+    def server_ended(self) -> bool: ...
+
+
+class Owner(Protocol):
+    """Who hears of what happens at an End."""
+
+    def ended(self, end: End) -> None: ...
+    def lost(self, end: End, error: Exception | None) -> None: ...
+    def congested(self, end: End, full: bool) -> None: ...
+
+
+class End(asyncio.Protocol):
+    """One socket of a connection. `take` gets its bytes; it is exchanged as the connection goes on."""
+
+    def __init__(self, owner: Owner, take: Callable[[bytes], object]) -> None:
+        self.owner = owner
+        self.take = take
+        self.transport: asyncio.Transport
+        self.connected = False
+        self.eof = False
+        self.gone = False
+        self._held = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.connected = True
+        transport.set_write_buffer_limits(high=WRITE_LIMIT)
+
+    def data_received(self, data: bytes) -> None:
+        self.take(data)
+
+    def eof_received(self) -> bool:
+        if not self.eof:
+            self.eof = True
+            self.owner.ended(self)
+        return True  # the other half stays open
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.gone = True
+        self.owner.lost(self, error)
+
+    def pause_writing(self) -> None:
+        self.owner.congested(self, True)
+
+    def resume_writing(self) -> None:
+        self.owner.congested(self, False)
+
+    def hold(self, why: int, on: bool = True) -> None:
+        """Stop reading for that reason, or no longer for that reason."""
+        before = self._held
+        self._held = before | why if on else before & ~why
+        if self.eof or self.gone or not self.connected or bool(before) == bool(self._held):
+            return
+        if self._held:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    @property
+    def blind(self) -> bool:
+        """Nothing is read, so that a reset would go unnoticed."""
+        return self.eof or self._held != 0
+
+    def write(self, data: bytes) -> None:
+        if not self.gone:
+            self.transport.write(data)
+
+    def write_eof(self) -> None:
+        if not self.gone and not self.transport.is_closing():
+            try:
+                self.transport.write_eof()
+            except OSError:  # it was reset before
+                self.transport.abort()
+
+    def close(self) -> None:
+        """When all is written."""
+        if self.connected and not self.gone:
+            self.transport.close()
+
+    def reset(self) -> None:
+        """At once, and the peer sees ECONNRESET."""
+        if not self.connected or self.gone:
+            return
+        try:
+            self._socket().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        except OSError:
+            pass
+        self.transport.abort()
+
+    def is_dead(self) -> bool:
+        """The connection was reset, whether or not anybody has read that."""
+        try:
+            return self._socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+        except OSError:
+            return True
+
+    def unsent(self) -> int:
+        """Bytes that the peer has not got yet."""
+        kernel = bytearray(4)
+        try:
+            fcntl.ioctl(self._socket().fileno(), termios.TIOCOUTQ, kernel)
+        except OSError:
+            return 0
+        return self.transport.get_write_buffer_size() + int.from_bytes(kernel, "little")
+
+    def _socket(self) -> socket.socket:
+        sock: socket.socket = self.transport.get_extra_info("socket")
+        return sock
+
+
+def discard(data: bytes) -> None:
+    """What is said after the end."""
+
+
+class Farewell:
+    """The end of a connection with the program: a last word is delivered before it closes.
+
+    Closing with bytes of the program unread would be a reset, which overtakes the last word. So they are read, for
+    a while.
+    """
+
+    def __init__(self, hub: Hub, end: End, word: bytes = b"") -> None:
+        self._hub = hub
+        end.owner = self
+        end.take = discard
+        if end.gone:
+            return  # and counted
+        self._limit = hub.loop.call_later(FAREWELL_PATIENCE, end.close)
+        end.hold(-1, False)
+        if word:
+            end.write(word)
+        end.write_eof()
+        if end.eof:
+            end.close()
+
+    def ended(self, end: End) -> None:
+        end.close()
+
+    def congested(self, end: End, full: bool) -> None:
+        pass
+
+    def lost(self, end: End, error: Exception | None) -> None:
+        self._limit.cancel()
+        self._hub.left()
+
+
+class Relay:
+    """One program's connection and the server's."""
+
+    def __init__(
+        self, hub: Hub, filter: Filter, source_port: int, client: End | None = None, opening: bytes = b""
+    ) -> None:
+        """`opening`: what the program is told when there is a server, for a program that waits for that."""
+        self._hub = hub
+        self._filter = filter
+        self._source_port = source_port
+        self.client = client or End(self, self._from_client)
+        self.client.owner = self
+        self.client.take = self._from_client
+        self.server: End | None = None
+        self.dialing: asyncio.Task[None] | None = None
+        self._opening = opening
+        self._early = b""
+        self._outbox: list[bytes] = []
+        self._outbox_size = 0
+        self._over = False
+        """Nothing of the program is looked at any more."""
+        self._client_eof_sent = False
+        self._server_eof_sent = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._quiet: asyncio.Future[None] | None = None
+        hub.relays.add(self)
+
+    def begin(self, request: bytes, rest: bytes) -> None:
+        """`request` goes to the server in any case; `rest` is what the program has said behind its first head."""
+        self._send(request)
+        if self._opening:
+            self._early = rest
+        else:
+            self._step(self._filter.feed, rest)
+
+    # -- bytes --------------------------------------------------------------------------------------------------------
+
+    def _from_client(self, data: bytes) -> None:
+        if not self._over:
+            self._step(self._filter.feed, data)
+
+    def _step(self, action: Callable[..., bytes], *given: bytes) -> None:
+        """Let the filter do something with the program's bytes, and draw the consequences."""
+        try:
+            forward = action(*given)
+        except RefusedError as refused:
+            self._send(refused.before)
+            self._refuse(refused)
+            return
+        self._send(forward)
+        self._adapt()
+
+    def _send(self, data: bytes) -> None:
+        if not data:
+            return
+        if self.server is not None:
+            self.server.write(data)
+            return
+        self._outbox.append(data)
+        self._outbox_size += len(data)
+        if self._outbox_size >= OUTBOX_LIMIT:
+            self.client.hold(UNSENT)
+
+    def _adapt(self) -> None:
+        """After each step: read or not, take the short way or not, wait for the end of a line or not."""
+        chosen, server = self._filter, self.server
+        self.client.hold(WAITING, chosen.waiting)
+        if server is not None and not self._over:
+            if chosen.raw:
+                self.client.take = server.write
+            if chosen.transparent:
+                server.take = self.client.write
+        if chosen.undecided:
+            if self._timer is None:
+                self._timer = self._hub.loop.call_later(UNDECIDED_PATIENCE, self._let_go)
+        elif self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _let_go(self) -> None:
+        self._timer = None
+        if not self._over:
+            try:
+                self._step(self._filter.release)
+            except BaseException:
+                self._vanish()
+                raise
+
+    def _from_server(self, data: bytes) -> None:
+        waited = self._filter.waiting
+        self.client.write(self._filter.answered(data))
+        if self._over:
+            responses = self._filter.responses
+            if responses is not None and responses.quiet:
+                self._stop_waiting()
+        elif self._filter.finished:
+            self._part()
+        elif waited and not self._filter.waiting:
+            self._step(self._filter.resume)
+            self._pass_on_eof()
+        else:
+            self._adapt()
+
+    # -- the server's side --------------------------------------------------------------------------------------------
+
+    async def attach(self, sock: socket.socket, early: bytes) -> None:
+        """The server is connected, and has said `early` already."""
+        if self._unwanted():
+            reset(sock)
+            return
+        server = End(self, self._from_server)
+        # Bytes of the server cannot overtake: they are read after this has returned to the loop.
+        await self._hub.adopt(sock, server)
+        if self._unwanted():
+            server.close()
+            return
+        self.server = server
+        if self._opening:
+            self.client.write(self._opening)
+        if early:
+            self._from_server(early)
+        outbox, self._outbox = b"".join(self._outbox), []
+        if outbox:
+            server.write(outbox)
+        self.client.hold(UNSENT, False)
+        if self._early:
+            self._from_client(self._early)
+        self._adapt()
+        self._pass_on_eof()
+
+    def _unwanted(self) -> bool:
+        """Nobody waits for this server any more."""
+        return self.client.gone or (self._over and self._quiet is None)
+
+    def unreachable(self, why: str, rule: str = "", remedy: tuple[str, ...] = ()) -> None:
+        """There will be no server."""
+        if self._over:
+            self._stop_waiting()
+            return
+        self._over = True
+        if self._opening or self._filter.speaks_http:
+            self._say(answer(403 if rule else 502, why, rule, remedy))
+        else:
+            self._vanish()
+
+    # -- ends ---------------------------------------------------------------------------------------------------------
+
+    def ended(self, end: End) -> None:
+        """Owner."""
+        if end is self.client:
+            if not self._over:
+                self._step(self._filter.end)
+                self._pass_on_eof()
+        elif self._over:
+            self._stop_waiting()
+        elif not self._filter.server_ended():
+            responses = self._filter.responses
+            if responses is not None and not responses.begun:
+                self._over = True
+                self._say(answer(502, "the server closed the connection without an answer"))
+            else:
+                self._reset_when_delivered()
+        elif self._filter.one_answer:
+            self._part()
+        else:
+            self._client_eof_sent = True
+            self.client.write_eof()
+            self._close_if_both_ended()
+
+    def _pass_on_eof(self) -> None:
+        if self._over or not self.client.eof or self._server_eof_sent or self.server is None or self._filter.waiting:
+            return
+        self._server_eof_sent = True
+        self.server.write_eof()
+        self._close_if_both_ended()
+
+    def _close_if_both_ended(self) -> None:
+        if self._client_eof_sent and self._server_eof_sent:
+            self._over = True
+            self.client.close()
+            if self.server is not None:
+                self.server.close()
+
+    def lost(self, end: End, error: Exception | None) -> None:
+        """Owner."""
+        if end is self.client:
+            self._over = True
+            if self.server is not None:
+                self.server.reset() if error is not None else self.server.close()
+            self._stop_waiting()
+            self._forget()
+            self._hub.left()
+        elif not self._over:
+            if error is None:
+                self.client.close()
+            else:
+                self._reset_when_delivered()
+        else:
+            self._stop_waiting()
+
+    def congested(self, end: End, full: bool) -> None:
+        """Owner."""
+        other = self.server if end is self.client else self.client
+        if other is not None:
+            other.hold(FULL, full)
+
+    def _forget(self) -> None:
+        self._hub.relays.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.dialing is not None:
+            self.dialing.cancel()
+
+    def _vanish(self) -> None:
+        """Both sides, at once."""
+        self._over = True
+        if self.server is not None:
+            self.server.reset()
+        self.client.reset()
+
+    def _part(self) -> None:
+        """The answer is complete."""
+        self._over = True
+        self._say(b"")
+
+    def _say(self, word: bytes) -> None:
+        self._forget()
+        if self.server is not None:
+            self.server.take = discard
+            if not self.server.gone:
+                self.server.transport.abort()
+        Farewell(self._hub, self.client, word)
+
+    def _refuse(self, refused: RefusedError) -> None:
+        self._over = True
+        self.client.take = discard
+        responses = self._filter.responses
+        if responses is not None and not responses.quiet:
+            # Answers to requests before this one are under way; ours may not be written into them.
+            self._quiet = self._hub.loop.create_future()
+        elif self.dialing is not None:
+            self.dialing.cancel()
+        self._hub.start(self._record_and_say(refused), self.client)
+
+    async def _record_and_say(self, refused: RefusedError) -> None:
+        if refused.violation:
+            await self._hub.record(self._source_port, refused.what, refused.rule)
+        responses = self._filter.responses
+        if responses is not None and self._quiet is not None:
+            if not responses.passive:
+                limit = self._hub.loop.call_later(QUIET_PATIENCE, self._stop_waiting)
+                await self._quiet
+                limit.cancel()
+            if not responses.quiet:
+                self._vanish()
+                return
+        if not self.client.gone:
+            self._say(refused.packet())
+
+    def _stop_waiting(self) -> None:
+        if self._quiet is not None and not self._quiet.done():
+            self._quiet.set_result(None)
+
+    def _reset_when_delivered(self) -> None:
+        """Reset the program, but not before it has got what the server sent."""
+        self._over = True
+        self.client.take = discard
+        if self.server is not None:
+            self.server.reset()
+        until = self._hub.loop.time() + FLUSH_PATIENCE
+
+        def check() -> None:
+            if self.client.gone:
+                return
+            if self.client.unsent() and self._hub.loop.time() < until:
+                self._hub.loop.call_later(0.01, check)
+            else:
+                self.client.reset()
+
+        check()
+
+    def sweep(self) -> None:
+        """Find out about resets that nobody reads, and end what is left."""
+        for end in (self.client, self.server):
+            if end is not None and end.connected and not end.gone and end.blind and end.is_dead():
+                end.transport.abort()
+                other = self.server if end is self.client else self.client
+                if other is not None:
+                    other.reset()

@@ -133,6 +133,8 @@ def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) 
     from pytest_fence import items, reporting
 
     fence.enter("", "startup")
+    if chosen.policy.network.proxy_env and fence.role != "worker":  # which has the environment of its controller
+        _tell_of_the_proxy(fence.proxy())
     manager = config.pluginmanager
     manager.register(items.TestHooks(config, fence), "fence-tests")
     if fence.role == "worker":
@@ -145,6 +147,13 @@ def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) 
         manager.register(reporting.WarnOutsideTests(config, fence, report), "fence-warnings")
     # Cleanups run in reverse order: what is registered first sees what all others still did.
     config.add_cleanup(report.lower)
+
+
+def _tell_of_the_proxy(url: str) -> None:
+    """Both spellings: curl reads http_proxy in small letters only, others the large ones."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        os.environ[name] = os.environ[name.lower()] = url
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "localhost,127.0.0.1,::1"
 
 
 class HeaderNote:

@@ -146,6 +146,12 @@ def _workers(broker: Broker, process: Process, request: Mapping[str, Any]) -> di
     return {}
 
 
+def _proxy(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the filter listens, for programs that are to be told of it; it is started if need be."""
+    end = broker.tunnels.address()
+    return {"url": f"http://{end.host}:{end.port}"}
+
+
 def _policy(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     return {"number": _own(process).scope.register(request["raw"], str(request["source"]))}
 
@@ -208,6 +214,7 @@ _OPERATIONS: dict[str, Callable[[Broker, Process, Mapping[str, Any]], dict[str, 
     "hello": _hello,
     "workers": _workers,
     "policy": _policy,
+    "proxy": _proxy,
     "stacks": _stacks,
     "take": _take,
     "ledger": _ledger,

@@ -93,6 +93,10 @@ class Fence:
         """The number of this session's policy with these marker arguments merged in. Raises PolicyError."""
         return int(self._ask({"op": "policy", "raw": dict(raw), "source": source})["number"])
 
+    def proxy(self) -> str:
+        """The URL of the filter, for programs that are to be told of a proxy."""
+        return str(self._ask({"op": "proxy"})["url"])
+
     def expect_workers(self) -> None:
         """From now on processes that this one starts outside of any test may join the session as its workers."""
         self._ask({"op": "workers"})

@@ -234,7 +234,8 @@ class Judge:
     """
 
     __slots__ = (
-        "_allowed", "_denied", "_hosts", "_network", "_outbound", "_reads", "_sockets", "_tried", "_writable", "_writes",
+        "_allowed", "_denied", "_hosts", "_network", "_outbound", "_reads", "_sockets", "_tried", "_writable",
+        "_writes",
     )  # fmt: skip
 
     def __init__(self, policy: Policy, *, links: Links | None = None) -> None:

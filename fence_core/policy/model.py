@@ -21,7 +21,6 @@ Sources = tuple[tuple[str, str], ...]
 NOT_SUPPORTED_YET = frozenset(
     {
         "network.socks_proxy_port",
-        "network.expose_ports",
         "filesystem.deny_read",
         "command.deny",
         "command.allow",

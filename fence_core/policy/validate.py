@@ -46,6 +46,8 @@ class Key(Record):
     choices: tuple[str, ...] = ()
     default: object = None
     """The value that changes nothing, beside the empty list."""
+    whole_run: bool = False
+    """A key of a section that no marker has: it must be known before the first test."""
 
     @property
     def path(self) -> str:
@@ -62,9 +64,9 @@ KEYS = (
     Key("network", "allow_local_outbound_ports", "ports"),
     Key("network", "expose_ports", "ports"),
     Key("network", "upstream_proxy", "url", default=""),
-    Key("network", "http_proxy_port", "port", default=0),
+    Key("network", "http_proxy_port", "port", default=0, whole_run=True),
     Key("network", "socks_proxy_port", "port", default=0),
-    Key("network", "proxy_env", "bool", default=False),
+    Key("network", "proxy_env", "bool", default=False, whole_run=True),
     Key("network", "hosts", "hosts", default={}),
     Key("filesystem", "allow_write", "paths"),
     Key("filesystem", "deny_write", "paths", deny=True),
@@ -86,6 +88,7 @@ KEYS = (
 _SECTIONS = ("network", "filesystem", "command")
 # Of the last section every key reads as something else when it stands alone: deny what?
 _FLAT_SECTIONS = ("network", "filesystem")
+_WHOLE_RUN = "is set for the run as a whole"
 _PTY = ("/dev/ptmx", "/dev/pts/*", "/dev/tty")
 _CONTROL = r"[\x00-\x1f\x7f]"
 
@@ -137,6 +140,7 @@ class _Parser:
         self.problems: list[Problem] = []
         self.values: dict[str, object] = {}
         self.written: dict[str, str] = {}  # key -> how it was spelled
+        self._settings = False
 
     def problem(self, key: str, found: str, accepted: str) -> None:
         self.problems.append(Problem(self.source, printable(key), found, accepted))
@@ -144,6 +148,7 @@ class _Parser:
     # --- which key is meant ---
 
     def read(self, raw: Mapping[str, object], *, flat: bool, settings: bool) -> None:
+        self._settings = settings
         for name, value in raw.items():
             if name == "$schema":
                 continue
@@ -157,7 +162,7 @@ class _Parser:
                 elif key.path in NOT_SUPPORTED_YET:
                     self._not_yet(key, name, value)
                 else:
-                    self.problem(name, "is set for the run as a whole", "in the config file or on the command line")
+                    self.problem(name, _WHOLE_RUN, "in the config file or on the command line")
                 continue
             owner = next((key for section in _SECTIONS if (key := _BY_SECTION[section].get(name))), None)
             if owner is None:
@@ -211,6 +216,11 @@ class _Parser:
             return  # null in JSON, an empty key in YAML: not set, as the Go tool takes it
         if key.path in NOT_SUPPORTED_YET:
             self._not_yet(key, path, value)
+            return
+        if key.kind in ("port", "url") and type(value) is type(key.default) and value == key.default:
+            return  # not set, as the Go tool writes it
+        if key.whole_run and not self._settings:
+            self.problem(path, _WHOLE_RUN, "in the config file")
             return
         before = len(self.problems)
         parsed = getattr(self, "_" + key.kind)(key, path, value)

@@ -101,14 +101,35 @@ def socket_(broker: Broker, tid: int, args: Arguments) -> Reply:
             if not _may_open_raw(tid, family, kind):
                 return errno.EPERM
             return broker.refuse(process, tid, request, errno.EPERM, whatever_rules=True)
-        if broker.enforcing(process) and not _has_direct_addresses(process):
-            _setsockopt(fd, socket.SOL_SOCKET, SO_BINDTODEVICE, b"lo\0", 3)
+        if kind != socket.SOCK_STREAM or not _exposes(process):
+            _tie(broker, process, fd)
         reply = HandOver(fd, cloexec=bool(type_ & socket.SOCK_CLOEXEC))
         fd = -1
         return reply
     finally:
         if fd >= 0:
             os.close(fd)
+
+
+def _tie(broker: Broker, process: Process, fd: int) -> None:
+    """Keep an internet socket on the loopback interface, unless the policy lists addresses elsewhere."""
+    if broker.enforcing(process) and not _has_direct_addresses(process):
+        _setsockopt(fd, socket.SOL_SOCKET, SO_BINDTODEVICE, b"lo\0", 3)
+
+
+def _exposes(process: Process) -> bool:
+    """Whether the policy has ports for other machines: then it is seen at the first use of a TCP socket what it is for,
+    since without privileges the tie cannot be undone."""
+    return all(binding.rules().network.expose_ports for binding, _ in process.account().judges)
+
+
+def _tie_late(broker: Broker, process: Process, borrowed: Borrowed) -> None:
+    if borrowed.is_inet and borrowed.type == socket.SOCK_STREAM and _exposes(process):
+        _tie(broker, process, borrowed.fd)
+
+
+def _is_exposed(process: Process, port: int) -> bool:
+    return all(port in binding.rules().network.expose_ports for binding, _ in process.account().judges)
 
 
 def _may_open_raw(tid: int, family: int, kind: int) -> bool:
@@ -233,9 +254,12 @@ def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args
     if isinstance(verdict, int):
         if verdict == ANYWHERE:
             return CONTINUE
+        if verdict == 0:
+            _tie_late(broker, process, borrowed)
         return verdict or _perform_connect(borrowed, address.raw, _other_ids(tid, borrowed))
     if isinstance(verdict, bytes):
         return _perform_connect(borrowed, verdict, _other_ids(tid, borrowed))
+    _tie_late(broker, process, borrowed)
     reply = _perform_connect(borrowed, verdict.raw)
     if not isinstance(reply, int) or reply == errno.EINPROGRESS:
         verdict.arrived(borrowed)
@@ -488,6 +512,8 @@ def _bind_inet(broker: Broker, process: Process, tid: int, borrowed: Borrowed, a
         return broker.refuse(process, tid, request, errno.EACCES)
     if 0 < address.port < 1024 and os.geteuid() == 0 and not _has_capability(tid, CAP_NET_BIND_SERVICE):
         return CONTINUE  # the kernel refuses it: these are not our rights to lend
+    if not _is_exposed(process, address.port):
+        _tie_late(broker, process, borrowed)
     failed = _errno_of(_bind(borrowed.fd, address.raw, len(address.raw)))
     if failed:
         return failed
@@ -547,6 +573,7 @@ def listen(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args:
             refused = broker.refuse(process, tid, request, errno.EACCES)
             if refused:
                 return refused
+        _tie_late(broker, process, borrowed)
     failed = _errno_of(_listen(borrowed.fd, signed(args[1])))
     if not failed and unbound:
         _remember_port(broker, borrowed)
@@ -674,6 +701,7 @@ def _send(
         return verdict
     if not borrowed.is_inet:
         return CONTINUE
+    _tie_late(broker, process, borrowed)
     if isinstance(verdict, Elsewhere):
         return _send_elsewhere(borrowed, verdict, data(), control, flags)
     target = verdict if isinstance(verdict, bytes) else name

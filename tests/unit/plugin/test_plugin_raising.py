@@ -21,11 +21,6 @@ def test_the_header_says_what_stands(faked: FakedPytest) -> None:
     faked.run().stdout.fnmatch_lines(["fence: warn; seccomp, landlock 7; pyproject.toml [[]tool.fence[]]"])
 
 
-def test_the_header_says_what_cannot_be_had_yet(faked: FakedPytest) -> None:
-    faked.pytester.makepyprojecttoml("[tool.fence]\nallowed_domains = ['api.example.com']\n")
-    faked.run().stdout.fnmatch_lines(["fence: network.allowed_domains: *api.example.com*"])
-
-
 def test_conftests_are_imported_fenced(faked: FakedPytest) -> None:
     faked.pytester.makeconftest("from tests.unit.plugin import fakes\nassert fakes.live\n")
     faked.pytester.makepyfile(PASSES)

@@ -234,8 +234,8 @@ def test_its_default_changes_nothing_and_is_taken(path: str) -> None:
 
 
 def test_ill_typed_values_are_no_defaults() -> None:
-    assert problem({"proxy_env": 0})[1] == "is not supported yet in this version"
-    assert problem({"http_proxy_port": False})[1] == "is not supported yet in this version"
+    assert problem({"proxy_env": 0})[1] == "is 0 (a number)"
+    assert problem({"http_proxy_port": False})[1] == "is False (a boolean)"
 
 
 @pytest.mark.parametrize("value", [True, False])

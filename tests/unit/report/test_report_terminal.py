@@ -81,11 +81,6 @@ def test_no_marker_is_proposed_where_no_test_is() -> None:
     ]
 
 
-def test_the_remedy_for_a_name_says_that_it_does_not_help_yet() -> None:
-    lines = section(at("t.py::test_a", what="resolve a.example", kind="resolve"))
-    assert lines[-1] == "    (not in force yet: this version refuses every name, listed or not)"
-
-
 def test_a_fault_of_the_fence_is_not_blamed_on_the_test() -> None:
     lines = section(at("t.py::test_a", kind="error", what="openat", rule="KeyError: 'x'"))
     assert "    a fault of the fence, not of the test: KeyError: 'x'" in lines

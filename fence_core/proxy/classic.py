@@ -18,6 +18,7 @@ from fence_core.proxy.relay import WAITING, End, Farewell, Relay, discard
 
 if TYPE_CHECKING:
     from fence_core.proxy.hub import Hub
+    from fence_core.proxy.referee import Source
 
 HEAD_PATIENCE = 30.0
 """Seconds for a whole head: there is no user of a proxy that says nothing."""
@@ -28,9 +29,9 @@ _HOW_LIMIT = 300
 class Classic:
     """The connection until its first request is judged; a Relay has it afterwards."""
 
-    def __init__(self, hub: Hub, source_port: int, upstream_proxy: str | None) -> None:
+    def __init__(self, hub: Hub, source: Source, upstream_proxy: str | None) -> None:
         self._hub = hub
-        self._source_port = source_port
+        self._source = source
         self._upstream_proxy = upstream_proxy
         self._buffer = bytearray()
         self._limit = hub.loop.call_later(HEAD_PATIENCE, self._too_late)
@@ -66,7 +67,7 @@ class Classic:
 
     async def _refuse(self, refused: RefusedError) -> None:
         if refused.violation:
-            await self._hub.record(self._source_port, refused.what, refused.rule)
+            await self._hub.record(self._source, refused.what, refused.rule)
         if not self.client.gone:
             Farewell(self._hub, self.client, refused.packet())
 
@@ -85,7 +86,7 @@ class Classic:
         """Raises RefusedError."""
         try:
             verdict = await self._hub.referee.ask(
-                "ask", **{"from": self._source_port, "name": name, "port": port, "how": how[:_HOW_LIMIT]}
+                "ask", **self._source.named, name=name, port=port, how=how[:_HOW_LIMIT]
             )
         except NoAnswerError:
             raise RefusedError(403, "the fence does not answer", violation=False) from None
@@ -111,9 +112,9 @@ class Classic:
         from proxy.http.responses import PROXY_TUNNEL_ESTABLISHED_RESPONSE_PKT
 
         opening = bytes(PROXY_TUNNEL_ESTABLISHED_RESPONSE_PKT)
-        relay = Relay(self._hub, inspector, self._source_port, self.client, opening)
+        relay = Relay(self._hub, inspector, self._source, self.client, opening)
         relay.begin(b"", rest)
-        await self._hub.connect(relay, target, self._source_port)
+        await self._hub.connect(relay, target, self._source)
 
     async def _request(self, head: http1.RequestHead, rest: bytes) -> None:
         parts = http1.split_absolute(head.target)
@@ -139,9 +140,9 @@ class Classic:
         if not path:
             path = b"*" if head.method == b"OPTIONS" else b"/"
         exchange = Exchange(head, host.encode("ascii"), path)
-        relay = Relay(self._hub, exchange, self._source_port, self.client)
+        relay = Relay(self._hub, exchange, self._source, self.client)
         relay.begin(exchange.first, rest)
-        await self._hub.connect(relay, target, self._source_port)
+        await self._hub.connect(relay, target, self._source)
 
     # -- Owner, while there is no relay -------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from fence_core.policy.domains import DomainError, canonical_host
 
 if TYPE_CHECKING:
-    from fence_core.proxy.referee import Referee
+    from fence_core.proxy.referee import Referee, Source
 
 _CONNECT_PATIENCE = 60.0
 _RESOLVE_PATIENCE = 30.0
@@ -54,7 +54,7 @@ class Target:
 
 
 async def dial(
-    loop: asyncio.AbstractEventLoop, referee: Referee, target: Target, source_port: int
+    loop: asyncio.AbstractEventLoop, referee: Referee, target: Target, source: Source
 ) -> tuple[socket.socket, bytes]:
     """A connected, non-blocking socket, and what the other side has said.
 
@@ -65,9 +65,7 @@ async def dial(
     if target.upstream_proxy:
         return await _dial_by_proxy(loop, target)
     found = await _resolve(loop, target.name, target.port)
-    answer = await referee.ask(
-        "addresses", **{"from": source_port, "name": target.name, "port": target.port, "found": found}
-    )
+    answer = await referee.ask("addresses", **source.named, name=target.name, port=target.port, found=found)
     use = [str(address) for address in answer.get("use") or ()]
     if not use:
         rule = str(answer.get("rule") or "no address of the name may be used")

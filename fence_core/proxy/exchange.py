@@ -26,7 +26,6 @@ class Exchange:
     raw = False
     undecided = False
     speaks_http = True
-    one_answer = True
 
     def __init__(self, head: RequestHead, authority: bytes, path: bytes) -> None:
         self._body = head.body
@@ -45,6 +44,11 @@ class Exchange:
     def waiting(self) -> bool:
         """The request is complete: nothing more is read from the program, but after an upgrade."""
         return self._done and not self.responses.switched
+
+    @property
+    def one_answer(self) -> bool:
+        """The connection is done with after the answer, but not after a 101."""
+        return not self.responses.switched
 
     @property
     def transparent(self) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from fence_core.proxy.classic import Classic
 from fence_core.proxy.dial import Target, UnreachableError, dial
 from fence_core.proxy.inspector import Inspector
-from fence_core.proxy.referee import NoAnswerError, Referee
+from fence_core.proxy.referee import NoAnswerError, Referee, Source
 from fence_core.proxy.relay import End, Relay, reset
 
 CONNECTION_LIMIT = 4000
@@ -78,7 +78,7 @@ class Hub:
                 continue
             self._count += 1
             sock.setblocking(False)
-            self._start(self._greet(sock, int(address[1])))
+            self._start(self._greet(sock, Source(str(address[0]), int(address[1]))))
             if not self._sweeping:
                 self._sweeping = True
                 self.loop.call_later(_SWEEP_EVERY, self._sweep)
@@ -94,10 +94,10 @@ class Hub:
         if self._sweeping:
             self.loop.call_later(_SWEEP_EVERY, self._sweep)
 
-    async def _greet(self, sock: socket.socket, source_port: int) -> None:
+    async def _greet(self, sock: socket.socket, source: Source) -> None:
         family = "inet6" if sock.family == socket.AF_INET6 else "inet"
         try:
-            who = await self.referee.ask("who", family=family, port=source_port)
+            who = await self.referee.ask("who", family=family, host=source.host, port=source.port)
             kind = who.get("kind")
             if kind == "tunnel":
                 target = Target(str(who["name"]), int(who["port"]), who.get("to"), who.get("upstream_proxy"))
@@ -111,12 +111,12 @@ class Hub:
                 return
             raise
         if kind == "proxy":
-            classic = Classic(self, source_port, who.get("upstream_proxy"))
+            classic = Classic(self, source, who.get("upstream_proxy"))
             await self.adopt(sock, classic.client)
             return
-        relay = Relay(self, inspector, source_port)
+        relay = Relay(self, inspector, source)
         await self.adopt(sock, relay.client)
-        await self.connect(relay, target, source_port)
+        await self.connect(relay, target, source)
 
     async def adopt(self, sock: socket.socket, end: End) -> None:
         """Have the loop read this socket for that end."""
@@ -128,13 +128,13 @@ class Hub:
             pass  # reset already: the loop will find out
         await self.loop.connect_accepted_socket(lambda: end, sock)
 
-    async def connect(self, relay: Relay, target: Target, source_port: int) -> None:
+    async def connect(self, relay: Relay, target: Target, source: Source) -> None:
         """Give the relay its server."""
         if relay.client.gone:
             return
         relay.dialing = asyncio.current_task()
         try:
-            sock, early = await dial(self.loop, self.referee, target, source_port)
+            sock, early = await dial(self.loop, self.referee, target, source)
         except UnreachableError as error:
             relay.unreachable(str(error), error.rule, error.remedy)
         except NoAnswerError:
@@ -150,10 +150,10 @@ class Hub:
         finally:
             relay.dialing = None
 
-    async def record(self, source_port: int, what: str, rule: str) -> None:
+    async def record(self, source: Source, what: str, rule: str) -> None:
         """Return when the broker has written the violation down."""
         try:
-            await self.referee.ask("violation", **{"from": source_port, "what": what[:1000], "rule": rule})
+            await self.referee.ask("violation", **source.named, what=what[:1000], rule=rule)
         except NoAnswerError:
             pass  # it is refused all the same
 

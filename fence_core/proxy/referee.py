@@ -19,6 +19,17 @@ PATIENCE = 5.0
 Answer = dict[str, Any]
 
 
+class Source:
+    """Which connection a question is about: the program's own end of it."""
+
+    __slots__ = ("host", "named", "port")
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self.named: dict[str, Any] = {"from": port, "host": host}
+
+
 class NoAnswerError(Exception):
     """The broker said nothing that could be understood."""
 

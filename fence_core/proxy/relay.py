@@ -26,6 +26,7 @@ from fence_core.proxy.refusal import RefusedError, answer
 
 if TYPE_CHECKING:
     from fence_core.proxy.hub import Hub
+    from fence_core.proxy.referee import Source
     from fence_core.proxy.responses import Responses
 
 WRITE_LIMIT = 262144
@@ -181,7 +182,7 @@ class End(asyncio.Protocol):
         kernel = bytearray(4)
         try:
             fcntl.ioctl(self._socket().fileno(), termios.TIOCOUTQ, kernel)
-        except OSError:
+        except (OSError, ValueError):  # closed
             return 0
         return self.transport.get_write_buffer_size() + int.from_bytes(kernel, "little")
 
@@ -230,12 +231,12 @@ class Relay:
     """One program's connection and the server's."""
 
     def __init__(
-        self, hub: Hub, filter: Filter, source_port: int, client: End | None = None, opening: bytes = b""
+        self, hub: Hub, filter: Filter, source: Source, client: End | None = None, opening: bytes = b""
     ) -> None:
         """`opening`: what the program is told when there is a server, for a program that waits for that."""
         self._hub = hub
         self._filter = filter
-        self._source_port = source_port
+        self._source = source
         self.client = client or End(self, self._from_client)
         self.client.owner = self
         self.client.take = self._from_client
@@ -473,7 +474,7 @@ class Relay:
 
     async def _record_and_say(self, refused: RefusedError) -> None:
         if refused.violation:
-            await self._hub.record(self._source_port, refused.what, refused.rule)
+            await self._hub.record(self._source, refused.what, refused.rule)
         responses = self._filter.responses
         if responses is not None and self._quiet is not None:
             if not responses.passive:

@@ -48,7 +48,8 @@ def test_a_stranger_is_reset(proxy: FilterProcess, web: Web) -> None:
     with proxy.connect() as sock:
         sock.sendall(GET % (b"", b"a.test"))
         assert read_to(sock, b"<end>").startswith(b"HTTP/1.1 200")
-        assert proxy.referee.ops("who")[-1]["port"] == sock.getsockname()[1]
+        who = proxy.referee.ops("who")[-1]
+        assert (who["host"], who["port"]) == sock.getsockname()
 
 
 def test_without_an_answer_of_the_broker_the_connection_is_refused(proxy: FilterProcess) -> None:

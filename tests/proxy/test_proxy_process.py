@@ -1,0 +1,150 @@
+"""The filter as a process: asleep until needed, deaf to signals, gone with the broker, and never in doubt for long."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.proxy.peers import FilterProcess, Server, eventually, is_reset, read_all
+
+
+@pytest.fixture
+def fresh() -> Iterator[FilterProcess]:
+    """A filter of this test's own."""
+    process = FilterProcess()
+    # It ignores signals from a moment after it was started: only then may the test send any.
+    status = Path(f"/proc/{process.process.pid}/status")
+    eventually(lambda: int(status.read_text().split("SigIgn:")[1].split()[0], 16) & 1 << 14, "it does not start")
+    yield process
+    if process.process.poll() is None:
+        process.close()
+
+
+def loaded(process: FilterProcess, name: str) -> bool:
+    return name in Path(f"/proc/{process.process.pid}/maps").read_text()
+
+
+def echo(connection: socket.socket) -> None:
+    while data := connection.recv(65536):
+        connection.sendall(data)
+
+
+def test_it_imports_little_before_somebody_connects(fresh: FilterProcess) -> None:
+    """What costs 90 ms is for sessions that use the network."""
+    assert not loaded(fresh, "_ssl")
+    assert not loaded(fresh, "_asyncio")
+    with fresh.connect() as sock:
+        assert is_reset(sock)
+    assert loaded(fresh, "_ssl")  # by asyncio: what is looked for can be seen
+
+
+@pytest.mark.parametrize("awake", [False, True])
+def test_it_ends_with_the_broker(fresh: FilterProcess, awake: bool) -> None:
+    if awake:
+        with fresh.connect() as sock:
+            assert is_reset(sock)
+    fresh.close()
+    assert fresh.process.returncode == 0
+
+
+def test_open_tunnels_end_with_the_broker(fresh: FilterProcess) -> None:
+    server = Server(echo)
+    try:
+        fresh.referee.tunnel("a.test", 9, server.address)
+        with fresh.connect() as sock:
+            sock.sendall(b"\0")
+            assert sock.recv(1) == b"\0"
+            fresh.close()
+            assert read_all(sock) == b""
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("awake", [False, True])
+def test_signals_of_a_terminal_are_not_for_it(fresh: FilterProcess, awake: bool) -> None:
+    if awake:
+        with fresh.connect() as sock:
+            assert is_reset(sock)
+    for number in (
+        signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGTERM,
+    ):  # fmt: skip
+        os.kill(fresh.process.pid, number)
+    with fresh.connect() as sock:
+        assert is_reset(sock)
+    assert fresh.process.poll() is None
+
+
+def test_a_bug_closes_its_connection_only(fresh: FilterProcess) -> None:
+    """Fail closed: the process goes on, nothing is written to stderr, and whoever wants to can hear of it."""
+    server = Server(echo)
+    try:
+        fresh.referee.who = {"kind": "tunnel", "name": "a.test"}  # no port: an answer we do not expect
+        with fresh.connect() as sock:
+            assert is_reset(sock)
+        fresh.referee.who = {"kind": "tunnel", "name": "not a name", "port": 1, "to": None}
+        with fresh.connect() as sock:
+            assert is_reset(sock)
+        eventually(lambda: fresh.complaints().count("Traceback") == 2, "the bugs are not reported")
+        assert "KeyError: 'port'" in fresh.complaints()
+        fresh.stderr.seek(0)
+        assert not fresh.stderr.read()
+        fresh.referee.tunnel("a.test", 9, server.address)
+        with fresh.connect() as sock:
+            sock.sendall(b"\0")
+            assert sock.recv(1) == b"\0"
+    finally:
+        server.close()
+
+
+def test_a_refusal_waits_until_it_is_recorded(fresh: FilterProcess) -> None:
+    """And if the broker cannot, it is a refusal all the same, in bounded time."""
+    server = Server(echo)
+    try:
+        fresh.referee.tunnel("a.test", 80, server.address)
+        fresh.referee.silent.add("violation")
+        begin = time.monotonic()
+        with fresh.connect(20) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: other.test\r\n\r\n")
+            told = read_all(sock)
+        assert told.startswith(b"HTTP/1.1 403")
+        assert 4 < time.monotonic() - begin < 10
+    finally:
+        server.close()
+
+
+def test_connections_beyond_the_limit_are_reset(fresh: FilterProcess) -> None:
+    """The limit follows the descriptors it may have; it is usable again when some are closed."""
+    import resource
+
+    server = Server(echo)
+    try:
+        resource.prlimit(fresh.process.pid, resource.RLIMIT_NOFILE, (128, 128))
+        fresh.referee.tunnel("a.test", 9, server.address)
+        open_ones = []
+        for _ in range(32):
+            sock = fresh.connect()
+            open_ones.append(sock)
+            sock.sendall(b"\0")
+            assert sock.recv(1) == b"\0"
+        with fresh.connect() as sock:
+            assert is_reset(sock)
+        for sock in open_ones:
+            sock.close()
+
+        def works() -> bool:
+            with fresh.connect() as sock:
+                try:
+                    sock.sendall(b"\0")
+                    return sock.recv(1) == b"\0"
+                except ConnectionError:
+                    return False
+
+        eventually(works, "it stays full")
+    finally:
+        server.close()

@@ -447,14 +447,16 @@ class Broker:
                 what, rule = request.describe(), decision.rule
                 self._note(process, tid, "resolve", what, binding, rule, errno.ENOENT, request, repeats=repeats)
 
-    def _refuse_message(self, process: Process, tid: int, host: str) -> None:
-        """To a name server, but no query: it went no further than to us."""
-        request = Connect(host, 53, "udp")
+    def _refuse_message(self, process: Process, tid: int, host: str, proto: str) -> None:
+        """To a name server, but no query: it went no further than to us, even where the policy opens the port."""
+        request = Connect(host, 53, proto)
         for binding, judge in process.account().judges:
             decision = judge.decide(request)
-            if not decision.allowed:
-                what = request.describe()
-                self._note(process, tid, "connect", what, binding, decision.rule, errno.EACCES, request)
+            rule = decision.rule
+            if decision.allowed:
+                rule = "the fence answers for every name server, and this was no query for a name"
+            what = request.describe()
+            self._note(process, tid, "connect", what, binding, rule, errno.EACCES, request)
 
     def _note(
         self,

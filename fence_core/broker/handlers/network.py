@@ -703,15 +703,17 @@ def _send(
         return CONTINUE
     _tie_late(broker, process, borrowed)
     if isinstance(verdict, Elsewhere):
-        return _send_elsewhere(borrowed, verdict, data(), control, flags)
+        return _send_elsewhere(broker, borrowed, verdict, data(), control, flags)
     target = verdict if isinstance(verdict, bytes) else name
     if not datagram:
         return _perform_fast_open(borrowed, target, data(), control, flags)
     return _perform_datagram(borrowed, target, data(), control, flags)
 
 
-def _send_elsewhere(borrowed: Borrowed, verdict: Elsewhere, data: bytes, control: bytes, flags: int) -> Reply:
-    """To one of ours. Who is there is known before anything arrives: the call comes back to us for that."""
+def _send_elsewhere(
+    broker: Broker, borrowed: Borrowed, verdict: Elsewhere, data: bytes, control: bytes, flags: int
+) -> Reply:
+    """To one of ours. Who is there is known before anything is read: that comes after this call."""
     reply: Reply
     if borrowed.type == socket.SOCK_STREAM:
         reply = _perform_fast_open(borrowed, verdict.raw, data, control, flags)
@@ -719,6 +721,7 @@ def _send_elsewhere(borrowed: Borrowed, verdict: Elsewhere, data: bytes, control
         reply = _perform_datagram(borrowed, verdict.raw, data, control, flags)
     if not isinstance(reply, int) or reply == errno.EINPROGRESS:
         verdict.arrived(borrowed)
+        broker.names.answer_at_once(borrowed)
     return reply
 
 

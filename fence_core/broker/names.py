@@ -99,7 +99,7 @@ class Names:
 
     def expect(self, asker: Borrowed, process: Process, server: Address, tid: int) -> None:
         """This borrowed socket, just led to us, is that process asking a name server, in that thread."""
-        if len(self._askers) > _ASKERS_MAX:
+        if len(self._askers) > _ASKERS_MAX or len(self._asked) > _ASKERS_MAX:
             self._askers.clear()
             self._asked.clear()
         host, port = asker.socket.getsockname()[:2]
@@ -111,6 +111,11 @@ class Names:
     def asked(self, borrowed: Borrowed) -> bytes | None:
         """The name server, as a raw address, that this socket has asked last; None if it has not been led to us."""
         return self._asked.get(os.fstat(borrowed.fd).st_ino) if self._asked else None
+
+    def serves(self, borrowed: Borrowed, host: str, port: int) -> bool:
+        """Whether this is the address of ours that a socket of this kind would be led to."""
+        own = self._sockets.get((socket.AF_INET6 if ":" in host else socket.AF_INET, borrowed.type))
+        return own is not None and own.getsockname()[:2] == (host, port)
 
     def is_ours(self, borrowed: Borrowed, sender: tuple[str, int]) -> bool:
         """Whether a message on this socket comes from us."""

@@ -118,10 +118,14 @@ class InsideSockets:
             self._ports.add(("0.0.0.0", port, proto))
         self._ports.add((host.partition("%")[0].removeprefix("::ffff:"), port, proto))
 
-    def has_port(self, host: str, port: int, proto: str) -> bool:
-        """Whether a socket bound inside answers at this loopback address."""
+    def has_port(self, host: str, port: int, proto: str, *, exactly: bool = False) -> bool:
+        """Whether a socket bound inside answers at this loopback address.
+
+        `exactly`: a wildcard does not count. Beside one of ours a more specific socket of this host gets what is sent
+        to its own address (UDP with SO_REUSEADDR), or packets are led elsewhere (the name server of a container).
+        """
         wildcard, here = ("::", "::1") if ":" in host else ("0.0.0.0", "127.0.0.1")
-        if (wildcard, port, proto) in self._ports:
+        if (wildcard, port, proto) in self._ports and not exactly:
             return True
         return (here if host == wildcard else host, port, proto) in self._ports
 

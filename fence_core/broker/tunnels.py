@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fence_core.broker.names import raw_address
+from fence_core.broker.sockets import is_loopback
 from fence_core.policy.requests import Connect, printable
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from fence_core.broker.sockets import Borrowed
 
 PACKET_MAX = 1 << 16
+RESOLVER_PORTS = frozenset({53, 853})
+"""A resolver of this host, asked in a way that we do not answer, would carry names, and what is hidden in them, to
+anywhere."""
 _OPEN_MAX = 100_000
 _AT_ONCE = 64
 
@@ -185,6 +189,8 @@ class Tunnels:
 
     def _why_not(self, process: Process, text: str, port: int) -> str:
         """The rule against connecting to an address that a name has led to; empty if there is none."""
+        if port in RESOLVER_PORTS and self._broker.enforcing(process) and is_loopback(text):
+            return "a resolver of this machine is never reached from inside a fence"
         for binding, judge in process.account().judges:
             if binding.worker.scope.mode == "audit":
                 continue
@@ -216,6 +222,11 @@ _OPERATIONS: dict[str, Callable[[Tunnels, Mapping[str, Any]], dict[str, Any]]] =
     "violation": Tunnels._violation,
 }
 
+_NOT_PUBLIC = (
+    # What `ipaddress` takes for public: site-local (RFC 3879), local NAT64 (RFC 8215), translated IPv4 (RFC 2765),
+    # and the address at which virtual machines in Azure find their host.
+    *map(ipaddress.ip_network, ("fec0::/10", "64:ff9b:1::/48", "::ffff:0:0:0/96", "168.63.129.16/32")),
+)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -228,4 +239,7 @@ def _is_public(text: str) -> bool:
         if address in _NAT64 or int(address) >> 32 == 0:
             hidden.append(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
     parts = [address, *(part for part in hidden if part is not None)]
-    return all(part.is_global and not part.is_multicast for part in parts)
+    return all(
+        part.is_global and not part.is_multicast and not any(part in network for network in _NOT_PUBLIC)
+        for part in parts
+    )

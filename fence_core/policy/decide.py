@@ -333,6 +333,8 @@ class Judge:
 
     def _reach(self, host: str | Address, port: int) -> Decision:
         if isinstance(host, Address):
+            if host.value == 0:  # 0.0.0.0 and :: lead to loopback
+                host = Address(4, 127 << 24 | 1) if host.version == 4 else Address(6, 1)
             denied, allowed = self._denied.match_address(host, port), self._allowed.match_address(host, port)
             loopback = domains.is_loopback(host)
         else:

@@ -35,7 +35,7 @@ from fence_core.broker.sockets import (
     is_wildcard,
     parse_address,
 )
-from fence_core.broker.tunnels import Tunnel
+from fence_core.broker.tunnels import RESOLVER_PORTS, Tunnel
 from fence_core.errors import KernelCallError
 from fence_core.kernel import libc, memory, pidfd, timers
 from fence_core.policy.requests import Bind, Connect, OpenSocket, UnixConnect, Write
@@ -252,18 +252,56 @@ def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args
         return errno.EINVAL
     verdict = judge_destination(broker, process, tid, borrowed, address)
     if isinstance(verdict, int):
-        if verdict == ANYWHERE:
-            return CONTINUE
-        if verdict == 0:
-            _tie_late(broker, process, borrowed)
-        return verdict or _perform_connect(borrowed, address.raw, _other_ids(tid, borrowed))
+        if verdict:
+            return CONTINUE if verdict == ANYWHERE else verdict
+        verdict = address.raw
+    _tie_late(broker, process, borrowed)
     if isinstance(verdict, bytes):
         return _perform_connect(borrowed, verdict, _other_ids(tid, borrowed))
-    _tie_late(broker, process, borrowed)
+    begins = _is_closed(borrowed)
     reply = _perform_connect(borrowed, verdict.raw)
+    if not begins:
+        return reply  # it asks how an earlier connect has ended, or should not ask at all
     if not isinstance(reply, int) or reply == errno.EINPROGRESS:
         verdict.arrived(borrowed)
     return reply
+
+
+_TCP_CLOSE = 7  # include/net/tcp_states.h
+
+
+def _is_closed(borrowed: Borrowed) -> bool:
+    """Whether a connect now would be a new one: for any other nobody may be announced."""
+    if borrowed.type != socket.SOCK_STREAM:
+        return True
+    try:
+        return borrowed.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+    except OSError:
+        return True
+
+
+def _where_it_leads(borrowed: Borrowed, address: Address) -> Address:
+    """The unspecified address as a destination, spelled out: the one that the socket is bound to, or loopback's.
+
+    `ip_route_output_key_hash` and `tcp_v6_connect` have it so. What is judged is then what is connected to.
+    """
+    if not is_wildcard(address.host):
+        return address
+    own = str(borrowed.socket.getsockname()[0])
+    own4 = own.removeprefix("::ffff:")
+    if "." not in own4 or own4 == "0.0.0.0":
+        own4 = ""
+    if address.host == "::":
+        host = "127.0.0.1" if own4 else "::1"
+    else:
+        host = own4 or "127.0.0.1"
+    raw = address.raw
+    if address.family == socket.AF_INET6:
+        packed = socket.inet_pton(socket.AF_INET6, host if ":" in host else f"::ffff:{host}")
+        raw = raw[:8] + packed + raw[24:]
+    else:
+        raw = raw[:4] + socket.inet_aton(host) + raw[8:]
+    return Address(raw, address.family, host=host, port=address.port)
 
 
 def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borrowed, address: Address) -> Verdict:
@@ -276,6 +314,7 @@ def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borr
         return _judge_unix(broker, process, tid, address.path, borrowed.type)
     if not borrowed.is_inet:
         return 0  # netlink
+    given = address.raw
     if address.family == AF_UNSPEC:
         if borrowed.type == socket.SOCK_STREAM or len(address.raw) < 16:
             return 0
@@ -285,12 +324,14 @@ def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borr
             return 0
     if address.family not in (socket.AF_INET, socket.AF_INET6):
         return errno.EAFNOSUPPORT
+    address = _where_it_leads(borrowed, address)
     proto = borrowed.proto
     port = address.port
     loopback = is_loopback(address.host)
-    inside = loopback and broker.inside.has_port(address.host, port, proto)
+    inside = loopback and broker.inside.has_port(address.host, port, proto, exactly=port in RESOLVER_PORTS)
     enforcing = broker.enforcing(process)
-    if port == 53 and not inside and enforcing and borrowed.type in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+    ours = loopback and broker.names.serves(borrowed, address.host, port)
+    if (port == 53 or ours) and not inside and enforcing and borrowed.type in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
         # Somebody's resolver. Its socket is connected to ours, which answers for every name server.
         listed = not loopback and broker.allowed(process, Connect(address.host, port, proto))
         redirect = None if listed else broker.names.address(borrowed.domain, borrowed.type)
@@ -303,11 +344,15 @@ def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borr
     if name is not None:
         return _judge_name(broker, process, tid, borrowed, name, port)
     request = Connect(address.host, port, proto, inside)
-    if loopback and not inside and port in RESOLVER_PORTS and proto == "tcp":
+    if loopback and not inside and port in RESOLVER_PORTS and proto in ("tcp", "udp"):
         return broker.refuse(process, tid, request, errno.EACCES, whatever_rules=True)
     if loopback and broker.tunnels.is_filter(address.host, port):
         return _judge_filter(broker, process, tid, borrowed, address, request)
-    return 0 if broker.allowed(process, request) else broker.refuse(process, tid, request, errno.EACCES)
+    if not broker.allowed(process, request):
+        refused = broker.refuse(process, tid, request, errno.EACCES)
+        if refused:
+            return refused
+    return given[:2] + address.raw[2:]  # with the family as it came: AF_UNSPEC dissolves
 
 
 def _judge_name(broker: Broker, process: Process, tid: int, borrowed: Borrowed, name: str, port: int) -> Verdict:
@@ -374,9 +419,6 @@ def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes, kind: i
     return broker.refuse(process, tid, request, errno.EACCES)
 
 
-RESOLVER_PORTS = frozenset({53, 853})
-"""A resolver of this host, asked in a way that we do not answer, would carry names, and what is hidden in them, to
-anywhere."""
 ANYWHERE = -1
 """The kernel may carry the call out whatever the address turns into: the policy allows every one of the kind."""
 
@@ -642,7 +684,8 @@ def sendmmsg(broker: Broker, process: Process, tid: int, borrowed: Borrowed, arg
     step = _MSGHDR.size + 8  # struct mmsghdr: msghdr, msg_len, padding
     vector = memory.read(tid, args[1], step * count) if count else b""
     messages = [_Message(tid, vector[i * step : i * step + _MSGHDR.size]) for i in range(count)]
-    if not any(message.name or message.control for message in messages):
+    datagrams = borrowed.is_inet and borrowed.type == socket.SOCK_DGRAM
+    if not datagrams and not any(message.name or message.control for message in messages):
         return CONTINUE
     sent = 0
     for index, message in enumerate(messages):
@@ -715,11 +758,12 @@ def _send_elsewhere(
 ) -> Reply:
     """To one of ours. Who is there is known before anything is read: that comes after this call."""
     reply: Reply
+    begins = _is_closed(borrowed)
     if borrowed.type == socket.SOCK_STREAM:
         reply = _perform_fast_open(borrowed, verdict.raw, data, control, flags)
     else:
         reply = _perform_datagram(borrowed, verdict.raw, data, control, flags)
-    if not isinstance(reply, int) or reply == errno.EINPROGRESS:
+    if begins and (not isinstance(reply, int) or reply == errno.EINPROGRESS):
         verdict.arrived(borrowed)
         broker.names.answer_at_once(borrowed)
     return reply
@@ -783,8 +827,10 @@ def recvfrom(broker: Broker, process: Process, tid: int, borrowed: Borrowed, arg
         return CONTINUE
     flags = signed(args[3])
     waits = os.get_blocking(borrowed.fd) and not flags & MSG_DONTWAIT
+    room_for_data = bytearray(min(args[2], _DATAGRAM_MAX))
     try:
-        data, sender = borrowed.socket.recvfrom(min(args[2], _DATAGRAM_MAX), flags | MSG_DONTWAIT)
+        # Into a buffer of ours: with MSG_TRUNC the size may be larger, and `recvfrom` would make up the rest.
+        size, sender = borrowed.socket.recvfrom_into(room_for_data, 0, flags | MSG_DONTWAIT)
     except BlockingIOError:
         return CONTINUE if waits else errno.EAGAIN
     except OSError as error:
@@ -793,10 +839,10 @@ def recvfrom(broker: Broker, process: Process, tid: int, borrowed: Borrowed, arg
     room = int.from_bytes(memory.read(tid, args[5], 4), "little", signed=True)
     if room < 0:
         return errno.EINVAL
-    memory.write(tid, args[1], data)
+    memory.write(tid, args[1], bytes(room_for_data[:size]))
     memory.write(tid, args[4], name[:room])
     memory.write(tid, args[5], len(name).to_bytes(4, "little"))
-    return Value(len(data))
+    return Value(size)
 
 
 def _perform_send(fd: int, name: bytes, data: bytes, control: bytes, flags: int) -> Reply:

@@ -47,6 +47,7 @@ WITNESS_TICK_S = 0.002
 _WITNESS_TICKS = 250
 _TICKS_AT_LEAST = 3
 _NOTE_TRUST_S = 0.5
+_SAME_SIGNAL_S = 0.02
 
 
 class Supervisor:
@@ -130,7 +131,8 @@ class Supervisor:
         self._read_notes()
         if sent in self._noted:
             del self._noted[sent]
-            self._weighed.discard(sent)
+            # Not forgotten at once: this process may be the last of the group to get it, after having got its own.
+            self._broker.after(_SAME_SIGNAL_S, lambda: self._weighed.discard(sent))
         elif over:
             self._weighed.discard(sent)
             self._pass_on(info.signo)

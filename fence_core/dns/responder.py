@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -83,6 +84,7 @@ class Responder:
             return Answer(_header_only(message, _NOTIMP), is_query=False)
         if questions != 1 or len(message) > QUERY_MAX:
             return Answer(_header_only(message, _FORMERR), is_query=False)
+        _import_dnspython()
         import dns.message
 
         try:
@@ -147,6 +149,22 @@ class Responder:
         if len(numbers) != 4 or not all(number.isdigit() and str(int(number)) == number for number in numbers):
             return None  # nor octal or hexadecimal, which an address may be
         return self.addresses.name_of(".".join(reversed(numbers)))
+
+
+def _import_dnspython() -> None:
+    """What the first query waits for, with every other call of the run: as little as can be.
+
+    dnspython looks for idna on the whole path, reads its metadata and imports it, for names in other scripts than
+    Latin. Names come here in the form that DNS has for those.
+    """
+    if "dns.name" in sys.modules:
+        return
+    try:
+        from dns import _features
+
+        _features.force("idna", False)
+    except (ImportError, AttributeError):
+        pass  # another version of dnspython: it only takes longer
 
 
 def _without_services(name: str) -> str:

@@ -30,8 +30,11 @@ def maybe_raise_fence(config: pytest.Config, *, others: int) -> None:
                 config.pluginmanager.register(HeaderNote(f"fence: off ({flag} does nothing without --fence)"))
             return
         fence = _put_up(config, chosen, others)
+        proxy = fence.proxy() if chosen.policy.network.proxy_env and fence.role != "worker" else ""
     except engine.FenceError as error:
         raise pytest.UsageError(usage_text(error)) from None
+    if proxy:  # a worker has the environment of its controller
+        _tell_of_the_proxy(proxy)
     _install(config, fence, chosen)
 
 
@@ -133,8 +136,6 @@ def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) 
     from pytest_fence import items, reporting
 
     fence.enter("", "startup")
-    if chosen.policy.network.proxy_env and fence.role != "worker":  # which has the environment of its controller
-        _tell_of_the_proxy(fence.proxy())
     manager = config.pluginmanager
     manager.register(items.TestHooks(config, fence), "fence-tests")
     if fence.role == "worker":

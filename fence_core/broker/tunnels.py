@@ -11,7 +11,6 @@ One referee: whatever the filter must know of the policy it asks here, one packe
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import signal
@@ -20,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fence_core.broker.names import raw_address
-from fence_core.broker.sockets import is_loopback
+from fence_core.broker.sockets import RESOLVER_PORTS, is_loopback
 from fence_core.policy.requests import Connect, printable
 
 if TYPE_CHECKING:
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
     from fence_core.broker.sockets import Borrowed
 
 PACKET_MAX = 1 << 16
-RESOLVER_PORTS = frozenset({53, 853})
-"""A resolver of this host, asked in a way that we do not answer, would carry names, and what is hidden in them, to
-anywhere."""
 _OPEN_MAX = 100_000
 _AT_ONCE = 64
 
@@ -222,24 +218,27 @@ _OPERATIONS: dict[str, Callable[[Tunnels, Mapping[str, Any]], dict[str, Any]]] =
     "violation": Tunnels._violation,
 }
 
-_NOT_PUBLIC = (
-    # What `ipaddress` takes for public: site-local (RFC 3879), local NAT64 (RFC 8215), translated IPv4 (RFC 2765),
-    # and the address at which virtual machines in Azure find their host.
-    *map(ipaddress.ip_network, ("fec0::/10", "64:ff9b:1::/48", "::ffff:0:0:0/96", "168.63.129.16/32")),
-)
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NOT_PUBLIC = ("fec0::/10", "64:ff9b:1::/48", "::ffff:0:0:0/96", "168.63.129.16/32")
+"""What `ipaddress` takes for public: site-local (RFC 3879), local NAT64 (RFC 8215), translated IPv4 (RFC 2765), and the
+address at which virtual machines in Azure find their host."""
+_NAT64 = 0x64FF9B << 64
+"""The upper bits of 64:ff9b::/96 (RFC 6052)."""
 
 
 def _is_public(text: str) -> bool:
     """Whether an address is somewhere on the Internet, and so are the IPv4 addresses that an IPv6 one may hide."""
+    import ipaddress  # costs more than the rest of this module
+
     address = ipaddress.ip_address(text)
     hidden: list[ipaddress.IPv4Address | None] = []
     if isinstance(address, ipaddress.IPv6Address):
         hidden = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-        if address in _NAT64 or int(address) >> 32 == 0:
+        if int(address) >> 32 in (_NAT64, 0):
             hidden.append(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
     parts = [address, *(part for part in hidden if part is not None)]
     return all(
-        part.is_global and not part.is_multicast and not any(part in network for network in _NOT_PUBLIC)
+        part.is_global
+        and not part.is_multicast
+        and not any(part in ipaddress.ip_network(network) for network in _NOT_PUBLIC)
         for part in parts
     )

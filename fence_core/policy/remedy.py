@@ -39,6 +39,7 @@ _PASSING_NAME = (
     r"|.*(?:\.tmp|\.temp|~|\.sw[a-z]|\.part|\.lock)"
 )
 
+_RESOLVER_PORTS = (53, 853)
 _judges: list[tuple[Policy, Judge]] = []
 
 
@@ -80,6 +81,8 @@ def _change(request: Request, policy: Policy) -> tuple[str, str, bool | list[str
         return "network", "allow_unix_sockets", [_shorten(request.path, policy.filesystem)]
     if isinstance(request, Resolve):
         return "network", "allowed_domains", [str(domains.canonical_host(request.name))]
+    if isinstance(request, Connect) and request.port in _RESOLVER_PORTS:
+        return None  # a name server: what names may be looked up is said by name
     if isinstance(request, (Connect, Bind)):
         host = domains.canonical_host(request.host)
         if isinstance(host, str):

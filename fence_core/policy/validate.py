@@ -264,7 +264,9 @@ class _Parser:
         return tuple(self._port(key, f"{path}[{place}]", port) for place, port in enumerate(value))
 
     def _url(self, key: Key, path: str, value: object) -> str:
-        if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s/]+/?", value):
+        if isinstance(value, str) and value.startswith("https://"):
+            self.problem(path, _is(value), 'a URL that begins with "http://": the proxy itself is asked without TLS')
+        elif not isinstance(value, str) or not re.fullmatch(r"http://[^\s/]+/?", value):
             self.problem(path, _is(value), 'the URL of a proxy, such as "http://proxy.example:3128"')
         return str(value)
 

@@ -28,6 +28,7 @@ _SKIPPED = b" \t\n\v\f\r\x1c\x1d\x1e\x1f\x85\xa0"
 _TEXT = re.compile(rb"[!-~]")
 _HTTP = re.compile(rb"HTTP/", re.IGNORECASE)
 _HTTP_AT_END = re.compile(rb"HTTP/[0-9](?:\.[0-9])?\s*\Z", re.IGNORECASE)
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]")
 _OLD_GET = re.compile(rb"GET[ \t]")  # HTTP/0.9 has no version in its line
 _END_OF_LINE = re.compile(rb"[\r\n]")
 
@@ -159,7 +160,9 @@ class Inspector:
         if text and (_HTTP.search(line) or _OLD_GET.match(line)):
             self._decide("http")
         elif end or len(line) > _FIRST_LINE_LIMIT:
-            self._decide("http" if _HTTP_AT_END.search(line) else "other")
+            # The version may be still to come: many servers take longer lines than we would keep.
+            maybe = not end and _METHOD.match(line)
+            self._decide("http" if maybe or _HTTP_AT_END.search(line) else "other")
         else:
             # Nothing binary needs to be held: by itself it is no request for anybody.
             self.undecided = text and not any(byte < 9 for byte in line[:64])

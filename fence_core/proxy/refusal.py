@@ -64,13 +64,13 @@ def answer(status: int, what: str, rule: str = "", remedy: Sequence[str] = ()) -
     lines = [f"pytest-fence: {what}"]
     if rule:
         lines.append(f"rule: {rule}")
-    lines.extend(remedy)
+    lines.extend(line for text in remedy for line in text.splitlines())
     # The parts come from the program: no control character of them may reach a terminal.
     body = "".join("".join(c if c.isprintable() else "?" for c in line) + "\n" for line in lines)
     rejected = HttpRequestRejected(
         status_code=status,
         reason=_REASONS[status],
-        headers={b"Content-Type": b"text/plain; charset=utf-8", b"X-Fence": b"refused"},
+        headers={b"Content-Type": b"text/plain; charset=utf-8", b"X-Fence": b"refused" if status in (400, 403) else b"failed"},
         body=body.encode("utf-8", "replace"),
     )
     packet = rejected.response(HttpParser(httpParserTypes.REQUEST_PARSER))

@@ -14,6 +14,9 @@ SOCKADDR_MAX = 128
 """sizeof(struct sockaddr_storage), include/uapi/linux/socket.h."""
 
 AF_UNSPEC = 0
+RESOLVER_PORTS = frozenset({53, 853})
+"""A resolver of this host, asked in a way that we do not answer, would carry names, and what is hidden in them, to
+anywhere."""
 _PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp", 136: "udplite", 262: "tcp", 1: "icmp", 58: "icmp"}
 
 
@@ -103,6 +106,8 @@ class InsideSockets:
 
     def __init__(self) -> None:
         self._ports: set[tuple[str, int, str]] = set()
+        self._inodes: dict[tuple[str, int, str], int] = {}
+        """Of the sockets at ports of resolvers, the one that was bound last."""
         self._unix: set[int] = set()
         self._paths: set[str] = set()
 
@@ -116,18 +121,31 @@ class InsideSockets:
         host, port = bound.getsockname()[:2]
         if host == "::" and not bound.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
             self._ports.add(("0.0.0.0", port, proto))
-        self._ports.add((host.partition("%")[0].removeprefix("::ffff:"), port, proto))
+        place = (host.partition("%")[0].removeprefix("::ffff:"), port, proto)
+        self._ports.add(place)
+        if port in RESOLVER_PORTS:
+            self._inodes[place] = os.fstat(bound.fileno()).st_ino
 
-    def has_port(self, host: str, port: int, proto: str, *, exactly: bool = False) -> bool:
-        """Whether a socket bound inside answers at this loopback address.
-
-        `exactly`: a wildcard does not count. Beside one of ours a more specific socket of this host gets what is sent
-        to its own address (UDP with SO_REUSEADDR), or packets are led elsewhere (the name server of a container).
-        """
+    def has_port(self, host: str, port: int, proto: str) -> bool:
+        """Whether a socket bound inside answers at this loopback address."""
         wildcard, here = ("::", "::1") if ":" in host else ("0.0.0.0", "127.0.0.1")
-        if (wildcard, port, proto) in self._ports and not exactly:
+        if (wildcard, port, proto) in self._ports:
             return True
         return (here if host == wildcard else host, port, proto) in self._ports
+
+    def has_name_server(self, host: str, port: int, proto: str) -> bool:
+        """The same for a port at which this host may have a resolver, who would carry everything to anywhere.
+
+        Only at the very address, as long as the socket is open, and if nobody else has one there: of two UDP sockets
+        with SO_REUSEADDR either gets what is sent. Nor at an address that programs are told to ask: a container leads
+        packets to that to its own name server, whoever is bound there.
+        """
+        inode = self._inodes.get((host, port, proto))
+        if inode is None or _holders(host, port, proto) != {inode}:
+            return False
+        from fence_core.dns.resolv_conf import read_resolv_conf
+
+        return host not in read_resolv_conf().nameservers
 
     def has_unix_path(self, path: str, status: os.stat_result) -> bool | None:
         """Whether the socket file belongs to a socket bound inside; None where that socket is closed.
@@ -150,3 +168,27 @@ class InsideSockets:
             return question()
         except (FenceUnavailable, KernelCallError, OSError):
             return None  # the kernel cannot tell: nothing counts as inside
+
+
+_TCP_LISTEN = "0A"
+
+
+def _holders(host: str, port: int, proto: str) -> set[int]:
+    """Inodes of all sockets that are bound to exactly this address to receive. See proc(5), /proc/net/tcp."""
+    found = set()
+    for table in (proto, f"{proto}6"):
+        family = socket.AF_INET6 if table.endswith("6") else socket.AF_INET
+        if ":" in host and family == socket.AF_INET:
+            continue
+        packed = socket.inet_pton(family, host if ":" in host or family == socket.AF_INET else f"::ffff:{host}")
+        words = struct.unpack(f"={len(packed) // 4}I", packed)
+        wanted = "".join(f"{word:08X}" for word in words) + f":{port:04X}"
+        try:
+            with open(f"/proc/net/{table}", encoding="ascii") as lines:
+                for line in lines:
+                    fields = line.split()
+                    if fields[1] == wanted and (proto == "udp" or fields[3] == _TCP_LISTEN):
+                        found.add(int(fields[9]))
+        except OSError:
+            continue  # no such protocol here
+    return found

@@ -320,13 +320,13 @@ def test_taken_for_another(fenced: Fenced, told: Recorder, other: Recorder) -> N
         with socket.socket() as stranger:
             stranger.settimeout(10)
             stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            stranger.bind((source, source_port))
             try:
+                stranger.bind((source, source_port))
                 stranger.connect(("127.0.0.1", port))
                 stranger.sendall(b"GET /stranger HTTP/1.1\r\nHost: allowed.test\r\n\r\n")
                 return repr(stranger.recv(999))
             except OSError as error:
-                return type(error).__name__
+                return f"{type(error).__name__} {error}".replace("\n", " ")
 
     with agent(outside) as port:
         write_told(fenced, told, other, port)
@@ -360,24 +360,25 @@ def test_other_loopback_address():
 def test_stranger():
     with tunnel() as s:
         filter, own = s.getpeername()[1], s.getsockname()[1]
-        assert ask("127.0.0.6", own, filter) in ("ConnectionResetError", "b''")
+        assert ask("127.0.0.6", own, filter) .startswith(("ConnectionResetError", "b''"))
         assert hear(s)
-    assert ask("127.0.0.1", own, filter) in ("ConnectionResetError", "b''")
+    assert ask("127.0.0.1", own, filter) .startswith(("ConnectionResetError", "b''"))
 
 def test_stranger_after_a_second_connect():
     # An event loop asks by a second connect whether the first has succeeded.
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         where = allowed()
         s.setblocking(False)
-        assert s.connect_ex(where) == errno.EINPROGRESS
+        assert s.connect_ex(where) in (0, errno.EINPROGRESS)
         assert hear(s)
         s.setblocking(False)
-        assert s.connect_ex(where) == 0
+        assert s.connect_ex(where) in (0, errno.EISCONN)
         assert s.connect_ex(where) == errno.EISCONN
         filter, own = s.getpeername()[1], s.getsockname()[1]
         assert hear(s)
-    assert ask("127.0.0.1", own, filter) in ("ConnectionResetError", "b''")
+    assert ask("127.0.0.1", own, filter) .startswith(("ConnectionResetError", "b''"))
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1", "::ffff:0.0.0.0"])
 def test_filter_by_its_own_address(host):

@@ -28,6 +28,7 @@ from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD
 from fence_core.broker.sockets import (
     AF_UNSPEC,
+    RESOLVER_PORTS,
     SOCKADDR_MAX,
     Address,
     Borrowed,
@@ -35,7 +36,7 @@ from fence_core.broker.sockets import (
     is_wildcard,
     parse_address,
 )
-from fence_core.broker.tunnels import RESOLVER_PORTS, Tunnel
+from fence_core.broker.tunnels import Tunnel
 from fence_core.errors import KernelCallError
 from fence_core.kernel import libc, memory, pidfd, timers
 from fence_core.policy.requests import Bind, Connect, OpenSocket, UnixConnect, Write
@@ -328,7 +329,8 @@ def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borr
     proto = borrowed.proto
     port = address.port
     loopback = is_loopback(address.host)
-    inside = loopback and broker.inside.has_port(address.host, port, proto, exactly=port in RESOLVER_PORTS)
+    known = broker.inside.has_name_server if port in RESOLVER_PORTS else broker.inside.has_port
+    inside = loopback and known(address.host, port, proto)
     enforcing = broker.enforcing(process)
     ours = loopback and broker.names.serves(borrowed, address.host, port)
     if (port == 53 or ours) and not inside and enforcing and borrowed.type in (socket.SOCK_DGRAM, socket.SOCK_STREAM):

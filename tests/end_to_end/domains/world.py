@@ -19,7 +19,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -148,10 +148,10 @@ def serve_ssh(host: str, port: int) -> int:
     return run_in_thread(start)
 
 
-def run_in_thread(start: Callable[[], Awaitable[int]]) -> int:
+def run_in_thread(start: Callable[[], Coroutine[Any, Any, int]]) -> int:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
-    return asyncio.run_coroutine_threadsafe(start(), loop).result()  # type: ignore[arg-type]
+    return asyncio.run_coroutine_threadsafe(start(), loop).result()
 
 
 def serve_redis(host: str, port: int) -> tuple[int, subprocess.Popen[str]]:

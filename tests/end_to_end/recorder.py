@@ -101,9 +101,9 @@ def recording(host: str = "127.0.0.1", port: int = 0) -> Iterator[Recorder]:
 
 
 @contextlib.contextmanager
-def agent(answer: Callable[[list[str]], str]) -> Iterator[int]:
+def agent(answer: Callable[[list[str]], str], port: int = 0) -> Iterator[int]:
     """A process outside that does what the tests tell it: one line of words in, one line out. Its port."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("127.0.0.1", port)) as server:
 
         def work() -> None:
             while True:

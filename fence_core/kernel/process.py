@@ -203,15 +203,6 @@ def program_name(pid: int) -> str:
     return os.fsdecode(raw[:-1] if raw.endswith(b"\n") else raw)
 
 
-def set_name(text: str) -> None:
-    """Have `ps` show this process by another name; nothing happens where /proc cannot be written."""
-    try:
-        with open("/proc/self/comm", "w", encoding="ascii") as name:
-            name.write(text)
-    except OSError:
-        pass
-
-
 def argv(pid: int) -> tuple[str, ...]:
     """Return the command line; empty for a process that has ended. Not to be trusted: the process can change it.
 

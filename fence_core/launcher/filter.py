@@ -37,7 +37,7 @@ def _serve(listener: socket.socket, control: socket.socket, supervisor: int) -> 
         libc.set_parent_death_signal(signal.SIGKILL)
         if os.getppid() == supervisor:  # else it ended before the death signal was set
             fds.keep_only(listener.fileno(), control.fileno())  # above all no copy of the seccomp listener
-            process.set_name("fence-filter")
+            libc.set_name("fence-filter")
             from fence_core.proxy.server import serve
 
             serve([listener], control)

@@ -37,7 +37,7 @@ def run(supervisor_pidfd: int, control: int, supervisor_pid: int, *, scoped: boo
 def _watch(supervisor_pidfd: int, control: int, supervisor_pid: int, scoped: bool) -> None:
     os.setsid()  # a SIGKILL for the whole process group must not take the guardian along
     fds.keep_only(supervisor_pidfd, control)
-    process.set_name("fence-guardian")
+    libc.set_name("fence-guardian")
     scoped = scoped and _is_refused(supervisor_pid) and _is_refused(1)
     known: dict[int, int] = {}
     poll = select.poll()

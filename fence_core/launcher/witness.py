@@ -17,7 +17,7 @@ import struct
 from collections.abc import Iterable
 from typing import NoReturn
 
-from fence_core.kernel import fds, libc, process, signals
+from fence_core.kernel import fds, libc, signals
 
 NOTE = struct.Struct("=ii")
 """Number of the signal, pid of its sender."""
@@ -36,7 +36,7 @@ def _watch(notes: int, supervisor_pid: int, watched: frozenset[int]) -> None:
     if os.getppid() != supervisor_pid:  # it ended before the death signal was set
         return
     fds.keep_only(notes)  # above all no copy of the listener: with one left, trapped calls would wait for ever
-    process.set_name("fence-witness")
+    libc.set_name("fence-witness")
     while True:
         info = signal.sigwaitinfo(watched)
         if info.si_code == signals.SI_USER and info.si_pid != supervisor_pid:

@@ -56,6 +56,15 @@ def test_gettid_in_a_thread() -> None:
     assert libc.gettid() == os.getpid()
 
 
+def test_set_name_of_a_process_that_hides_itself(in_child) -> None:
+    def work() -> str:
+        libc.set_dumpable(False)
+        libc.set_name("fence-something")
+        return process.program_name(os.getpid())
+
+    assert in_child(work) == "fence-something"
+
+
 def test_exit_now_is_not_the_patched_exit(start) -> None:
     def work() -> None:
         def patched(_status: int) -> None:

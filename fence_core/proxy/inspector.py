@@ -266,9 +266,7 @@ class Inspector:
 
     def _preface(self) -> None:
         if not self._cleartext_h2:
-            raise RefusedError(
-                0, f"HTTP/2 without TLS through a tunnel to {self._where}", RULE_NO_CLEARTEXT_H2, h2=True
-            )
+            raise RefusedError(403, f"HTTP/2 without TLS through a tunnel to {self._where}", RULE_NO_CLEARTEXT_H2)
         self.responses = None
         self.raw = True
 

@@ -13,7 +13,7 @@ TLS_ALERT = b"\x15\x03\x01\x00\x02\x02\x31"
 
 
 class RefusedError(Exception):
-    """The program's bytes go no further. `status` 0: no HTTP/1 is spoken here, but TLS, or HTTP/2 (`h2`).
+    """The program's bytes go no further. `status` 0: no HTTP is spoken here, but TLS.
 
     `before`: what came in with the refused bytes, but ahead of them, and is to be passed on.
     """
@@ -26,7 +26,6 @@ class RefusedError(Exception):
         remedy: Sequence[str] = (),
         *,
         violation: bool = True,
-        h2: bool = False,
     ) -> None:
         super().__init__(what)
         self.status = status
@@ -34,23 +33,13 @@ class RefusedError(Exception):
         self.rule = rule
         self.remedy = tuple(remedy)
         self.violation = violation
-        self.h2 = h2
         self.before = b""
 
     def packet(self) -> bytes:
         """The bytes that tell the program."""
-        if self.h2:
-            return _goaway(self.what)
         if not self.status:
             return TLS_ALERT
         return answer(self.status, self.what, self.rule, self.remedy)
-
-
-def _goaway(why: str) -> bytes:
-    """The shortest talk of an HTTP/2 server that ends with a reason (RFC 9113, 6.5 and 6.8)."""
-    debug = f"pytest-fence: {why}".encode()
-    payload = bytes(4) + b"\0\0\0\x0d" + debug  # no stream was served; HTTP_1_1_REQUIRED
-    return bytes.fromhex("000000040000000000") + len(payload).to_bytes(3, "big") + b"\7\0" + bytes(4) + payload
 
 
 _REASONS = {400: b"Bad Request", 403: b"Forbidden", 408: b"Request Timeout", 502: b"Bad Gateway"}
@@ -67,10 +56,14 @@ def answer(status: int, what: str, rule: str = "", remedy: Sequence[str] = ()) -
     lines.extend(line for text in remedy for line in text.splitlines())
     # The parts come from the program: no control character of them may reach a terminal.
     body = "".join("".join(c if c.isprintable() else "?" for c in line) + "\n" for line in lines)
+    verdict = b"refused" if status in (400, 403) else b"failed"
     rejected = HttpRequestRejected(
         status_code=status,
         reason=_REASONS[status],
-        headers={b"Content-Type": b"text/plain; charset=utf-8", b"X-Fence": b"refused" if status in (400, 403) else b"failed"},
+        headers={
+            b"Content-Type": b"text/plain; charset=utf-8",
+            b"X-Fence": b"refused" if status in (400, 403) else b"failed",
+        },
         body=body.encode("utf-8", "replace"),
     )
     packet = rejected.response(HttpParser(httpParserTypes.REQUEST_PARSER))

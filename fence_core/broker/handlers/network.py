@@ -305,7 +305,9 @@ def _where_it_leads(borrowed: Borrowed, address: Address) -> Address:
     return Address(raw, address.family, host=host, port=address.port)
 
 
-def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borrowed, address: Address) -> Verdict:
+def judge_destination(
+    broker: Broker, process: Process, tid: int, borrowed: Borrowed, address: Address, *, sends: bool = False
+) -> Verdict:
     """0 to go on with the address as it is, `ANYWHERE`, an error number, or the address to use instead."""
     if address.family == AF_UNSPEC and borrowed.domain != socket.AF_INET:
         return 0  # dissolves the association
@@ -344,7 +346,7 @@ def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borr
         return 0 if not enforcing else errno.ENETUNREACH
     name = None if loopback else broker.names.name_of(address.host)
     if name is not None:
-        return _judge_name(broker, process, tid, borrowed, name, port)
+        return _judge_name(broker, process, tid, borrowed, name, port, sends=sends)
     request = Connect(address.host, port, proto, inside)
     if loopback and not inside and port in RESOLVER_PORTS and proto in ("tcp", "udp"):
         return broker.refuse(process, tid, request, errno.EACCES, whatever_rules=True)
@@ -357,12 +359,15 @@ def judge_destination(broker: Broker, process: Process, tid: int, borrowed: Borr
     return given[:2] + address.raw[2:]  # with the family as it came: AF_UNSPEC dissolves
 
 
-def _judge_name(broker: Broker, process: Process, tid: int, borrowed: Borrowed, name: str, port: int) -> Verdict:
+def _judge_name(
+    broker: Broker, process: Process, tid: int, borrowed: Borrowed, name: str, port: int, *, sends: bool
+) -> Verdict:
     """A connection to a synthetic address: the program's socket is led to the filter."""
     if borrowed.type != socket.SOCK_STREAM:
-        # Nothing but TCP is carried. QUIC is tried beside it or falls back to it: no violation where TCP would be none.
+        # Nothing but TCP is carried. QUIC is tried beside it or falls back to it: no violation where TCP would be none,
+        # nor where nothing is sent; resolvers of all kinds connect datagram sockets to sort addresses.
         request = Connect(name, port, borrowed.proto)
-        if broker.allowed(process, Connect(name, port)):
+        if not sends or broker.allowed(process, Connect(name, port)):
             return errno.ECONNREFUSED
         return broker.refuse(process, tid, request, errno.EACCES)
     if not broker.still_there():
@@ -741,7 +746,7 @@ def _send(
     address = parse_address(name)
     if address is None:
         return errno.EINVAL
-    verdict = judge_destination(broker, process, tid, borrowed, address)
+    verdict = judge_destination(broker, process, tid, borrowed, address, sends=True)
     if isinstance(verdict, int) and verdict > 0:
         return verdict
     if not borrowed.is_inet:

@@ -62,7 +62,7 @@ def answer(status: int, what: str, rule: str = "", remedy: Sequence[str] = ()) -
         reason=_REASONS[status],
         headers={
             b"Content-Type": b"text/plain; charset=utf-8",
-            b"X-Fence": b"refused" if status in (400, 403) else b"failed",
+            b"X-Fence": verdict,
         },
         body=body.encode("utf-8", "replace"),
     )

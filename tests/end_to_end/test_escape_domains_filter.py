@@ -120,17 +120,23 @@ if os.geteuid():
         "maps": lambda pid: Path(f"/proc/{pid}/maps").read_bytes(),
     }
 
-@pytest.fixture(scope="module")
-def filter():
-    assert fetch()
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+def beside_us():
+    "What our parent, the supervisor, has started besides."
+    found = set()
+    for number in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            name, _, rest = stat.read_text().partition("(")[2].rpartition(") ")
-            if name == "fence-filter" and int(rest.split()[1]) == os.getppid():
-                found.append(int(stat.parent.name))
-    (pid,) = found
-    return pid
+            if int(Path(f"/proc/{number}/stat").read_text().rpartition(") ")[2].split()[1]) == os.getppid():
+                found.add(int(number))
+    return found - {os.getpid()}
+
+@pytest.fixture(scope="module")
+def strangers():
+    # The filter is started for the first connection; the supervisor's other helpers are no less out of reach.
+    before = beside_us()
+    assert fetch()
+    after = beside_us() - before
+    assert after
+    return after
 
 @pytest.fixture
 def child():
@@ -139,18 +145,20 @@ def child():
         process.kill()
 
 @pytest.mark.parametrize("way", WAYS)
-def test_filter(way, filter):
-    with pytest.raises(PermissionError):
-        WAYS[way](filter)
+def test_filter(way, strangers):
+    for pid in strangers:
+        with pytest.raises(PermissionError):
+            WAYS[way](pid)
     assert fetch()
 
 @pytest.mark.parametrize("way", WAYS)
 def test_control(way, child):
     WAYS[way](child)
 
-def test_written(filter):
-    with pytest.raises(PermissionError):
-        write_memory(filter)
+def test_written(strangers):
+    for pid in strangers:
+        with pytest.raises(PermissionError):
+            write_memory(pid)
     assert fetch()
 """,
         policy=policy(allowed),
@@ -158,8 +166,7 @@ def test_written(filter):
     names = [r["nodeid"] for r in run.reports if r["phase"] == "call"]
     assert len(names) in (2 * 12 + 1, 2 * 15 + 1), run
     run.clean(*(name for name in names if "test_written" not in name))
-    (attempt,) = run.attempts("test_written")
-    assert attempt.what.endswith("/mem"), run
+    assert {v.what.rpartition("/")[2] for v in run.attempts("test_written")} == {"mem"}, run
 
 
 def test_floods(fenced: Fenced, allowed: Recorder) -> None:
@@ -251,5 +258,5 @@ def test_heads_without_an_end():
     assert 900 < len(refused) <= 1000, len(refused)
     assert {v.what.partition(" ")[0] for v in refused} == {"resolve"}
     for test in ("test_questions_of_no_kind", "test_names_that_are_refused", "test_heads_without_an_end"):
-        assert not run.report(test, "teardown")["outcome"] == "failed", run
+        assert run.report(test, "teardown")["outcome"] != "failed", run
         assert run.attempts(test), run

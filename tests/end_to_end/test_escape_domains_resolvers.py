@@ -209,20 +209,25 @@ def test_who_asks_is_known(fenced: Fenced) -> None:
     """A question is on the account of the process that asks it, whatever port it asks from, and by whatever way."""
     fenced.write("query.py", QUERY)
     run = fenced.run(
-        """
-        import socket
-        import pytest
+        '''
+        import json, socket, subprocess, sys
         from query import query, read
 
         known = {}
-
-        def test_first():
+        FIRST = """if True:
+            import json, socket
+            from query import query, read
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
                 s.settimeout(5)
                 s.connect(("192.0.2.53", 53))
-                known["server"], known["own"] = s.getpeername(), s.getsockname()
                 s.send(query([b"allowed", b"test"]))
                 assert read(s.recv(999)) == (0, 1)
+                print(json.dumps([s.getpeername(), s.getsockname()]))
+        """
+
+        def test_first():
+            said = subprocess.run([sys.executable, "-c", FIRST], stdout=subprocess.PIPE, check=True).stdout
+            known["server"], known["own"] = map(tuple, json.loads(said))
 
         def test_by_the_port_of_another():
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
@@ -231,7 +236,7 @@ def test_who_asks_is_known(fenced: Fenced) -> None:
                 s.connect(("0.0.0.0", known["server"][1]))
                 s.send(query([b"secret", b"example"]))
                 assert read(s.recv(999)) == (3, 0)
-        """,
+        ''',
         policy=POLICY,
     )
     run.clean("test_first")

@@ -178,7 +178,7 @@ def test_race():
         thread = threading.Thread(target=change)
         sys.setswitchinterval(1e-6)
         thread.start()
-        for _ in range(600):
+        for _ in range(3000):
             libc.sendmmsg(client.fileno(), vector, 2, socket.MSG_DONTWAIT)
         over.set()
         thread.join()

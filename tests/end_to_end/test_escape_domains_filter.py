@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -166,7 +167,10 @@ def test_written(strangers):
     names = [r["nodeid"] for r in run.reports if r["phase"] == "call"]
     assert len(names) in (2 * 12 + 1, 2 * 15 + 1), run
     run.clean(*(name for name in names if "test_written" not in name))
-    assert {v.what.rpartition("/")[2] for v in run.attempts("test_written")} == {"mem"}, run
+    # What the kernel refuses an ordinary user anyway is no violation.
+    assert {v.what.rpartition("/")[2] for v in run.attempts("test_written")} == (
+        {"mem"} if os.geteuid() == 0 else set()
+    )
 
 
 def test_floods(fenced: Fenced, allowed: Recorder) -> None:

@@ -5,18 +5,19 @@ Imported only when a fence may be wanted. Tests that need no kernel replace the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from fence_core.errors import FenceError, FenceUnavailable, PolicyError
-from fence_core.events.model import Violation
-from fence_core.events.wire import to_wire
 from fence_core.policy import load
 from fence_core.policy.merge import merge, merge_settings
 from fence_core.policy.model import Config
 from fence_core.policy.templates import TemplateContext
 from fence_core.policy.validate import KEYS, camel, parse_overlay
+
+if TYPE_CHECKING:
+    from fence_core.events.model import Violation as Violation
 
 __all__ = [
     "Config",
@@ -25,7 +26,6 @@ __all__ = [
     "FenceUnavailable",
     "PolicyError",
     "Role",
-    "Violation",
     "by_section",
     "check_marker",
     "fence_this_process",
@@ -111,6 +111,16 @@ _SPELLINGS = {
 }
 
 
+# Violations
+
+
+def to_wire(violation: Violation) -> dict[str, Any]:
+    """As plain data, which `json` can write."""
+    from fence_core.events import wire  # a run without violations does without
+
+    return wire.to_wire(violation)
+
+
 # Processes
 
 
@@ -128,11 +138,14 @@ def obstacles() -> tuple[str, ...]:
     return fork.obstacles()
 
 
-def fence_this_process(config: Config, *, layers_required: tuple[str, ...]) -> Fence:
-    """Fork; the child returns, fenced; the parent supervises and never returns."""
+def fence_this_process(config: Config, *, layers_required: tuple[str, ...], meanwhile: Callable[[], object]) -> Fence:
+    """Fork; the child returns, fenced; the parent supervises and never returns.
+
+    `meanwhile`: what the child may import while it waits for the parent.
+    """
     from fence_core.launcher import fork
 
-    return fork.fence_this_process(config, layers_required=layers_required)
+    return fork.fence_this_process(config, layers_required=layers_required, meanwhile=meanwhile)
 
 
 def respawn(config: Config, argv: Sequence[str], *, layers_required: tuple[str, ...]) -> NoReturn:

@@ -74,7 +74,9 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine
     with warnings.catch_warnings():
         # Python 3.12 warns of a fork beside threads, here those of a debugger; -W error would make it our failure.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return engine.fence_this_process(chosen, layers_required=chosen.settings.require)
+        return engine.fence_this_process(
+            chosen, layers_required=chosen.settings.require, meanwhile=_import_what_follows
+        )
 
 
 def _clear_the_way(chosen: engine.Config) -> None:
@@ -129,6 +131,11 @@ def _is_pytest(words: Sequence[str], *, is_module: bool) -> bool:
     if program not in ("coverage", "coverage3") or rest[:1] != ["run"]:
         return False
     return "-m" in rest and rest[rest.index("-m") + 1 :][:1] == ["pytest"]
+
+
+def _import_what_follows() -> None:
+    """What `_install` needs, while there is time for it."""
+    from pytest_fence import items, reporting  # noqa: F401
 
 
 def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) -> None:

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fence_core.errors import KernelCallError
+from fence_core.errors import FenceError
 from fence_core.kernel import landlock, libc, process, seccomp
 
 BLOCKED = frozenset(signal.valid_signals()) - {
@@ -44,16 +44,20 @@ class Orders(NamedTuple):
     to_supervisor: int
     """Pipe: the listener's number, or why there is none."""
     from_supervisor: int
-    """Pipe: the seccomp filter, and one byte once the supervisor holds the listener."""
+    """Pipe: the seccomp filter, and one byte once the supervisor is about to answer."""
     guardian_control: int
 
 
-def raise_fence(orders: Orders, guard: Callable[..., object]) -> None:
-    """Fence this process and everything it will ever start. Returns when the broker answers."""
+def raise_fence(orders: Orders, guard: Callable[..., object], meanwhile: Callable[[], object]) -> None:
+    """Fence this process and everything it will ever start. Returns when the broker answers.
+
+    `meanwhile`: what can be done while the supervisor makes the filter.
+    """
     try:
-        listener = _raise(orders, guard)
-    except (OSError, KernelCallError) as error:
-        os.write(orders.to_supervisor, b"!" + str(error).encode("utf-8", "replace")[:4000])
+        listener = _raise(orders, guard, meanwhile)
+    except BaseException as error:  # whatever it is: this process must not go on as an unfenced pytest
+        why = str(error) if isinstance(error, OSError | FenceError) else f"{type(error).__name__}: {error}"
+        os.write(orders.to_supervisor, b"!" + why.encode("utf-8", "replace")[:4000])
         libc.exit_now(1)
     # The number only: sendmsg, which could carry the descriptor, is trapped already, by a broker not yet there.
     os.write(orders.to_supervisor, b"%d" % listener)
@@ -65,7 +69,7 @@ def raise_fence(orders: Orders, guard: Callable[..., object]) -> None:
         libc.exit_now(1)
 
 
-def _raise(orders: Orders, guard: Callable[..., object]) -> int:
+def _raise(orders: Orders, guard: Callable[..., object], meanwhile: Callable[[], object]) -> int:
     libc.set_parent_death_signal(signal.SIGKILL)
     if os.getppid() != orders.supervisor_pid:  # it ended before the death signal was set
         raise OSError(errno.ESRCH, "the supervisor is gone")
@@ -83,7 +87,8 @@ def _raise(orders: Orders, guard: Callable[..., object]) -> int:
         network = landlock.ACCESS_NET_BIND_TCP | landlock.ACCESS_NET_CONNECT_TCP if orders.network_floor else 0
         scopes = landlock.SCOPE_SIGNAL | landlock.SCOPE_ABSTRACT_UNIX_SOCKET
         _enter(landlock.create_ruleset(handled_net=network, scoped=scopes))
-    # The supervisor makes the filter meanwhile. It fits the pipe's buffer, so it arrives in one piece.
+    meanwhile()
+    # It fits the pipe's buffer, so it arrives in one piece.
     program = os.read(orders.from_supervisor, PROGRAM_MAX)
     if not program:
         raise OSError(errno.ESRCH, "the supervisor is gone")

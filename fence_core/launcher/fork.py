@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -60,19 +60,30 @@ def check_layers(required: Iterable[str]) -> features.Features:
     return found
 
 
-def fence_this_process(config: Config, *, layers_required: Iterable[str] = ()) -> Fence:
+def fence_this_process(
+    config: Config, *, layers_required: Iterable[str] = (), meanwhile: Callable[[], object] = lambda: None
+) -> Fence:
     """Fork: the child returns with a handle on the fence around it, this process never returns.
 
+    `meanwhile`: what the child does, before its fence stands, while this process gets ready to supervise; for imports.
     Raises FenceUnavailable before anything was done.
     """
-    fork_fenced(config, layers_required)
+
+    def imports() -> None:
+        import fence_core.launcher.handle  # noqa: F401 - what `maybe_join` below needs
+
+        meanwhile()
+
+    fork_fenced(config, layers_required, imports)
     fence = maybe_join(None, role="session")
     if fence is None:
         raise BrokerError("the fence stands, but its broker does not answer")
     return fence
 
 
-def fork_fenced(config: Config, layers_required: Iterable[str] = ()) -> None:
+def fork_fenced(
+    config: Config, layers_required: Iterable[str] = (), meanwhile: Callable[[], object] = lambda: None
+) -> None:
     """Fork: returns in the child, with the fence around it. Raises FenceUnavailable before anything was done."""
     found = check_layers(layers_required)
     arch.current()  # raises on a machine whose calls we do not know
@@ -95,7 +106,7 @@ def fork_fenced(config: Config, layers_required: Iterable[str] = ()) -> None:
         os.close(to_supervisor_r)
         os.close(from_supervisor_w)
         ours.close()
-        raise_fence(orders, guardian.run)
+        raise_fence(orders, guardian.run, meanwhile)
         theirs.detach()  # closed by raise_fence
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return
@@ -119,16 +130,6 @@ def _supervise(
         from fence_core.broker.table import filter_program
 
         os.write(to_child, filter_program(arch.current()))
-        answer = os.read(from_child, 8192)
-        if not answer.isdigit():
-            why = answer[1:].decode("utf-8", "replace") or "the fenced process ended before the fence stood"
-            os.waitpid(child, 0)
-            leave_quietly(f"ERROR: fence: the fence could not be raised: {why}", EXIT_UNAVAILABLE)
-        listener = pidfd.get_fd(pidfd.open_pidfd(child), int(answer))
-        # From here the child may go on: its first trapped call waits for the broker, however long that takes to come.
-        os.write(to_child, b"1")
-        os.close(to_child)
-        os.close(from_child)
 
         from fence_core.broker.loop import Broker
         from fence_core.broker.scopes import Scope
@@ -144,6 +145,12 @@ def _supervise(
             base_dir=Path(base_dir(config)),
         )
         libc.set_dumpable(False)  # our memory holds the rules: not readable, even where Landlock is missing
+        answer = os.read(from_child, 8192)
+        if not answer.isdigit():
+            why = answer[1:].decode("utf-8", "replace") or "the fenced process ended before the fence stood"
+            os.waitpid(child, 0)
+            leave_quietly(f"ERROR: fence: the fence could not be raised: {why}", EXIT_UNAVAILABLE)
+        listener = pidfd.get_fd(pidfd.open_pidfd(child), int(answer))
         broker = Broker(listener, root, child, layers=_layers(found), stacks=found.available("wait_killable"))
         supervisor = Supervisor(
             broker,
@@ -152,6 +159,9 @@ def _supervise(
             leftovers=config.settings.leftovers,
             scoped=found.available("landlock_scopes"),
         )
+        os.write(to_child, b"1")
+        os.close(to_child)
+        os.close(from_child)
     except BaseException as error:  # whatever it is: this process must not go on as an unfenced pytest
         os.kill(child, signal.SIGKILL)
         why = str(error) if isinstance(error, FenceError | OSError) else f"{type(error).__name__}: {error}"

@@ -143,9 +143,12 @@ def install(put: Callable[[object, str, object], None] = setattr) -> None:
             return FakeFence("worker", Path(os.environ[DIRECTORY], "mode").read_text())
         return FakeFence("nested", config.settings.mode) if live else None
 
-    def fence_this_process(config: engine.Config, *, layers_required: tuple[str, ...]) -> FakeFence:
+    def fence_this_process(
+        config: engine.Config, *, layers_required: tuple[str, ...], meanwhile: Callable[[], object]
+    ) -> FakeFence:
         if "moonshine" in layers_required:
             raise engine.FenceUnavailable("moonshine", "no such layer", "Valid names: seccomp.")
+        meanwhile()
         Path(os.environ[DIRECTORY], "mode").write_text(config.settings.mode)
         return FakeFence("session", config.settings.mode)
 

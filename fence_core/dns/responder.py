@@ -13,6 +13,7 @@ What is refused or missing must not be remembered, since the next test may be al
 
 from __future__ import annotations
 
+import functools
 import socket
 import struct
 import sys
@@ -42,6 +43,7 @@ _TTL = 30
 _UDP_PAYLOAD = 1232
 """What we say that we take: the size that needs no fragments (DNS Flag Day 2020)."""
 _REVERSE = ".in-addr.arpa"
+_KEPT = 256
 
 
 class Answer(NamedTuple):
@@ -84,26 +86,25 @@ class Responder:
             return Answer(_header_only(message, _NOTIMP), is_query=False)
         if questions != 1 or len(message) > QUERY_MAX:
             return Answer(_header_only(message, _FORMERR), is_query=False)
-        _import_dnspython()
-        import dns.message
-
         try:
-            query = dns.message.from_wire(message)
-            if not isinstance(query, dns.message.QueryMessage) or len(query.question) != 1:
-                raise ValueError
+            query = _read(message[2:])
         except Exception:  # of many kinds; what they have in common is that this is no query
             return Answer(_header_only(message, _FORMERR), is_query=False)
-        return self._answer(query, judge or self._judge)
+        rcode, records, refused = self._decide(query, judge or self._judge)
+        return Answer(message[:2] + _render(message[2:], rcode, tuple(records)), refused)
 
-    def _answer(self, query: dns.message.QueryMessage, judge: Judge) -> Answer:
+    def _decide(
+        self, query: dns.message.QueryMessage, judge: Judge
+    ) -> tuple[int, Sequence[dns.rdata.Rdata], str | None]:
+        """Response code, records, and the name to report."""
         question = query.question[0]
         name = question.name.to_text(omit_final_dot=True).lower()
         if query.edns > 0:
-            return Answer(_render(query, _BADVERS, ()))
+            return _BADVERS, (), None
         rcode, records, refused = self._find(name, question.name, int(question.rdtype), judge)
         if question.rdclass != _IN:
             rcode, records = _REFUSED, []
-        return Answer(_render(query, rcode, records), refused)
+        return rcode, records, refused
 
     def _find(
         self, name: str, asked: dns.name.Name, kind: int, judge: Judge
@@ -184,15 +185,34 @@ def _header_only(message: bytes, rcode: int) -> bytes:
     return _HEADER.pack(number, flags, 0, 0, 0, 0)
 
 
-def _render(query: dns.message.QueryMessage, rcode: int, records: Sequence[dns.rdata.Rdata]) -> bytes:
+# Programs ask the same again and again, and dnspython takes a tenth of a millisecond each way, in which every other
+# call of the run waits. So what was read and what was written is kept, without the id. What is decided is not.
+
+
+@functools.lru_cache(_KEPT)
+def _read(question: bytes) -> dns.message.QueryMessage:
+    """The query that begins with an id and goes on like this; not to be changed. Raises what dnspython does."""
+    _import_dnspython()
+    import dns.message
+
+    query = dns.message.from_wire(b"\0\0" + question)
+    if not isinstance(query, dns.message.QueryMessage) or len(query.question) != 1:
+        raise ValueError
+    return query
+
+
+@functools.lru_cache(_KEPT)
+def _render(asked: bytes, rcode: int, records: tuple[dns.rdata.Rdata, ...]) -> bytes:
+    """The answer to that query, from behind its id."""
     import dns.flags
     import dns.message
     import dns.name
     import dns.rcode
     import dns.rrset
 
+    query = _read(asked)
     question = query.question[0]
-    reply = dns.message.QueryMessage(id=query.id)
+    reply = dns.message.QueryMessage(id=0)
     # CD is copied and AD is not (RFC 4035, section 3.2): we verify nothing.
     reply.flags = _RESPONSE | _RECURSION_AVAILABLE | query.flags & (_RECURSION_DESIRED | dns.flags.CD)
     reply.question = [question]  # with its letters as they came: resolvers mix case and compare
@@ -204,7 +224,7 @@ def _render(query: dns.message.QueryMessage, rcode: int, records: Sequence[dns.r
     elif rcode in (0, _NXDOMAIN):
         # Without it resolvers ask elsewhere, or take NODATA for a referral (RFC 2308, section 2.2).
         reply.authority = [dns.rrset.from_rdata(dns.name.root, 0, _authority())]
-    return reply.to_wire(want_shuffle=False)
+    return reply.to_wire(want_shuffle=False)[2:]
 
 
 def _address(address: str) -> dns.rdata.Rdata:
@@ -230,6 +250,7 @@ def _wire_name(name: str) -> bytes:
     return b"".join(bytes([len(label)]) + label.encode("ascii") for label in name.split(".")) + b"\0"
 
 
+@functools.lru_cache(_KEPT)
 def _record(kind: int, wire: bytes) -> dns.rdata.Rdata:
     import dns.rdata
     import dns.rdataclass

@@ -387,6 +387,22 @@ def test_when_the_addresses_are_used_up_the_server_fails() -> None:
     assert answer.refused is None
 
 
+def test_the_same_question_again_is_decided_again() -> None:
+    """It is neither read nor written again; its id is its own, and the verdict of the moment counts."""
+    responder = Responder(judge)
+    question = dns.message.make_query("api.example.com", "A").to_wire()[2:]
+    verdicts = [Verdict.ALLOW, Verdict.REFUSE, Verdict.ALLOW]
+    answers = [
+        responder.answer(bytes([0, number]) + question, lambda name, verdict=verdict: verdict)
+        for number, verdict in enumerate(verdicts)
+    ]
+    replies = [dns.message.from_wire(answer.reply) for answer in answers if answer.reply]
+    assert [reply.id for reply in replies] == [0, 1, 2]
+    assert [reply.rcode() for reply in replies] == [0, dns.rcode.NXDOMAIN, 0]
+    assert [answer.refused for answer in answers] == [None, "api.example.com", None]
+    assert records(replies[0]) == records(replies[2])
+
+
 def test_dnspython_is_imported_by_the_first_query() -> None:
     code = f"""
 import sys

@@ -333,11 +333,13 @@ def test_taken_for_another(fenced: Fenced, told: Recorder, other: Recorder) -> N
         run = fenced.run(
             TOLD
             + """
+# Open all the time: made later, it could get the very port that is to be free then.
+LINE = socket.create_connection(("127.0.0.1", AGENT), 10).makefile("rw")
+
 def ask(*words):
-    with socket.create_connection(("127.0.0.1", AGENT), 10) as s, s.makefile("rw") as lines:
-        lines.write(" ".join(map(str, words)) + "\\n")
-        lines.flush()
-        return lines.readline().strip()
+    LINE.write(" ".join(map(str, words)) + "\\n")
+    LINE.flush()
+    return LINE.readline().strip()
 
 LINGER = struct.pack("ii", 1, 0)
 

@@ -3,11 +3,13 @@
 
     python benchmarks/run.py                          start-up, per test, per call
     python benchmarks/run.py --only calls --json out.json
+    python benchmarks/run.py --only names             connections by name, beside proxies
     python benchmarks/run.py --corpus RUNNER NAME...  real suites; see benchmarks/corpus/README.md
 
 Contestants: plain pytest; the plugin installed but not used; `--fence`; pytest-socket and sandlock where they are
 installed (`pip install pytest-socket sandlock`, or `python3 dev.py bench`). Plugins are loaded by name, autoload is
-off, so that what else is installed plays no part.
+off, so that what else is installed plays no part. For connections by name: the same without a fence, `--fence`, and
+as explicit proxies tinyproxy and that of sandbox-runtime, where they are installed (names_peers.py says how).
 
 Every round runs each contestant once, in an order that changes from round to round; a ratio compares two runs of the
 same round. Printed are the median, the least and the greatest ratio, the median of the differences, and the difference
@@ -28,10 +30,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+import names_peers
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -99,8 +104,11 @@ class Suite:
             **{name: value for name, value in os.environ.items() if name.startswith("FENCE_BENCH_ROUNDS")},
         }
 
-    def run(self, contestant: Contestant) -> float:
-        """Seconds of wall time. A run that fails ends the benchmark: it would measure something else."""
+    def run(self, contestant: Contestant, *, refused: bool = False) -> float:
+        """Seconds of wall time. A run that fails ends the benchmark: it would measure something else.
+
+        `refused`: what is measured includes refusals, for which the fence fails the test.
+        """
         command = [sys.executable, "-m", "pytest", "-q", *contestant.options]
         self.result.unlink(missing_ok=True)
         if contestant.sandboxed:
@@ -116,6 +124,8 @@ class Suite:
         if contestant.sandboxed and status == 0:
             seconds, status, error = json.loads(done.stdout.splitlines()[-1])
             said += error
+        if refused and status == 1 and self.result.exists():
+            status = 0
         if status:
             raise RuntimeError(f"{contestant.name}: exit status {status} of {shlex.join(whole)}\n{said[-4000:]}")
         return seconds
@@ -152,7 +162,7 @@ class Series:
 
 
 def interleave(
-    contestants: Sequence[Contestant], rounds: int, measure: Callable[[Contestant], dict[str, float]]
+    contestants: Sequence[Contestant], rounds: int, measure: Callable[[Contestant], Mapping[str, float]]
 ) -> dict[str, dict[str, Series]]:
     """Quantity -> contestant -> series. One warm-up round is thrown away."""
     got: dict[str, dict[str, list[float]]] = {}
@@ -228,6 +238,36 @@ def per_call(base: Path, contestants: Sequence[Contestant], rounds: int) -> dict
     return found
 
 
+def names(base: Path, rounds: int) -> dict[str, dict[str, Series]]:
+    """Connections by name: directly, through the fence, and by explicit proxies."""
+    code = (HERE / "measure_names.py").read_text(encoding="utf-8")
+    with ExitStack() as stack:
+        ports, certificate = stack.enter_context(names_peers.servers(base))
+        proxies = names_peers.rivals(base, stack)
+        policy = names_peers.policy(ports)
+        suite = Suite(base, "names", {"test_names.py": code, "pyproject.toml": policy})
+
+        def measure(contestant: Contestant) -> Mapping[str, float]:
+            way = names_peers.way(ports, certificate, contestant is FENCE, proxies.get(contestant.name, 0))
+            (suite.path / "way.json").write_text(way, encoding="utf-8")
+            suite.run(contestant, refused=contestant is FENCE)
+            return json.loads(suite.result.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+        found = interleave([PLAIN, FENCE, *map(Contestant, proxies)], rounds, measure)
+    print("\nConnections by name (aim: new connection +2 ms, refused +1 ms, throughput that of sandbox-runtime)\n")
+    rows = []
+    for operation, by_name in found.items():
+        for name, series in by_name.items():
+            own = statistics.median(series.values)
+            takes = f"{own / 1e3:.0f} us" if "MiB" not in operation else f"{1e9 / own:.0f} MiB/s"
+            if "at once" in operation:
+                takes += f", {1e9 / own:,.0f}/s"
+            compared = [ratio(series), f"{statistics.median(series.extras) / 1e3:+.0f} us"]
+            rows.append([operation, name, takes, *(["", ""] if name == PLAIN.name else compared)])
+    print(table(["operation", "by", "takes", "ratio (least to greatest)", "extra"], rows), flush=True)
+    return found
+
+
 def corpus(runner: Path, names: Sequence[str], rounds: int, scratch: Path, options: str) -> dict[str, object]:
     """Each project by itself, since each may have a policy of its own in benchmarks/corpus."""
     listed = subprocess.run([sys.executable, str(runner), "list"], capture_output=True, text=True, check=True).stdout
@@ -288,14 +328,14 @@ def machine() -> dict[str, object]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="projects of the corpus (default: all)")
-    parser.add_argument("--only", action="append", choices=("startup", "tests", "calls", "corpus"))
+    parser.add_argument("--only", action="append", choices=("startup", "tests", "calls", "names", "corpus"))
     parser.add_argument("--repeats", type=int, default=9, help="rounds (default: %(default)s)")
     parser.add_argument("--tests", type=int, default=10_000, help="empty tests in one suite (default: %(default)s)")
     parser.add_argument("--corpus", type=Path, metavar="RUNNER", help="the corpus' run.py")
     parser.add_argument("--corpus-options", default="", metavar="OPTIONS", help="further pytest options, e.g. '-n 2'")
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything that was measured")
     options = parser.parse_args(argv)
-    wanted = options.only or ["startup", "tests", "calls", *(["corpus"] if options.corpus else [])]
+    wanted = options.only or ["startup", "tests", "calls", "names", *(["corpus"] if options.corpus else [])]
     if "corpus" in wanted and options.corpus is None:
         parser.error("--only corpus needs --corpus RUNNER")
     if options.names and "corpus" not in wanted:
@@ -318,6 +358,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         if "calls" in wanted:
             series |= per_call(scratch, [c for c in here if c is not INSTALLED], max(3, options.repeats // 2))
+        if "names" in wanted and not shutil.which("openssl"):
+            print("connections by name: not measured, openssl is not installed")
+        elif "names" in wanted:
+            series |= names(scratch, max(3, options.repeats // 2))
         report["measured"] = {
             quantity: {name: one.record() for name, one in by_name.items()} for quantity, by_name in series.items()
         }

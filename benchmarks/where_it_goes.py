@@ -3,6 +3,8 @@
 
     python benchmarks/where_it_goes.py startup         modules that only a fenced run imports, by their own time
     python benchmarks/where_it_goes.py broker [ARG...]  functions of the supervisor, over `pytest --fence ARG...`
+    python benchmarks/where_it_goes.py filter new      functions of the filter, over new connections
+    python benchmarks/where_it_goes.py filter bulk     ... over a long download and a long upload
 
 Without ARG the broker is profiled over the calls of measure_calls.py. A profile makes every call dearer: the shares
 are what counts, run.py has the times.
@@ -36,6 +38,55 @@ def run(broker):
 Broker.run = run
 sys.exit(pytest.main(sys.argv[1:]))
 """
+
+PROFILED_FILTER = """
+import cProfile, pstats, select, socket, sys
+import pytest
+from fence_core.broker.tunnels import Tunnels
+from fence_core.proxy import server
+serve, close = server.serve, Tunnels.close
+def profiled(listeners, control, on_bug=None):
+    from fence_core.proxy import hub
+    run = hub.run
+    def measured(*arguments):
+        profile = cProfile.Profile()
+        try:
+            return profile.runcall(run, *arguments)
+        finally:
+            with open("profile.txt", "w") as file:
+                pstats.Stats(profile, stream=file).strip_dirs().sort_stats("tottime").print_stats(%d)
+    hub.run = measured
+    serve(listeners, control, on_bug)
+def patient(tunnels):  # who is killed writes no profile
+    if tunnels._end is not None:
+        tunnels._end.control.shutdown(socket.SHUT_RDWR)
+        select.select([tunnels._end.pidfd], [], [], 10)
+    close(tunnels)
+server.serve, Tunnels.close = profiled, patient
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+TUNNELS = {
+    "new": """
+import measure_names as names
+
+def test_new():
+    fetch = names.request("http")
+    for _ in range(2000):
+        with names.connect("http") as sock:
+            sock.sendall(fetch)
+            names.read_head(sock)
+""",
+    "bulk": """
+import measure_names as names
+
+def test_bulk():
+    room = bytearray(1 << 20)
+    for _ in range(4):
+        names.download(room)
+        names.upload(room)
+""",
+}
 
 
 def import_times(options: Sequence[str], folder: Path) -> dict[str, int]:
@@ -71,12 +122,27 @@ def broker(folder: Path, arguments: Sequence[str]) -> int:
     return subprocess.run(command, cwd=where, env=environment).returncode
 
 
+def filter_(folder: Path, what: str) -> int:
+    import names_peers
+
+    (folder / "measure_names.py").write_text((HERE / "measure_names.py").read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "test_tunnels.py").write_text(TUNNELS[what], encoding="utf-8")
+    with names_peers.servers(folder) as (ports, certificate):
+        (folder / "pyproject.toml").write_text(names_peers.policy(ports), encoding="utf-8")
+        (folder / "way.json").write_text(names_peers.way(ports, certificate, named=True), encoding="utf-8")
+        status = subprocess.run([sys.executable, "-c", PROFILED_FILTER % SHOWN, "--fence", "-q"], cwd=folder).returncode
+    print((folder / "profile.txt").read_text(encoding="utf-8"))
+    return status
+
+
 def main(words: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="fence-profile-") as name:
         if words[:1] == ["startup"]:
             return startup(Path(name))
         if words[:1] == ["broker"]:
             return broker(Path(name), words[1:])
+        if words[:1] == ["filter"] and words[1:] in (["new"], ["bulk"]):
+            return filter_(Path(name), words[1])
     print(__doc__)
     return 2
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,10 +43,30 @@ def ready(process: subprocess.Popen[Any], what: str = "ready\n") -> str:
     raise AssertionError(f"ended before it said {what!r}: {seen} {process.communicate()}")
 
 
+def parent(pid: str) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()[1])
+
+
+def witnessed(process: subprocess.Popen[Any]) -> bool:
+    """Whether the run, started by this process or by its child, has the process that tells signals to the group from
+    those to itself. It comes when the tests are under way: earlier, signals are passed on in any case."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if Path(f"/proc/{pid}/comm").read_text() == "fence-witness\n":
+                above = parent(pid)
+                if process.pid in (above, parent(str(above))):
+                    return True
+        except OSError:
+            continue  # it has ended
+    return False
+
+
 def signalled(runs: Runs, send: Callable[[subprocess.Popen[Any]], object], *args: str, fenced: bool) -> Ended:
     """What becomes of a run to which `send` is applied while its test waits."""
     process = runs.start(runs.argv(("-s", "-p", "no:cacheprovider", *args), fenced=fenced))
     before = ready(process)
+    if fenced:
+        until(lambda: witnessed(process), "the run knows who is meant by signals")
     send(process)
     ended = runs.finish(process)
     return Ended(ended.status, before + ended.out, ended.err)
@@ -135,6 +156,7 @@ def test_timeout(pytester: pytest.Pytester, runs: Runs, name: str, status: int) 
     argv = [str(shutil.which("timeout")), "-s", name, "60", *runs.argv(("-s", "-q"), fenced=True)]
     process = runs.start(argv)
     before = ready(process)
+    until(lambda: witnessed(process), "the run knows who is meant by signals")
     process.send_signal(getattr(signal, f"SIG{name}"))  # passed on as if the time were over
     ended = runs.finish(process)
     assert (ended.status, ended.err) == (status, ""), ended

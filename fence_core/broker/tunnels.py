@@ -103,7 +103,7 @@ class Tunnels:
         """This borrowed socket, just connected to the filter, is for that."""
         host, port = borrowed.socket.getsockname()[:2]
         if len(self._announced) > _OPEN_MAX:
-            self._announced.clear()
+            del self._announced[next(iter(self._announced))]
         self._announced[(host.removeprefix("::ffff:"), port)] = tunnel
 
     def close(self) -> None:
@@ -146,8 +146,9 @@ class Tunnels:
         tunnel = self._announced.pop(place, None)
         if tunnel is None:
             return {"kind": "nobody"}
+        self._open.pop(place, None)
         if len(self._open) > _OPEN_MAX:
-            self._open.clear()
+            del self._open[next(iter(self._open))]  # the oldest: a port has been used again long ago
         self._open[place] = tunnel
         answer: dict[str, Any] = {"kind": "tunnel" if tunnel.name else "proxy", "upstream_proxy": tunnel.upstream_proxy}
         if tunnel.name:

@@ -97,7 +97,7 @@ def test_odd_requests(fenced: Fenced) -> None:
 
         def test_never_reading():
             line = os.open("/proc/fence/control", os.O_RDWR | os.O_CREAT)
-            with pytest.raises(BrokenPipeError):
+            with pytest.raises((BrokenPipeError, ConnectionResetError)):
                 for _ in range(1000):
                     os.write(line, b"x\\n" * 10_000)
             os.close(line)

@@ -7,6 +7,8 @@ package        what it holds
 ``events``     what was tried that is not allowed
 ``kernel``     one module per kernel interface, without opinions
 ``broker``     the supervisor's side: every trapped call is answered here
+``dns``        answers look-ups of names; sends nothing on
+``proxy``      the filter: a process that relays to allowed names
 ``launcher``   builds one fence, and joins one that stands
 ``report``     violations as text
 ``errors``     every exception, grouped by whose fault it is

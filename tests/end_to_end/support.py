@@ -78,7 +78,7 @@ def shown(text: str) -> str:
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+", "<date>", text)
     text = re.sub(r"/pytest-\d+/", "/pytest-<n>/", text)
     text = re.sub(r"pytest-cache-files-\w+", "pytest-cache-files-<name>", text)
-    return re.sub(r"(pid|process) \d+", r"\1 <pid>", text)
+    return re.sub(r"\b(pid|process)([ =])\d+", r"\1\2<pid>", text)
 
 
 class Runs:

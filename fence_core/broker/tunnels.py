@@ -142,7 +142,7 @@ class Tunnels:
                 self.close()  # it does not read: better none than one that waits
 
     def _who(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        place = (request.get("host", "127.0.0.1"), request["port"])
+        place = (request["host"], request["port"])
         tunnel = self._announced.pop(place, None)
         if tunnel is None:
             return {"kind": "nobody"}
@@ -209,7 +209,7 @@ class Tunnels:
         return {}
 
     def _known(self, request: Mapping[str, Any]) -> Tunnel | None:
-        return self._open.get((request.get("host", "127.0.0.1"), request["from"]))
+        return self._open.get((request["host"], request["from"]))
 
 
 _OPERATIONS: dict[str, Callable[[Tunnels, Mapping[str, Any]], dict[str, Any]]] = {

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers import exec as exec_
-from fence_core.broker.handlers import files, network
+from fence_core.broker.handlers import files, messages, network
 from fence_core.kernel import bpf
 from fence_core.kernel.arch import Arch
 
@@ -43,7 +43,7 @@ _SOCKET: tuple[bpf.Case | int, ...] = (
 )
 _SENDTO: tuple[bpf.Case | int, ...] = (
     bpf.Case((bpf.Condition(4, "ne", 0, 64),), TRAP),
-    bpf.Case((bpf.Condition(3, "any_bits", network.MSG_FASTOPEN),), TRAP),
+    bpf.Case((bpf.Condition(3, "any_bits", messages.MSG_FASTOPEN),), TRAP),
     ALLOW,
 )
 _RECVFROM: tuple[bpf.Case | int, ...] = (bpf.Case((bpf.Condition(4, "ne", 0, 64),), TRAP), ALLOW)
@@ -137,10 +137,10 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     "connect": (network.connect, TRAP),
     "bind": (network.bind, TRAP),
     "listen": (network.listen, TRAP),
-    "sendto": (network.sendto, _SENDTO),
-    "recvfrom": (network.recvfrom, _RECVFROM),
-    "sendmsg": (network.sendmsg, TRAP),
-    "sendmmsg": (network.sendmmsg, TRAP),
+    "sendto": (messages.sendto, _SENDTO),
+    "recvfrom": (messages.recvfrom, _RECVFROM),
+    "sendmsg": (messages.sendmsg, TRAP),
+    "sendmmsg": (messages.sendmmsg, TRAP),
     "setsockopt": (network.setsockopt, _SETSOCKOPT),
     # programs
     "execve": (exec_.execve, TRAP),

@@ -5,8 +5,7 @@
 * An internet socket is made by the broker and tied to the loopback interface (SO_BINDTODEVICE) before the program
   gets it, unless the policy lists addresses outside. This is the floor below everything that has no other: UDP,
   MPTCP, TCP fast open, and the race that CONTINUE leaves in ``sendmsg``.
-* What has a destination of its own (``sendto``, ``sendmsg``, ``sendmmsg``) is judged, and sent by the broker where
-  it is an internet datagram.
+* What carries data is next door, in `messages`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ import time
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers.files import Arguments, signed
-from fence_core.broker.names import raw_address
 from fence_core.broker.native_errno import Credentials, in_our_user_namespace, native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD
@@ -47,9 +45,6 @@ if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
     from fence_core.broker.loop import Broker
 
-MSG_DONTWAIT = 0x40
-MSG_NOSIGNAL = 0x4000
-MSG_FASTOPEN = 0x20000000
 SO_BINDTODEVICE = 25
 SO_BINDTOIFINDEX = 62
 
@@ -58,17 +53,10 @@ _ALLOWED_PROTOCOLS = frozenset({0, socket.IPPROTO_TCP, socket.IPPROTO_UDP, IPPRO
 _PING = frozenset({socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6})
 _SOCK_TYPE_MASK = 0xF
 
-_MSGHDR = struct.Struct("@PI4xPNPNi4x")
-"""struct msghdr of the kernel, 64-bit: name, namelen, iov, iovlen, control, controllen, flags."""
-_IOVEC = struct.Struct("@PN")
-_DATAGRAM_MAX = 1 << 17
-_IOV_MAX = 1024
-
 _connect = libc.function("connect", ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _bind = libc.function("bind", ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _socket = libc.function("socket", ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int)
 _listen = libc.function("listen", ctypes.c_int, ctypes.c_int, ctypes.c_int)
-_sendmsg = libc.function("sendmsg", ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 _setsockopt = libc.function(
     "setsockopt", ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
 )
@@ -124,7 +112,7 @@ def _exposes(process: Process) -> bool:
     return all(binding.rules().network.expose_ports for binding, _ in process.account().judges)
 
 
-def _tie_late(broker: Broker, process: Process, borrowed: Borrowed) -> None:
+def tie_late(broker: Broker, process: Process, borrowed: Borrowed) -> None:
     if borrowed.is_inet and borrowed.type == socket.SOCK_STREAM and _exposes(process):
         _tie(broker, process, borrowed.fd)
 
@@ -138,7 +126,7 @@ def _may_open_raw(tid: int, family: int, kind: int) -> bool:
     needs = kind == socket.SOCK_RAW or family == socket.AF_PACKET
     if not needs or os.geteuid() != 0:
         return True
-    return _has_capability(tid, CAP_NET_RAW)
+    return has_capability(tid, CAP_NET_RAW)
 
 
 def _has_direct_addresses(process: Process) -> bool:
@@ -155,31 +143,13 @@ class BindToDevice:
         return self._what
 
 
-_SOURCE_ROUTE = BindToDevice("send by a route of one's own (source routing)")
-_ROUTES = frozenset({(0, 7), (41, 5), (41, 57)})
-"""Level and type of ancillary data: IP_RETOPTS, IPV6_2292RTHDR, IPV6_RTHDR. With such a route a message for loopback
-goes to its first stop, wherever that is."""
+SOURCE_ROUTE = BindToDevice("send by a route of one's own (source routing)")
 ROUTE_OPTIONS = ((0, 4), (41, 6), (41, 57))
 """Level and name of socket options that do the same: IP_OPTIONS, IPV6_2292PKTOPTIONS, IPV6_RTHDR."""
-_CMSG = struct.Struct("@Nii")
-
-
-def _names_a_route(control: bytes) -> bool:
-    at = 0
-    while at + _CMSG.size <= len(control):
-        size, level, kind = _CMSG.unpack_from(control, at)
-        if (level, kind) in _ROUTES:
-            return True
-        if size < _CMSG.size:
-            return False  # EINVAL
-        at += (size + 7) & ~7
-    return False
-
-
 # ---------------------------------------------------------------- connect
 
 
-def _on_socket(
+def on_socket(
     judge: Callable[[Broker, Process, int, Borrowed, Arguments], Reply],
 ) -> Callable[[Broker, int, Arguments], Reply]:
     """A handler whose first argument is a socket: borrowed, known by what it is, and closed again."""
@@ -216,14 +186,14 @@ def _address(tid: int, at: int, size: int) -> Address | None:
     return parse_address(memory.read(tid, at, size))
 
 
-@_on_socket
+@on_socket
 def setsockopt(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
     """Only what chooses the way of messages arrives here (`table.py`)."""
     level, name = signed(args[1]), signed(args[2])
     if level != socket.SOL_SOCKET:
-        if level == socket.IPPROTO_IP and not _has_capability(tid, CAP_NET_RAW):
+        if level == socket.IPPROTO_IP and not has_capability(tid, CAP_NET_RAW):
             return CONTINUE  # the kernel takes no route from those
-        return broker.refuse(process, tid, _SOURCE_ROUTE, errno.EPERM, whatever_rules=True)
+        return broker.refuse(process, tid, SOURCE_ROUTE, errno.EPERM, whatever_rules=True)
     value = memory.read(tid, args[3], min(args[4] & 0xFFFF, 64)) if args[3] and args[4] else b""
     if name == SO_BINDTODEVICE and value.split(b"\0", 1)[0] == b"lo":
         return _errno_of(_setsockopt(borrowed.fd, level, name, b"lo\0", 3)) or Value(0)
@@ -246,7 +216,7 @@ class Elsewhere:
 Verdict = int | bytes | Elsewhere
 
 
-@_on_socket
+@on_socket
 def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
     address = _address(tid, args[1], args[2])
     if address is None:
@@ -256,11 +226,11 @@ def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args
         if verdict:
             return CONTINUE if verdict == ANYWHERE else verdict
         verdict = address.raw
-    _tie_late(broker, process, borrowed)
+    tie_late(broker, process, borrowed)
     if isinstance(verdict, bytes):
-        return _perform_connect(borrowed, verdict, _other_ids(tid, borrowed))
-    begins = _is_closed(borrowed)
-    reply = _perform_connect(borrowed, verdict.raw)
+        return perform_connect(borrowed, verdict, _other_ids(tid, borrowed))
+    begins = is_closed(borrowed)
+    reply = perform_connect(borrowed, verdict.raw)
     if not begins:
         return reply  # it asks how an earlier connect has ended, or should not ask at all
     if not isinstance(reply, int) or reply == errno.EINPROGRESS:
@@ -271,7 +241,7 @@ def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args
 _TCP_CLOSE = 7  # include/net/tcp_states.h
 
 
-def _is_closed(borrowed: Borrowed) -> bool:
+def is_closed(borrowed: Borrowed) -> bool:
     """Whether a connect now would be a new one: for any other nobody may be announced."""
     if borrowed.type != socket.SOCK_STREAM:
         return True
@@ -475,7 +445,7 @@ def _connect_as(who: Credentials | None, fd: int, target: bytes) -> int:
         os.setgroups(groups)
 
 
-def _perform_connect(borrowed: Borrowed, target: bytes, who: Credentials | None = None) -> Reply:
+def perform_connect(borrowed: Borrowed, target: bytes, who: Credentials | None = None) -> Reply:
     """connect(2) on the borrowed socket without ever blocking the loop.
 
     A blocking socket is made non-blocking for the microseconds of the call. EINPROGRESS (TCP) and EAGAIN (a full
@@ -488,7 +458,7 @@ def _perform_connect(borrowed: Borrowed, target: bytes, who: Credentials | None 
     failed = _connect_at_once(who, fd, target)
     if not blocking or failed not in _UNFINISHED:
         return failed or Value(0)
-    deadline = _send_deadline(borrowed)
+    deadline = send_deadline(borrowed)
 
     def poll() -> int | Value | None:
         # Asked by a further connect(2), which takes note of the end in the socket itself: SO_ERROR would leave a
@@ -531,10 +501,17 @@ _CONNECT_S = 0.005
 _UNFINISHED = (errno.EINPROGRESS, errno.EAGAIN, errno.EALREADY)
 
 
+def send_deadline(borrowed: Borrowed) -> float:
+    """When SO_SNDTIMEO is over."""
+    seconds, micros = struct.unpack("@qq", borrowed.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16))
+    limit = seconds + micros / 1e6
+    return time.monotonic() + limit if limit else float("inf")
+
+
 # ---------------------------------------------------------------- bind, listen
 
 
-@_on_socket
+@on_socket
 def bind(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
     if not borrowed.is_inet and borrowed.domain != socket.AF_UNIX:
         return CONTINUE  # netlink
@@ -559,10 +536,10 @@ def _bind_inet(broker: Broker, process: Process, tid: int, borrowed: Borrowed, a
         if not _is_local(borrowed, address):
             return errno.EADDRNOTAVAIL
         return broker.refuse(process, tid, request, errno.EACCES)
-    if 0 < address.port < 1024 and os.geteuid() == 0 and not _has_capability(tid, CAP_NET_BIND_SERVICE):
+    if 0 < address.port < 1024 and os.geteuid() == 0 and not has_capability(tid, CAP_NET_BIND_SERVICE):
         return CONTINUE  # the kernel refuses it: these are not our rights to lend
     if not _is_exposed(process, address.port):
-        _tie_late(broker, process, borrowed)
+        tie_late(broker, process, borrowed)
     failed = _errno_of(_bind(borrowed.fd, address.raw, len(address.raw)))
     if failed:
         return failed
@@ -574,7 +551,7 @@ CAP_NET_BIND_SERVICE = 10
 CAP_NET_RAW = 13
 
 
-def _has_capability(tid: int, number: int) -> bool:
+def has_capability(tid: int, number: int) -> bool:
     with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as status:
         for line in status:
             if line.startswith("CapEff:"):
@@ -610,7 +587,7 @@ def _bind_unix(broker: Broker, process: Process, tid: int, fd: int, address: Add
     return CONTINUE
 
 
-@_on_socket
+@on_socket
 def listen(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
     """listen(2) on an unbound TCP socket binds it to a port of the kernel's choice."""
     if not borrowed.is_inet:
@@ -622,254 +599,8 @@ def listen(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args:
             refused = broker.refuse(process, tid, request, errno.EACCES)
             if refused:
                 return refused
-        _tie_late(broker, process, borrowed)
+        tie_late(broker, process, borrowed)
     failed = _errno_of(_listen(borrowed.fd, signed(args[1])))
     if not failed and unbound:
         _remember_port(broker, borrowed)
     return failed or Value(0)
-
-
-# ---------------------------------------------------------------- sends with a destination
-
-
-class _Message:
-    """One struct msghdr; the data is copied when it is asked for."""
-
-    __slots__ = ("_iov", "_iov_count", "_tid", "control", "name")
-
-    def __init__(self, tid: int, header: bytes) -> None:
-        name, name_size, iov, count, control, control_size, _ = _MSGHDR.unpack(header)
-        self._tid, self._iov, self._iov_count = tid, iov, count
-        self.name = memory.read(tid, name, min(name_size, SOCKADDR_MAX)) if name and name_size else b""
-        self.control = memory.read(tid, control, min(control_size, 65536)) if control and control_size else b""
-
-    def data(self) -> bytes:
-        return _gather(self._tid, self._iov, self._iov_count)
-
-
-def _gather(tid: int, iov: int, count: int) -> bytes:
-    if count > _IOV_MAX:
-        raise KernelCallError("sendmsg", errno.EMSGSIZE)
-    parts = []
-    total = 0
-    for base, size in _IOVEC.iter_unpack(memory.read(tid, iov, _IOVEC.size * count)) if count else ():
-        if size:
-            total += size
-            if total > _DATAGRAM_MAX:
-                raise KernelCallError("sendmsg", errno.EMSGSIZE)
-            parts.append(memory.read(tid, base, size))
-    return b"".join(parts)
-
-
-@_on_socket
-def sendto(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
-    """Only with an address, or with MSG_FASTOPEN: the filter lets the others through."""
-    size = args[5] & 0xFFFF_FFFF
-    if not args[4]:
-        return CONTINUE
-    if size > SOCKADDR_MAX:
-        return errno.EINVAL
-    name = memory.read(tid, args[4], size) if size else b""
-    length = min(args[2], _DATAGRAM_MAX)
-    return _send(broker, process, tid, borrowed, name, lambda: memory.read(tid, args[1], length), b"", signed(args[3]))
-
-
-@_on_socket
-def sendmsg(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
-    """Internet datagrams are sent here whether they have a destination of their own or not: carried on by the kernel,
-    a message without one could have got one by then, and with IP_PKTINFO a way past the interface it is tied to."""
-    if not borrowed.is_inet and borrowed.type != socket.SOCK_DGRAM:
-        return CONTINUE
-    message = _Message(tid, memory.read(tid, args[1], _MSGHDR.size))
-    return _send(broker, process, tid, borrowed, message.name, message.data, message.control, signed(args[2]))
-
-
-@_on_socket
-def sendmmsg(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
-    """Judged and sent one by one; as with the kernel's own, a failure after the first is not told."""
-    count = min(args[2] & 0xFFFF_FFFF, _IOV_MAX)
-    step = _MSGHDR.size + 8  # struct mmsghdr: msghdr, msg_len, padding
-    vector = memory.read(tid, args[1], step * count) if count else b""
-    messages = [_Message(tid, vector[i * step : i * step + _MSGHDR.size]) for i in range(count)]
-    datagrams = borrowed.is_inet and borrowed.type == socket.SOCK_DGRAM
-    if not datagrams and not any(message.name or message.control for message in messages):
-        return CONTINUE
-    sent = 0
-    for index, message in enumerate(messages):
-        flags = signed(args[3])
-        reply = _send(broker, process, tid, borrowed, message.name, message.data, message.control, flags)
-        if reply == CONTINUE and not borrowed.is_inet:
-            continue  # judged; the kernel sends them all
-        if isinstance(reply, Wait) and not sent:
-            return _first_of_many(reply, tid, args[1] + _MSGHDR.size)
-        if not isinstance(reply, Value):
-            return Value(sent) if sent else reply
-        memory.write(tid, args[1] + index * step + _MSGHDR.size, struct.pack("@I", reply.value))
-        sent += 1
-    return Value(sent) if sent else CONTINUE
-
-
-def _first_of_many(wait: Wait, tid: int, length_at: int) -> Wait:
-    """sendmmsg(2) whose first message has to wait: it returns when that one is sent."""
-    send = wait.poll
-
-    def poll() -> int | Value | None:
-        answer = send()
-        if not isinstance(answer, Value):
-            return answer
-        memory.write(tid, length_at, struct.pack("@I", answer.value))
-        return Value(1)
-
-    wait.poll = poll
-    return wait
-
-
-def _send(
-    broker: Broker,
-    process: Process,
-    tid: int,
-    borrowed: Borrowed,
-    name: bytes,
-    data: Callable[[], bytes],
-    control: bytes,
-    flags: int,
-) -> Reply:
-    datagram = borrowed.type == socket.SOCK_DGRAM
-    if not datagram and not flags & MSG_FASTOPEN:
-        return CONTINUE  # the kernel does not look at the address
-    if control and borrowed.is_inet and _names_a_route(control):
-        if not _has_capability(tid, CAP_NET_RAW):
-            return errno.EPERM
-        return broker.refuse(process, tid, _SOURCE_ROUTE, errno.EPERM, whatever_rules=True)
-    if not name:
-        return _perform_datagram(borrowed, b"", data(), control, flags) if borrowed.is_inet and datagram else CONTINUE
-    address = parse_address(name)
-    if address is None:
-        return errno.EINVAL
-    verdict = judge_destination(broker, process, tid, borrowed, address, sends=True)
-    if isinstance(verdict, int) and verdict > 0:
-        return verdict
-    if not borrowed.is_inet:
-        return CONTINUE
-    _tie_late(broker, process, borrowed)
-    if isinstance(verdict, Elsewhere):
-        return _send_elsewhere(broker, borrowed, verdict, data(), control, flags)
-    target = verdict if isinstance(verdict, bytes) else name
-    if not datagram:
-        return _perform_fast_open(borrowed, target, data(), control, flags)
-    return _perform_datagram(borrowed, target, data(), control, flags)
-
-
-def _send_elsewhere(
-    broker: Broker, borrowed: Borrowed, verdict: Elsewhere, data: bytes, control: bytes, flags: int
-) -> Reply:
-    """To one of ours. Who is there is known before anything is read: that comes after this call."""
-    reply: Reply
-    begins = _is_closed(borrowed)
-    if borrowed.type == socket.SOCK_STREAM:
-        reply = _perform_fast_open(borrowed, verdict.raw, data, control, flags)
-    else:
-        reply = _perform_datagram(borrowed, verdict.raw, data, control, flags)
-    if begins and (not isinstance(reply, int) or reply == errno.EINPROGRESS):
-        verdict.arrived(borrowed)
-        broker.names.answer_at_once(borrowed)
-    return reply
-
-
-def _perform_datagram(borrowed: Borrowed, target: bytes, data: bytes, control: bytes, flags: int) -> Reply:
-    """A full buffer of a blocking socket is waited for here: carried on by the kernel, the call could be another."""
-    reply = _perform_send(borrowed.fd, target, data, control, flags)
-    if reply.__class__ is Value or reply != CONTINUE:
-        return reply
-    deadline = _send_deadline(borrowed)
-
-    def poll() -> int | Value | None:
-        again = _perform_send(borrowed.fd, target, data, control, flags)
-        if isinstance(again, Value):
-            return again
-        if again == CONTINUE:
-            return errno.EAGAIN if time.monotonic() >= deadline else None
-        return int(again)  # type: ignore[arg-type]
-
-    return Wait(borrowed.fd, poll, borrowed.close, deadline)
-
-
-def _send_deadline(borrowed: Borrowed) -> float:
-    """When SO_SNDTIMEO is over."""
-    seconds, micros = struct.unpack("@qq", borrowed.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16))
-    limit = seconds + micros / 1e6
-    return time.monotonic() + limit if limit else float("inf")
-
-
-def _perform_fast_open(borrowed: Borrowed, target: bytes, data: bytes, control: bytes, flags: int) -> Reply:
-    """MSG_FASTOPEN connects and sends; where it may block in turn, as the kernel does without a cookie of this peer."""
-    fd = borrowed.fd
-    if flags & MSG_DONTWAIT or not os.get_blocking(fd):
-        return _perform_send(fd, target, data, control, flags)
-    connected = _perform_connect(borrowed, target)
-    if not isinstance(connected, Wait):
-        return (
-            _perform_send(fd, b"", data, control, flags & ~MSG_FASTOPEN) if connected.__class__ is Value else connected
-        )
-    wait = connected
-
-    def poll() -> int | Value | None:
-        answer = wait.poll()
-        if not isinstance(answer, Value):
-            return answer
-        sent = _perform_send(fd, b"", data, control, flags & ~MSG_FASTOPEN)
-        return sent if isinstance(sent, Value) else errno.EAGAIN if sent == CONTINUE else int(sent)  # type: ignore[arg-type]
-
-    return Wait(wait.fd, poll, wait.close, wait.deadline)
-
-
-@_on_socket
-def recvfrom(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
-    """Only where the caller wants to know the sender: some resolvers (c-ares, musl) take an answer only from whom they
-    have asked. On a socket that was led to us, that is who it comes from."""
-    if borrowed.type != socket.SOCK_DGRAM or not borrowed.is_inet:
-        return CONTINUE
-    asked = broker.names.asked(borrowed)
-    if asked is None:
-        return CONTINUE
-    flags = signed(args[3])
-    waits = os.get_blocking(borrowed.fd) and not flags & MSG_DONTWAIT
-    room_for_data = bytearray(min(args[2], _DATAGRAM_MAX))
-    try:
-        # Into a buffer of ours: with MSG_TRUNC the size may be larger, and `recvfrom` would make up the rest.
-        size, sender = borrowed.socket.recvfrom_into(room_for_data, 0, flags | MSG_DONTWAIT)
-    except BlockingIOError:
-        return CONTINUE if waits else errno.EAGAIN
-    except OSError as error:
-        return error.errno or errno.EIO
-    name = asked if broker.names.is_ours(borrowed, sender) else raw_address(borrowed.domain, *sender[:2])
-    room = int.from_bytes(memory.read(tid, args[5], 4), "little", signed=True)
-    if room < 0:
-        return errno.EINVAL
-    memory.write(tid, args[1], bytes(room_for_data[:size]))
-    memory.write(tid, args[4], name[:room])
-    memory.write(tid, args[5], len(name).to_bytes(4, "little"))
-    return Value(size)
-
-
-def _perform_send(fd: int, name: bytes, data: bytes, control: bytes, flags: int) -> Reply:
-    name_buffer = ctypes.create_string_buffer(name, max(len(name), 1))
-    data_buffer = ctypes.create_string_buffer(data, max(len(data), 1))
-    control_buffer = ctypes.create_string_buffer(control, max(len(control), 1))
-    iov = ctypes.create_string_buffer(_IOVEC.pack(ctypes.addressof(data_buffer), len(data)), _IOVEC.size)
-    header = _MSGHDR.pack(
-        ctypes.addressof(name_buffer) if name else 0,
-        len(name),
-        ctypes.addressof(iov),
-        1,
-        ctypes.addressof(control_buffer) if control else 0,
-        len(control),
-        0,
-    )
-    message = ctypes.create_string_buffer(header, len(header))
-    sent = _sendmsg(fd, ctypes.addressof(message), flags | MSG_DONTWAIT | MSG_NOSIGNAL)
-    if sent < 0:
-        failed = ctypes.get_errno()
-        # CONTINUE: a full buffer of a blocking socket.
-        return CONTINUE if failed == errno.EAGAIN and not flags & MSG_DONTWAIT and os.get_blocking(fd) else failed
-    return Value(int(sent))

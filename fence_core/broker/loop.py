@@ -19,7 +19,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fence_core.broker.attribution import Process, ProcessTable, program
+from fence_core.broker.ceiling import Ceiling
 from fence_core.broker.control import OPEN_OF_ONE_MAX, Connection
+from fence_core.broker.identity import Identities
 from fence_core.broker.names import Names
 from fence_core.broker.page import create as create_page
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
@@ -85,13 +87,25 @@ class _Parked:
 class Broker:
     """All that the supervisor knows. Only `run` blocks; everything else is called from it."""
 
-    def __init__(self, listener_fd: int, root: Scope, root_pid: int, *, layers: tuple[str, ...], stacks: bool) -> None:
+    def __init__(
+        self,
+        listener_fd: int,
+        root: Scope,
+        root_pid: int,
+        *,
+        layers: tuple[str, ...],
+        stacks: bool,
+        ceiling: Ceiling,
+    ) -> None:
         self.listener = seccomp.Listener(listener_fd)
         self.listener.set_sync_wake_up()
         self.layers = layers
         self.stacks_work = stacks
         """Whether WAIT_KILLABLE_RECV is in force: without it a stack signal would repeat the call for ever."""
-        self.resolver = Resolver()
+        self._closing: list[int] = []
+        self.resolver = Resolver(self._closing.append)
+        self.ceiling = ceiling
+        self.identities = Identities()
         self.inside = InsideSockets()
         self.epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
@@ -122,7 +136,6 @@ class Broker:
         self.finished = False
         self._handlers = handlers(arches.current())
         self._id = 0
-        self._closing: list[int] = []
         self._call: tuple[int, ...] = ()
         """Number, instruction pointer and arguments of the call that is being answered."""
         self._undelivered: dict[int, tuple[tuple[int, ...], int, float]] = {}
@@ -237,21 +250,26 @@ class Broker:
             if not listener.reply_value(id_, reply.value):
                 self._undelivered[tid] = (self._call, reply.value, time.monotonic() + _RETRY_S)
         elif isinstance(reply, HandOver):
-            try:
-                listener.add_fd(id_, reply.fd, cloexec=reply.cloexec, send=True)
-            except KernelCallError as error:
-                if error.errno == errno.EINVAL:  # before Linux 5.14: in two steps
-                    listener.reply_value(id_, listener.add_fd(id_, reply.fd, cloexec=reply.cloexec))
-                elif error.errno != errno.ENOENT:
-                    listener.reply_error(id_, error.errno or errno.EMFILE)
-            finally:
-                if not reply.keep:
-                    os.close(reply.fd)
+            self._hand_over(id_, reply)
         else:
             reply.keep = tuple(self._closing)
             self._closing.clear()
             self._parked.append(_Parked(id_, tid, self.processes.find(tid), reply, self._call))
-            self.epoll.register(reply.fd, select.EPOLLOUT | select.EPOLLONESHOT)
+            ready = select.EPOLLIN if reply.readable else select.EPOLLOUT
+            self.epoll.register(reply.fd, ready | select.EPOLLONESHOT)
+
+    def _hand_over(self, id_: int, reply: HandOver) -> None:
+        listener = self.listener
+        try:
+            listener.add_fd(id_, reply.fd, cloexec=reply.cloexec, send=True)
+        except KernelCallError as error:
+            if error.errno == errno.EINVAL:  # before Linux 5.14: in two steps
+                listener.reply_value(id_, listener.add_fd(id_, reply.fd, cloexec=reply.cloexec))
+            elif error.errno != errno.ENOENT:
+                listener.reply_error(id_, error.errno or errno.EMFILE)
+        finally:
+            if not reply.keep:
+                os.close(reply.fd)
 
     def _was_done(self, tid: int, notification: tuple[int, ...]) -> bool:
         """Answer a call that comes again because a signal came before our answer, without doing it again.
@@ -266,7 +284,7 @@ class Broker:
 
     def _look_at(self, parked: _Parked) -> None:
         """Answer a waiting call if its time has come, or give its thread the signal that it must take."""
-        answer: int | Value | None
+        answer: int | Value | HandOver | None
         gone = Value(0)
         if not self.listener.is_valid(parked.id):
             answer = gone  # the reply below goes nowhere
@@ -284,7 +302,9 @@ class Broker:
         parked.wait.close()
         for fd in parked.wait.keep:
             os.close(fd)
-        if isinstance(answer, Value):
+        if isinstance(answer, HandOver):
+            self._hand_over(parked.id, answer)
+        elif isinstance(answer, Value):
             if not self.listener.reply_value(parked.id, answer.value) and answer is not gone:
                 self._undelivered[parked.tid] = (parked.call, answer.value, time.monotonic() + _RETRY_S)
         else:

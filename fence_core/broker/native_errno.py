@@ -12,7 +12,6 @@ import os
 import stat
 
 from fence_core.broker.resolve import Located
-from fence_core.kernel.process import field, read_proc
 
 CREATING = frozenset({"mkdir", "mknod", "symlink", "link", "bind"})
 INODE = frozenset({"chmod", "chown", "utime", "setxattr", "removexattr"})
@@ -60,18 +59,6 @@ def in_our_user_namespace(tid: int) -> bool:
         return os.readlink(f"/proc/{tid}/ns/user") == os.readlink("/proc/self/ns/user")
     except OSError:
         return False
-
-
-def has_our_rights(tid: int) -> bool:
-    """Whether what we may open the caller may, too. Only root has rights that it could lend."""
-    if os.geteuid() != 0:
-        return True
-    theirs, ours = (read_proc(f"/proc/{who}/status") for who in (tid, "self"))
-    return (
-        field(theirs, b"CapEff") == field(ours, b"CapEff")
-        and field(theirs, b"Uid").split()[3:] == [b"0"]
-        and in_our_user_namespace(tid)
-    )
 
 
 def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: Located | None = None) -> int:

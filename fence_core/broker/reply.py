@@ -35,12 +35,20 @@ class Wait:
     `close` is called once, whatever became of it.
     """
 
-    __slots__ = ("close", "deadline", "fd", "keep", "poll")
+    __slots__ = ("close", "deadline", "fd", "keep", "poll", "readable")
 
     def __init__(
-        self, fd: int, poll: Callable[[], int | Value | None], close: Callable[[], None], deadline: float
+        self,
+        fd: int,
+        poll: Callable[[], int | Value | HandOver | None],
+        close: Callable[[], None],
+        deadline: float,
+        *,
+        readable: bool = False,
     ) -> None:
         self.fd = fd
+        self.readable = readable
+        """What is waited for is something to read, and not room to write."""
         self.poll = poll
         self.close = close
         self.deadline = deadline

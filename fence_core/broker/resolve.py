@@ -7,8 +7,8 @@ The broker opens the path with O_PATH and asks the kernel what it opened. Facts 
 * Links that mean "whoever asks" (``/proc/self``, ``/dev/fd``) would lead to the broker. A path that begins with one is
   rewritten to the caller's; to find those hidden behind a symlink, the kernel is told to follow no magic link
   (openat2(2), RESOLVE_NO_MAGICLINKS), and what it then refuses is walked component by component.
-* What is judged may be another file by the time the kernel carries the call out: `docs/security-model.md` says
-  what holds then.
+* By the time the kernel carries a call out the path may name another file. So what was judged is kept: an O_PATH
+  descriptor of the object itself, or of its directory, on which the broker can carry the call out instead.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import errno
 import os
 import stat as stat_modes
 import struct
+from collections.abc import Callable
 
 from fence_core.kernel import arch, libc
 
@@ -28,6 +29,7 @@ _NAME_MAX = 255
 
 # include/uapi/linux/openat2.h
 _RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_IN_ROOT = 0x10
 
 _O_PATH = os.O_PATH | os.O_CLOEXEC
@@ -39,11 +41,24 @@ def _how(flags: int, resolve: int) -> ctypes.Array[ctypes.c_char]:
 
 
 class Located:
-    """A path as the kernel sees it: the final file's own path, or its parent's and a name looked up in it."""
+    """A path as the kernel sees it: the final file itself, or its directory and a name in that.
 
-    __slots__ = ("errno", "is_file", "parent", "path")
+    The descriptors are O_PATH ones of ours. They stay open until the call is answered, and belong to nobody else.
+    """
 
-    def __init__(self, path: str, *, errno: int = 0, parent: str = "", is_file: bool = True) -> None:
+    __slots__ = ("directory", "errno", "handle", "is_file", "name", "parent", "path")
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        errno: int = 0,
+        parent: str = "",
+        is_file: bool = True,
+        handle: int = -1,
+        directory: int = -1,
+        name: bytes = b"",
+    ) -> None:
         self.path = path
         """Absolute; for showing and judging."""
         self.errno = errno
@@ -53,6 +68,12 @@ class Located:
         """The directory, where the last component was not followed."""
         self.is_file = is_file
         """False for what has no place on a disk: pipes, sockets, memfds, deleted files."""
+        self.handle = handle
+        """Of the file; -1 where the last component was not followed, or is missing."""
+        self.directory = directory
+        """Of the parent, where `handle` is -1."""
+        self.name = name
+        """The last component in `directory`, with the slash that the path ended with: what `*at` calls take."""
 
 
 ASK_KERNEL = -1
@@ -61,7 +82,9 @@ ASK_KERNEL = -1
 class Resolver:
     """Resolution in the view of any fenced thread; one per broker."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: Callable[[int], None]) -> None:
+        """`keep` is given each descriptor of a `Located`, to be closed when the call is answered."""
+        self._keep = keep
         self.foreign_roots = False
         """Set once any fenced process has made a chroot or setns: from then on every root is compared with ours."""
         root = os.stat("/")
@@ -71,6 +94,7 @@ class Resolver:
         self._nr = arch.current().calls["openat2"]
         self._file = _how(_O_PATH, _RESOLVE_NO_MAGICLINKS)
         self._parent = _how(_O_PARENT, _RESOLVE_NO_MAGICLINKS)
+        self._plain = _how(_O_PATH | os.O_NOFOLLOW, _RESOLVE_NO_SYMLINKS)
         self._file_in_root = _how(_O_PATH, _RESOLVE_NO_MAGICLINKS | _RESOLVE_IN_ROOT)
         self._parent_in_root = _how(_O_PARENT, _RESOLVE_NO_MAGICLINKS | _RESOLVE_IN_ROOT)
         self._syscall = libc.function(
@@ -88,14 +112,12 @@ class Resolver:
         base = AT_FDCWD
         in_root = False
         try:
-            if raw[0] == 0x2F:
-                if raw.startswith((b"/proc/", b"/dev/")):
-                    raw = own_links(raw, tid, tgid)
-                if self.foreign_roots and not self._same_root(tid):
-                    base, in_root = os.open(f"/proc/{tid}/root", _O_PATH), True
-            else:
-                where = f"/proc/{tid}/cwd" if dirfd == AT_FDCWD else f"/proc/{tid}/fd/{dirfd}"
-                base = os.open(where, _O_PATH)
+            if raw[0] == 0x2F and raw.startswith((b"/proc/", b"/dev/")):
+                raw = own_links(raw, tid, tgid)
+            if self.foreign_roots and not self._same_root(tid):
+                base, raw, in_root = _below_root(tid, dirfd, raw)
+            elif raw[0] != 0x2F:
+                base = os.open(_start(tid, dirfd), _O_PATH)
         except OSError as error:
             known = errno.EBADF if error.errno == errno.ENOENT else error.errno
             return Located(os.fsdecode(raw), errno=known or errno.EACCES)
@@ -109,9 +131,8 @@ class Resolver:
 
     def descriptor(self, tid: int, fd: int) -> Located:
         """What a descriptor of that thread's process is open on."""
-        where = f"/proc/{tid}/cwd" if fd == AT_FDCWD else f"/proc/{tid}/fd/{fd}"
         try:
-            handle = os.open(where, _O_PATH)
+            handle = os.open(_start(tid, fd), _O_PATH)
         except OSError as error:
             return Located("", errno=errno.EBADF if error.errno == errno.ENOENT else error.errno or errno.EBADF)
         return self._opened(handle)
@@ -129,7 +150,7 @@ class Resolver:
             if handle == -errno.ELOOP:
                 if in_root:
                     return Located(os.fsdecode(raw), errno=errno.EACCES)  # magic links lead out of a root
-                return self._walk(base, raw, tid, tgid, follow=True)
+                return self._walk(base, raw, tid, tgid)
             if handle != -errno.ENOENT:
                 return Located(os.fsdecode(raw), errno=-handle)
             located = self._in_parent(base, raw, tid, tgid, in_root)
@@ -140,7 +161,12 @@ class Resolver:
                 target = os.readlink(os.fsencode(located.path))
             except OSError:
                 return located
-            raw = target if target[:1] == b"/" else os.fsencode(located.parent) + b"/" + target
+            if target[:1] != b"/":
+                parent = os.fsencode(located.parent)
+                if in_root:
+                    parent = parent[len(os.readlink(os.fsencode(f"/proc/self/fd/{base}")).rstrip(b"/")) :]
+                target = parent + b"/" + target
+            raw = target
             if raw.startswith((b"/proc/", b"/dev/")):
                 raw = own_links(raw, tid, tgid)
         return Located(os.fsdecode(raw), errno=errno.ELOOP)
@@ -157,36 +183,39 @@ class Resolver:
         if handle == -errno.ELOOP:
             if in_root:
                 return Located(os.fsdecode(raw), errno=errno.EACCES)
-            directory = self._walk(base, head, tid, tgid, follow=True)
-            if directory.errno or not directory.is_file:
-                return directory
-            parent = directory.path
+            found = self._walk(base, head, tid, tgid)
+            if found.errno or not found.is_file:
+                return found
+            if found.handle < 0:
+                return Located(os.fsdecode(raw), errno=errno.ENOENT)
+            parent, handle = found.path, found.handle
         elif handle < 0:
             return Located(os.fsdecode(stripped), errno=-handle)
         else:
-            try:
-                parent = os.readlink(str(handle), dir_fd=self._fds)
-            finally:
-                os.close(handle)
+            self._keep(handle)
+            parent = os.readlink(str(handle), dir_fd=self._fds)
         text = os.fsdecode(name)
-        path = f"/{text}" if parent == "/" else f"{parent}/{text}"
-        return Located(path, errno=errno.ENAMETOOLONG if len(name) > _NAME_MAX else 0, parent=parent)
+        return Located(
+            f"/{text}" if parent == "/" else f"{parent}/{text}",
+            errno=errno.ENAMETOOLONG if len(name) > _NAME_MAX else 0,
+            parent=parent,
+            directory=handle,
+            name=name + b"/" if len(stripped) < len(raw) else name,
+        )
 
     def _opened(self, handle: int) -> Located:
-        """The path of an O_PATH descriptor, which is closed."""
-        try:
-            path = os.readlink(str(handle), dir_fd=self._fds)
-            if path[:1] != "/":
-                return Located(path, is_file=False)  # pipe:[1], socket:[2], anon_inode:[eventfd]
-            if path.endswith(" (deleted)") and os.fstat(handle).st_nlink == 0:
-                return Located(path, is_file=False)
-            return Located(path)
-        finally:
-            os.close(handle)
+        """What an O_PATH descriptor stands for; it is kept."""
+        self._keep(handle)
+        path = os.readlink(str(handle), dir_fd=self._fds)
+        if path[:1] != "/":
+            return Located(path, is_file=False, handle=handle)  # pipe:[1], socket:[2], anon_inode:[eventfd]
+        if path.endswith(" (deleted)") and os.fstat(handle).st_nlink == 0:
+            return Located(path, is_file=False, handle=handle)
+        return Located(path, handle=handle)
 
-    def _walk(self, base: int, raw: bytes, tid: int, tgid: int, *, follow: bool) -> Located:
+    def _walk(self, base: int, raw: bytes, tid: int, tgid: int) -> Located:
         """Component by component, with the caller's meaning of magic links. Slow, and rarely needed."""
-        start = b"/" if raw[:1] == b"/" else os.fsencode(os.readlink(f"/proc/self/fd/{base}"))
+        start = b"/" if raw[:1] == b"/" else os.readlink(os.fsencode(f"/proc/self/fd/{base}"))
         todo = [part for part in reversed(raw.split(b"/")) if part and part != b"."]
         here = start
         links = 0
@@ -218,12 +247,26 @@ class Resolver:
                 target = os.readlink(step)
             except OSError as error:
                 if error.errno == errno.ENOENT and not todo:
-                    return Located(os.fsdecode(step), parent=os.fsdecode(here))
+                    return self._missing(here, part)
                 return Located(os.fsdecode(raw), errno=error.errno or errno.EACCES)
             todo.extend(part for part in reversed(target.split(b"/")) if part and part != b".")
             if target[:1] == b"/":
                 here = b"/"
-        return Located(os.fsdecode(here))
+        # Every link has been followed: one that is there now was put there meanwhile.
+        handle = self._open(AT_FDCWD, here, self._plain)
+        if handle < 0:
+            return Located(os.fsdecode(raw), errno=-handle)
+        return self._opened(handle)
+
+    def _missing(self, directory: bytes, name: bytes) -> Located:
+        """The last component is not there."""
+        handle = self._open(AT_FDCWD, directory, self._plain)
+        if handle < 0:
+            return Located(os.fsdecode(directory + b"/" + name), errno=-handle)
+        self._keep(handle)
+        parent = os.readlink(str(handle), dir_fd=self._fds)
+        path = f"{parent.rstrip('/')}/{os.fsdecode(name)}"
+        return Located(path, parent=parent, directory=handle, name=name)
 
     def _same_root(self, tid: int) -> bool:
         try:
@@ -232,6 +275,25 @@ class Resolver:
             return same and os.readlink(f"/proc/{tid}/ns/mnt") == self._mounts
         except OSError:
             return False
+
+
+def _start(tid: int, dirfd: int) -> str:
+    """Where a relative path of that thread begins."""
+    return f"/proc/{tid}/cwd" if dirfd == AT_FDCWD else f"/proc/{tid}/fd/{dirfd}"
+
+
+def _below_root(tid: int, dirfd: int, raw: bytes) -> tuple[int, bytes, bool]:
+    """For a thread whose root is not ours: a descriptor to begin at, the path from there, and whether that is a root.
+
+    Raises OSError.
+    """
+    if raw[0] == 0x2F:
+        return os.open(f"/proc/{tid}/root", _O_PATH), raw, True
+    root = os.readlink(os.fsencode(f"/proc/{tid}/root")).rstrip(b"/")
+    here = os.readlink(os.fsencode(_start(tid, dirfd)))
+    if here != root and not here.startswith(root + b"/"):
+        return os.open(_start(tid, dirfd), _O_PATH), raw, False  # it has stayed outside of its root
+    return os.open(f"/proc/{tid}/root", _O_PATH), here[len(root) :] + b"/" + raw, True
 
 
 _OWN_LINKS = (

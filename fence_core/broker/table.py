@@ -7,18 +7,17 @@ To add a call: a row here, a handler in `handlers/`, a row in the end-to-end tab
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers import exec as exec_
-from fence_core.broker.handlers import files, messages, network
+from fence_core.broker.handlers import files, inodes, messages, moves, network
 from fence_core.kernel import bpf
 from fence_core.kernel.arch import Arch
 
 if TYPE_CHECKING:
-    from fence_core.broker.handlers.files import Arguments
+    from fence_core.broker.handlers.arguments import Arguments
     from fence_core.broker.loop import Broker
     from fence_core.broker.reply import Reply
 
@@ -27,13 +26,10 @@ if TYPE_CHECKING:
 TRAP = bpf.RET_USER_NOTIF
 ALLOW = bpf.RET_ALLOW
 
-_O_TMPFILE = os.O_TMPFILE & ~os.O_DIRECTORY
-_CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | _O_TMPFILE
-
 
 def _opens(flags_arg: int) -> tuple[bpf.Case | int, ...]:
     """Only opens that can change something: the flags are in a register, so the filter itself can tell."""
-    return (bpf.Case((bpf.Condition(flags_arg, "any_bits", _CHANGES),), TRAP), ALLOW)
+    return (bpf.Case((bpf.Condition(flags_arg, "any_bits", files.CHANGES),), TRAP), ALLOW)
 
 
 _SOCKET: tuple[bpf.Case | int, ...] = (
@@ -94,6 +90,24 @@ _PRLIMIT: tuple[bpf.Case | int, ...] = (
     ALLOW,
 )
 
+_CLONE_NEWUSER = 0x10000000  # include/uapi/linux/sched.h; clone3 has its flags in memory, where no filter can look
+_UNSHARE: tuple[bpf.Case | int, ...] = (bpf.Case((bpf.Condition(0, "any_bits", _CLONE_NEWUSER),), TRAP), ALLOW)
+_CLONE = _UNSHARE
+_IDENTITY = (
+    "setuid",
+    "setgid",
+    "setreuid",
+    "setregid",
+    "setresuid",
+    "setresgid",
+    "setfsuid",
+    "setfsgid",
+    "setgroups",
+    "capset",
+)
+"""After one of these a process may be somebody else than the broker is: what the broker does for it is done with its
+rights (`identity.py`)."""
+
 TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     # files
     "open": (files.open_, _opens(1)),
@@ -108,30 +122,30 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     "rmdir": (files.rmdir, TRAP),
     "symlink": (files.symlink, TRAP),
     "symlinkat": (files.symlinkat, TRAP),
-    "truncate": (files.truncate, TRAP),
-    "chmod": (files.chmod, TRAP),
-    "fchmodat": (files.fchmodat, TRAP),
-    "fchmodat2": (files.fchmodat2, TRAP),
-    "chown": (files.chown, TRAP),
-    "lchown": (files.lchown, TRAP),
-    "fchownat": (files.fchownat, TRAP),
-    "utime": (files.utime, TRAP),
-    "utimes": (files.utime, TRAP),
-    "futimesat": (files.futimesat, TRAP),
-    "utimensat": (files.utimensat, TRAP),
-    "setxattr": (files.setxattr, TRAP),
-    "lsetxattr": (files.lsetxattr, TRAP),
-    "removexattr": (files.removexattr, TRAP),
-    "lremovexattr": (files.lremovexattr, TRAP),
-    "fchmod": (files.fchmod, TRAP),
-    "fchown": (files.fchown, TRAP),
-    "fsetxattr": (files.fsetxattr, TRAP),
-    "fremovexattr": (files.fremovexattr, TRAP),
-    "rename": (files.rename, TRAP),
-    "renameat": (files.renameat, TRAP),
-    "renameat2": (files.renameat2, TRAP),
-    "link": (files.link, TRAP),
-    "linkat": (files.linkat, TRAP),
+    "truncate": (inodes.truncate, TRAP),
+    "chmod": (inodes.chmod, TRAP),
+    "fchmodat": (inodes.fchmodat, TRAP),
+    "fchmodat2": (inodes.fchmodat2, TRAP),
+    "chown": (inodes.chown, TRAP),
+    "lchown": (inodes.lchown, TRAP),
+    "fchownat": (inodes.fchownat, TRAP),
+    "utime": (inodes.utime, TRAP),
+    "utimes": (inodes.utime, TRAP),
+    "futimesat": (inodes.futimesat, TRAP),
+    "utimensat": (inodes.utimensat, TRAP),
+    "setxattr": (inodes.setxattr, TRAP),
+    "lsetxattr": (inodes.lsetxattr, TRAP),
+    "removexattr": (inodes.removexattr, TRAP),
+    "lremovexattr": (inodes.lremovexattr, TRAP),
+    "fchmod": (inodes.fchmod, TRAP),
+    "fchown": (inodes.fchown, TRAP),
+    "fsetxattr": (inodes.fsetxattr, TRAP),
+    "fremovexattr": (inodes.fremovexattr, TRAP),
+    "rename": (moves.rename, TRAP),
+    "renameat": (moves.renameat, TRAP),
+    "renameat2": (moves.renameat2, TRAP),
+    "link": (moves.link, TRAP),
+    "linkat": (moves.linkat, TRAP),
     # network
     "socket": (network.socket_, _SOCKET),
     "connect": (network.connect, TRAP),
@@ -148,6 +162,9 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     "chroot": (exec_.change_root, TRAP),
     "setns": (exec_.setns, TRAP),
     "prlimit64": (exec_.prlimit, _PRLIMIT),
+    "unshare": (exec_.change_identity, _UNSHARE),
+    "clone": (exec_.change_identity, _CLONE),
+    **dict.fromkeys(_IDENTITY, (exec_.change_identity, TRAP)),
 }
 
 _ENOSYS = (

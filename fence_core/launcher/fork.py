@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from fence_core.errors import BrokerError, FenceError
-from fence_core.kernel import arch, features, libc, pidfd, process
+from fence_core.kernel import arch, features, landlock, libc, pidfd, process
 from fence_core.launcher import guardian
-from fence_core.launcher.child import BLOCKED, Orders, raise_fence
+from fence_core.launcher.child import BLOCKED, Orders, pack_plan, raise_fence
 from fence_core.launcher.join import base_dir, maybe_join
 from fence_core.policy.load import source_kind
 
@@ -95,6 +95,7 @@ def fork_fenced(
         wait_killable=found.available("wait_killable"),
         signal_scope=found.available("landlock_scopes"),
         network_floor=config.settings.mode != "audit",
+        file_floor=_has_file_floor(config, found),
         supervisor_pid=os.getpid(),
         supervisor_pidfd=pidfd.open_pidfd(os.getpid()),
         to_supervisor=to_supervisor_w,
@@ -131,15 +132,10 @@ def _supervise(
 ) -> NoReturn:
     try:
         # What only the supervisor needs is imported here, while the child builds its part of the fence.
+        from fence_core.broker.ceiling import Ceiling, existing
+        from fence_core.broker.scopes import Scope
         from fence_core.broker.table import filter_program
 
-        os.write(to_child, filter_program(arch.current()))
-
-        from fence_core.broker.loop import Broker
-        from fence_core.broker.scopes import Scope
-        from fence_core.launcher.supervisor import Supervisor, raise_limits
-
-        raise_limits()
         root = Scope(
             0,
             config.policy,
@@ -148,6 +144,15 @@ def _supervise(
             syntax=source_kind(config.path),
             base_dir=Path(base_dir(config)),
         )
+        places = existing(root.judges[0].places) if _has_file_floor(config, found) else None
+        plan = memoryview(pack_plan(filter_program(arch.current()), places or ()))
+        while plan:
+            plan = plan[os.write(to_child, plan) :]
+
+        from fence_core.broker.loop import Broker
+        from fence_core.launcher.supervisor import Supervisor, raise_limits
+
+        raise_limits()
         libc.set_dumpable(False)  # our memory holds the rules: not readable, even where Landlock is missing
         answer = os.read(from_child, 8192)
         if not answer.isdigit():
@@ -155,7 +160,14 @@ def _supervise(
             os.waitpid(child, 0)
             leave_quietly(f"ERROR: fence: the fence could not be raised: {why}", EXIT_UNAVAILABLE)
         listener = pidfd.get_fd(pidfd.open_pidfd(child), int(answer))
-        broker = Broker(listener, root, child, layers=_layers(found), stacks=found.available("wait_killable"))
+        broker = Broker(
+            listener,
+            root,
+            child,
+            layers=_layers(found),
+            stacks=found.available("wait_killable"),
+            ceiling=Ceiling(places),
+        )
         supervisor = Supervisor(
             broker,
             child,
@@ -173,9 +185,19 @@ def _supervise(
     supervisor.run()
 
 
+def _has_file_floor(config: Config, found: features.Features) -> bool:
+    """Without ACCESS_FS_REFER (before ABI 2) no file could be moved to another directory any more. A run that only
+    audits refuses nothing."""
+    return _landlock_files(found) and config.settings.mode != "audit"
+
+
+def _landlock_files(found: features.Features) -> bool:
+    return found.available("landlock") and found.landlock_abi >= landlock.ABI_REFER
+
+
 def _layers(found: features.Features) -> tuple[str, ...]:
     layers = ["seccomp"]
-    if found.available("landlock_scopes"):
+    if found.available("landlock_scopes") or _landlock_files(found):
         layers.append(f"landlock {found.landlock_abi}")
     return tuple(layers)
 

@@ -235,7 +235,7 @@ class Judge:
 
     __slots__ = (
         "_allowed", "_denied", "_hosts", "_network", "_outbound", "_reads", "_sockets", "_tried", "_writable",
-        "_writes",
+        "_writes", "places",
     )  # fmt: skip
 
     def __init__(self, policy: Policy, *, links: Links | None = None) -> None:
@@ -253,6 +253,9 @@ class Judge:
         self._writes = compiler.writes()
         self._writable = self._writes.writable
         self._reads = compiler.reads()
+        self.places = compiler.places()
+        """Paths that `allow_write` names without a glob, or with one that means all that lies in them; links followed.
+        What the kernel's own rules can be told of (see `broker/ceiling.py`): deny rules do not count here."""
         self._sockets = compiler.sockets(network.allow_unix_sockets)
 
     def may_write(self, path: str, op: str = "open") -> bool:
@@ -506,6 +509,15 @@ class _Compiler:
                         tree.add_path(form, _Rule(kind, ""))
         tree.seal()
         return tree
+
+    def places(self) -> tuple[str, ...]:
+        found = []
+        for entry in self._rules.allow_write:
+            pattern = entry.pattern or entry.text
+            literal = paths.literal_of(pattern.removesuffix("/*") or "/")
+            if literal is not None:
+                found.append(self._resolve(literal, self._trusted_link))
+        return tuple(dict.fromkeys(found))
 
     def reads(self) -> _Tree | None:
         if not self._rules.deny_read:

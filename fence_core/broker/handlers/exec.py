@@ -11,7 +11,7 @@ from fence_core.kernel import process as kernel_process
 from fence_core.policy.requests import printable
 
 if TYPE_CHECKING:
-    from fence_core.broker.handlers.files import Arguments
+    from fence_core.broker.handlers.arguments import Arguments
     from fence_core.broker.loop import Broker
 
 
@@ -31,6 +31,12 @@ def change_root(broker: Broker, tid: int, args: Arguments) -> Reply:
     return CONTINUE
 
 
+def change_identity(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """From now on a process may have other rights than at the start: see `identity.py`."""
+    broker.identities.changed = True
+    return CONTINUE
+
+
 class EnterNamespace:
     """A request that no rule can allow: to enter a namespace that was made outside."""
 
@@ -46,6 +52,7 @@ def setns(broker: Broker, tid: int, args: Arguments) -> Reply:
     process, or as a pidfd. What has a file name (``/run/netns/x``) was mounted there, which nobody can in here."""
     process = broker.processes.find(tid)
     broker.resolver.foreign_roots = True
+    broker.identities.changed = True
     try:
         path = os.readlink(f"/proc/{tid}/fd/{args[0] & 0xFFFF_FFFF}")
     except OSError:

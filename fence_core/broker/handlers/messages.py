@@ -14,7 +14,7 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
-from fence_core.broker.handlers.files import Arguments, signed
+from fence_core.broker.handlers.arguments import Arguments, signed
 from fence_core.broker.handlers.network import (
     CAP_NET_RAW,
     SOURCE_ROUTE,
@@ -28,7 +28,7 @@ from fence_core.broker.handlers.network import (
     tie_late,
 )
 from fence_core.broker.names import raw_address
-from fence_core.broker.reply import CONTINUE, Reply, Value, Wait
+from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.sockets import SOCKADDR_MAX, Borrowed, parse_address
 from fence_core.errors import KernelCallError
 from fence_core.kernel import libc, memory
@@ -150,7 +150,7 @@ def _first_of_many(wait: Wait, tid: int, length_at: int) -> Wait:
     """sendmmsg(2) whose first message has to wait: it returns when that one is sent."""
     send = wait.poll
 
-    def poll() -> int | Value | None:
+    def poll() -> int | Value | HandOver | None:
         answer = send()
         if not isinstance(answer, Value):
             return answer
@@ -243,7 +243,7 @@ def _perform_fast_open(borrowed: Borrowed, target: bytes, data: bytes, control: 
         )
     wait = connected
 
-    def poll() -> int | Value | None:
+    def poll() -> int | Value | HandOver | None:
         answer = wait.poll()
         if not isinstance(answer, Value):
             return answer

@@ -20,10 +20,11 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
-from fence_core.broker.handlers.files import Arguments, signed
-from fence_core.broker.native_errno import Credentials, in_our_user_namespace, native_errno
+from fence_core.broker.handlers.acting import perform, refusal
+from fence_core.broker.handlers.arguments import Arguments, signed
+from fence_core.broker.native_errno import Credentials, in_our_user_namespace
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
-from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD
+from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD, Located
 from fence_core.broker.sockets import (
     AF_UNSPEC,
     RESOLVER_PORTS,
@@ -37,7 +38,7 @@ from fence_core.broker.sockets import (
 from fence_core.broker.tunnels import Tunnel
 from fence_core.errors import KernelCallError
 from fence_core.kernel import libc, memory, pidfd, timers
-from fence_core.policy.requests import Bind, Connect, OpenSocket, UnixConnect, Write
+from fence_core.policy.requests import Bind, Connect, OpenSocket, UnixConnect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -581,10 +582,26 @@ def _bind_unix(broker: Broker, process: Process, tid: int, fd: int, address: Add
             return CONTINUE if located.errno == ASK_KERNEL else located.errno
         path = located.path
         if not process.may_write(path):
-            native = native_errno("bind", located, tid)
-            return native or broker.refuse(process, tid, Write("bind", path), errno.EACCES)
+            refused = refusal(broker, process, tid, "bind", located)
+            if refused != CONTINUE:
+                return refused
+        if not broker.ceiling.covers(path):
+            broker.inside.add_unix(os.fstat(fd).st_ino, path)
+            return perform(broker, tid, lambda: _bind_below(fd, located), creates=True)
     broker.inside.add_unix(os.fstat(fd).st_ino, path)
     return CONTINUE
+
+
+def _bind_below(fd: int, located: Located) -> int:
+    """bind(2) takes no descriptor of a directory, so the name is bound from inside of it: the error number."""
+    here = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    try:
+        os.fchdir(located.directory)
+        target = struct.pack("=H", socket.AF_UNIX) + located.name + b"\0"
+        return _errno_of(_bind(fd, target, len(target)))
+    finally:
+        os.fchdir(here)
+        os.close(here)
 
 
 @on_socket

@@ -1,0 +1,96 @@
+"""What all handlers of file calls share: judge where the path leads, refuse, or have the call carried out.
+
+An allowed call is carried out by the kernel (`CONTINUE`) only where its own rules, Landlock's, hold whatever the path
+has been changed to in the meantime: below the ceiling, and for calls that Landlock knows of. Everything else the broker
+carries out itself, on the descriptors that it has judged, with the rights of the caller.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fence_core.broker.native_errno import native_errno
+from fence_core.broker.reply import CONTINUE, Reply, Value
+from fence_core.broker.resolve import ASK_KERNEL, Located
+from fence_core.policy.requests import Write
+
+if TYPE_CHECKING:
+    from fence_core.broker.attribution import Process
+    from fence_core.broker.loop import Broker
+
+DIRECTORY_ENDS = (b"/", b"/.", b"/..")
+"""A path that ends so is followed to the directory it names, whatever the flags say (path_resolution(7))."""
+
+
+def judged_path(broker: Broker, process: Process, path: str) -> str:
+    """``/proc/<pid>/x`` of the caller or of another fenced process is judged as ``/proc/self/x``."""
+    if not path.startswith("/proc/"):
+        return path
+    pid, _, rest = path[6:].partition("/")
+    if pid.isdigit():
+        owner = broker.processes.by_pid.get(int(pid))
+        if owner is not None and (owner.proven or owner is process):
+            return f"/proc/self/{rest}"
+    return path
+
+
+def refusal(
+    broker: Broker, process: Process, tid: int, op: str, located: Located, *, flags: int = 0, shown: str = ""
+) -> int:
+    """The answer to a change that the policy does not allow: the kernel's own errno where it would refuse it, too.
+
+    `CONTINUE` where every session that objects only audits: then the call is to be carried out. `shown`: what the
+    report calls it, where that is not `op`.
+    """
+    native = native_errno(op, located, tid, flags=flags)
+    if native:
+        return native
+    return broker.refuse(process, tid, Write(shown or op, located.path), errno.EACCES)
+
+
+def perform(
+    broker: Broker, tid: int, act: Callable[[], int | None], *, creates: bool = False, value: int = 0
+) -> int | Value:
+    """Carry a call out with the caller's rights, and with its umask where it `creates` something.
+
+    `act` returns None or an error number, or raises OSError. The call returns `value`.
+    """
+    if not broker.still_there():
+        return errno.EINTR  # nobody gets it
+    try:
+        with broker.identities.acting_as(tid, creates=creates):
+            failed = act()
+    except ProcessLookupError:
+        return errno.ESRCH
+    except OSError as error:
+        return error.errno or errno.EIO
+    return failed or Value(value)
+
+
+def unresolved(located: Located) -> Reply | None:
+    """The answer where there is nothing to judge: the kernel cannot walk the path, or can succeed in no way."""
+    if not located.errno:
+        return None
+    return CONTINUE if located.errno == ASK_KERNEL else located.errno
+
+
+def entry(broker: Broker, tid: int, op: str, dirfd: int, address: int, act: Callable[[Located], object]) -> Reply:
+    """A call that makes or removes one name in a directory; `act` does it with ``located.directory`` and ``.name``."""
+    process = broker.processes.find(tid)
+    located = broker.resolver.locate(tid, process.pid, dirfd, process.read_string(tid, address), follow=False)
+    answer = unresolved(located)
+    if answer is not None:
+        return answer
+    if not process.may_write(judged_path(broker, process, located.path), op):
+        refused = refusal(broker, process, tid, op, located)
+        if refused != CONTINUE:
+            return refused
+    if broker.ceiling.covers(located.path):
+        return CONTINUE
+
+    def carry_out() -> None:
+        act(located)
+
+    return perform(broker, tid, carry_out, creates=op in ("mkdir", "mknod"))

@@ -1,0 +1,142 @@
+"""Carrying out a file call as the process that made it: its user, groups, capabilities and umask.
+
+Facts and consequences:
+
+* Every process begins with what the broker has, and cannot gain anything (no_new_privs). An ordinary user has nothing
+  that it could give up either. So only as root, and only once some process has changed its identity or made a user
+  namespace, is there anything to look up; the calls that do so are trapped to know (`Identities.changed`).
+* setfsuid(2) from 0 takes the capabilities about files away, and back to 0 gives them back. It, setfsgid(2) and
+  capset(2) act on one thread; the broker has no other.
+* The umask belongs to the process, and the broker starts no thread: it is set for one call and set back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EPERM
+
+from fence_core.errors import KernelCallError
+from fence_core.kernel import arch, libc
+from fence_core.kernel.process import field, read_proc
+
+__all__ = ["Identities"]
+
+_NOBODY = 0xFFFF_FFFF  # no valid id: changes nothing
+_CAPABILITY_VERSION_3 = 0x20080522  # include/uapi/linux/capability.h
+_CAP_HEADER = struct.Struct("=Ii")
+_CAP_DATA = struct.Struct("=6I")  # effective, permitted, inheritable: the low words, then the high ones
+
+
+class _Who:
+    """What the kernel checks when a thread touches a file. Source: proc_pid_status(5)."""
+
+    __slots__ = ("capabilities", "gid", "groups", "uid")
+
+    def __init__(self, status: bytes) -> None:
+        self.uid = int(field(status, b"Uid").split()[3])  # real, effective, saved, file system
+        self.gid = int(field(status, b"Gid").split()[3])
+        self.groups = [int(word) for word in field(status, b"Groups").split()]
+        self.capabilities = int(field(status, b"CapEff"), 16)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Who) and all(
+            getattr(self, name) == getattr(other, name) for name in ("uid", "gid", "capabilities", "groups")
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Identities:
+    """Who the callers are, where that is not the same as who the broker is."""
+
+    def __init__(self) -> None:
+        self.changed = False
+        """Set once any fenced process may be somebody else than it was at the start."""
+        self._own = _Who(read_proc("/proc/self/status"))
+        self._namespace = os.readlink("/proc/self/ns/user")
+        self._privileged = os.geteuid() == 0 or self._own.capabilities != 0
+
+    @contextmanager
+    def acting_as(self, tid: int, *, creates: bool = False) -> Iterator[None]:
+        """In this block file calls have the rights of that thread; with `creates`, new files its umask, too.
+
+        Raises ProcessLookupError where it is gone.
+        """
+        somebody_else = self._privileged and self.changed
+        if not (creates or somebody_else):
+            yield
+            return
+        status = read_proc(f"/proc/{tid}/status")
+        who = None
+        if somebody_else:
+            who = _Who(status)
+            if os.readlink(f"/proc/{tid}/ns/user") != self._namespace:
+                who.capabilities = 0  # they mean nothing outside of its own namespace
+            if who == self._own:
+                who = None
+        before = os.umask(int(field(status, b"Umask") or b"022", 8)) if creates else 0
+        try:
+            if who is not None:
+                self._become(who)
+            yield
+        finally:
+            if who is not None:
+                self._become_ourselves()
+            if creates:
+                os.umask(before)
+
+    def has_our_rights(self, tid: int) -> bool:
+        """Whether what we may do the caller may, too."""
+        if not (self._privileged and self.changed):
+            return True
+        return (
+            os.readlink(f"/proc/{tid}/ns/user") == self._namespace
+            and _Who(read_proc(f"/proc/{tid}/status")) == self._own
+        )
+
+    def _become(self, who: _Who) -> None:
+        _set_groups(who.groups)
+        _set_file_id("setfsgid", who.gid)
+        _set_file_id("setfsuid", who.uid)
+        _set_effective(who.capabilities & self._own.capabilities)
+
+    def _become_ourselves(self) -> None:
+        try:
+            _set_file_id("setfsuid", self._own.uid)
+            _set_effective(self._own.capabilities)
+            _set_file_id("setfsgid", self._own.gid)
+            _set_groups(self._own.groups)
+        except OSError:
+            libc.exit_now(3)  # as nobody in particular nothing can be judged: the guardian ends the tests
+
+
+def _set_file_id(call: str, value: int) -> None:
+    """setfsuid(2) and setfsgid(2) return the id that was in force, also when they fail: so it is asked for again."""
+    number = arch.current().calls[call]
+    for given in (value, _NOBODY):
+        try:
+            now = libc.syscall(number, given, call=call)
+        except KernelCallError:
+            now = _NOBODY
+    if now & 0xFFFF_FFFF != value:
+        raise KernelCallError(call, EPERM)
+
+
+def _set_groups(groups: list[int]) -> None:
+    array = (ctypes.c_uint32 * max(len(groups), 1))(*groups)
+    libc.syscall(arch.current().calls["setgroups"], len(groups), ctypes.addressof(array), call="setgroups")
+
+
+def _set_effective(capabilities: int) -> None:
+    calls = arch.current().calls
+    header = ctypes.create_string_buffer(_CAP_HEADER.pack(_CAPABILITY_VERSION_3, 0), _CAP_HEADER.size)
+    data = ctypes.create_string_buffer(_CAP_DATA.size)
+    libc.syscall(calls["capget"], ctypes.addressof(header), ctypes.addressof(data), call="capget")
+    words = list(_CAP_DATA.unpack(data.raw))
+    words[0], words[3] = capabilities & 0xFFFF_FFFF, capabilities >> 32
+    data = ctypes.create_string_buffer(_CAP_DATA.pack(*words), _CAP_DATA.size)
+    libc.syscall(calls["capset"], ctypes.addressof(header), ctypes.addressof(data), call="capset")

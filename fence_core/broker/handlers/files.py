@@ -70,7 +70,13 @@ def _open_located(
         return located.errno if located.errno > 0 else errno.EISDIR
     if flags & _TMPFILE:
         if located.handle < 0:
-            return errno.ENOENT
+            try:
+                located.handle = os.open(
+                    located.name, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=located.directory
+                )
+            except OSError as error:
+                return error.errno or errno.ENOENT
+            broker.close_after(located.handle)
         located.parent, located.path = located.path, f"{located.path}/(unnamed temporary file)"
     if located.is_file and not process.may_write(judged_path(broker, process, located.path)):
         if flags & os.O_CREAT and not flags & (CHANGES & ~os.O_CREAT | os.O_EXCL):

@@ -95,6 +95,8 @@ class Resolver:
         self._file = _how(_O_PATH, _RESOLVE_NO_MAGICLINKS)
         self._parent = _how(_O_PARENT, _RESOLVE_NO_MAGICLINKS)
         self._plain = _how(_O_PATH | os.O_NOFOLLOW, _RESOLVE_NO_SYMLINKS)
+        self._straight = _how(_O_PATH, _RESOLVE_NO_SYMLINKS)
+        self._straight_parent = _how(_O_PARENT, _RESOLVE_NO_SYMLINKS)
         self._file_in_root = _how(_O_PATH, _RESOLVE_NO_MAGICLINKS | _RESOLVE_IN_ROOT)
         self._parent_in_root = _how(_O_PARENT, _RESOLVE_NO_MAGICLINKS | _RESOLVE_IN_ROOT)
         self._syscall = libc.function(
@@ -109,6 +111,11 @@ class Resolver:
         """
         if not raw:
             return Located("", errno=errno.ENOENT)
+        if _is_plain(raw) and not self.foreign_roots:
+            # Most paths: absolute and without links, which one call tells. Then the text is the path.
+            found = self._as_written(raw, follow=follow)
+            if found is not None:
+                return found
         base = AT_FDCWD
         in_root = False
         try:
@@ -128,6 +135,24 @@ class Resolver:
         finally:
             if base >= 0:
                 os.close(base)
+
+    def _as_written(self, raw: bytes, *, follow: bool) -> Located | None:
+        """None where a symbolic link is on the way, or anything else that wants a closer look."""
+        if follow:
+            handle = self._open(AT_FDCWD, raw, self._straight)
+            if handle >= 0:
+                self._keep(handle)
+                return Located(os.fsdecode(raw), handle=handle)
+            if handle != -errno.ENOENT:
+                return None
+        head, _, name = raw.rpartition(b"/")
+        handle = self._open(AT_FDCWD, head or b"/", self._straight_parent)
+        if handle < 0:
+            return None
+        self._keep(handle)
+        if len(name) > _NAME_MAX:
+            return Located(os.fsdecode(raw), errno=errno.ENAMETOOLONG)
+        return Located(os.fsdecode(raw), parent=os.fsdecode(head) or "/", directory=handle, name=name)
 
     def descriptor(self, tid: int, fd: int) -> Located:
         """What a descriptor of that thread's process is open on."""
@@ -275,6 +300,18 @@ class Resolver:
             return same and os.readlink(f"/proc/{tid}/ns/mnt") == self._mounts
         except OSError:
             return False
+
+
+def _is_plain(raw: bytes) -> bool:
+    """Whether an absolute path, if no symbolic link is on its way, is what the kernel itself calls the file."""
+    return (
+        raw[0] == 0x2F
+        and b"//" not in raw
+        and b"/./" not in raw
+        and b"/../" not in raw
+        and not raw.endswith((b"/", b"/.", b"/.."))
+        and not raw.startswith((b"/proc/", b"/dev/"))
+    )
 
 
 def _start(tid: int, dirfd: int) -> str:

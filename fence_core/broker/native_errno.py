@@ -73,9 +73,12 @@ def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: 
     except OSError:
         status = None
     who = Credentials(tid)
+    slash = located.name.endswith(b"/")  # fs/namei.c: then it must be, or become, a directory
     if op in CREATING:
         if status is not None:
             return errno.EADDRINUSE if op == "bind" else errno.EEXIST
+        if slash and op != "mkdir":
+            return errno.ENOENT
         if op == "link" and other is not None:
             return _link_source(other, located) or _directory(located.parent, None, who)
         return _directory(located.parent, None, who)
@@ -85,12 +88,13 @@ def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: 
         return errno.ENOENT
     directory = stat.S_ISDIR(status.st_mode)
     if op == "unlink":
-        return (errno.EISDIR if directory else 0) or _directory(located.parent, status, who)
+        if slash:
+            return errno.EISDIR if directory else errno.ENOTDIR
+        return _directory(located.parent, status, who) or (errno.EISDIR if directory else 0)
     if op == "rmdir":
-        if not directory:
-            return errno.ENOTDIR
         return (
             _directory(located.parent, status, who)
+            or (0 if directory else errno.ENOTDIR)
             or (errno.EBUSY if os.path.ismount(located.path) else 0)
             or _not_empty(located.path)
         )
@@ -114,6 +118,8 @@ def _open(status: os.stat_result | None, located: Located, flags: int, who: Cred
     if status is None:
         if not flags & os.O_CREAT:
             return errno.ENOENT
+        if located.name.endswith(b"/"):
+            return errno.EISDIR
         if flags & os.O_DIRECTORY:
             return errno.EINVAL
         return _directory(located.parent or os.path.dirname(located.path), None, who)

@@ -25,6 +25,7 @@ _TMPFILE = os.O_TMPFILE & ~os.O_DIRECTORY
 CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | _TMPFILE
 """Of the flags of open(2), those that can make it change something."""
 _ATTEMPTS = 8
+_MADE_BY_MKNOD = frozenset({0, stat.S_IFREG, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK})
 
 
 # ---------------------------------------------------------------- opens
@@ -214,6 +215,8 @@ def mknodat(broker: Broker, tid: int, args: Arguments) -> Reply:
 
 def _mknod(broker: Broker, tid: int, dirfd: int, address: int, mode: int, device: int) -> Reply:
     mode &= 0xFFFF
+    if stat.S_IFMT(mode) not in _MADE_BY_MKNOD:
+        return errno.EPERM if stat.S_ISDIR(mode) else errno.EINVAL
     if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and os.geteuid() == 0):
         # A device node in a writable place is a way to everything behind it. Without privileges the kernel says
         # EPERM itself.
@@ -265,6 +268,8 @@ def symlinkat(broker: Broker, tid: int, args: Arguments) -> Reply:
 
 def _symlink(broker: Broker, tid: int, target_at: int, dirfd: int, address: int) -> Reply:
     target = broker.processes.find(tid).read_string(tid, target_at)
+    if not target:
+        return errno.ENOENT
     return entry(
         broker, tid, "symlink", dirfd, address, lambda where: os.symlink(target, where.name, dir_fd=where.directory)
     )

@@ -1,35 +1,11 @@
-"""Faults of the fence itself: the call is refused, the run says so, and nothing goes on half fenced.
-
-The faults are made by a script that changes the engine before it calls pytest: no switch for them exists.
-"""
+"""Faults of the fence itself: the call is refused, the run says so, and nothing goes on half fenced."""
 
 from __future__ import annotations
 
-import textwrap
-from typing import Any
-
 import pytest
 
-from tests.end_to_end.support import Ended, Runs, until
-
-HEAD = """
-    import errno, os, sys
-    import pytest
-    from fence_core.broker import control, loop, names, table
-    from fence_core.broker.handlers import files, network
-    from fence_core.errors import KernelCallError
-    from fence_core.launcher import supervisor
-"""
-
-
-def faulty(runs: Runs, fault: str, test: str, *args: str, **options: Any) -> Ended:
-    """A run of an engine to which `fault` was done."""
-    script = textwrap.dedent(HEAD) + textwrap.dedent(fault) + "\nsys.exit(pytest.main(sys.argv[1:]))\n"
-    (runs.directory / "faulty.py").write_text(script, encoding="utf-8")
-    (runs.directory / "test_it.py").write_text(textwrap.dedent(test), encoding="utf-8")
-    python, *rest = runs.argv(["-p", "no:cacheprovider", *args], fenced=True)
-    return runs.command(python, "faulty.py", *rest[2:], **options)
-
+from tests.end_to_end.faults import faulty
+from tests.end_to_end.support import Runs, until
 
 FAULTS = {
     "an error": ("raise RuntimeError('made by a test')", "fence error in mkdir: RuntimeError: made by a test"),

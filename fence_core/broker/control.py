@@ -136,7 +136,7 @@ def _welcome(broker: Broker, role: str, worker: Worker) -> dict[str, Any]:
         "mode": worker.scope.mode,
         "layers": list(broker.layers),
         "source": worker.scope.source,
-        "stacks": broker.stacks_work,
+        "stacks": broker.recorder.stacks_work,
     }
 
 
@@ -173,15 +173,15 @@ def _wire(records: list[Record]) -> list[dict[str, Any]]:
 
 
 def _take(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
-    broker.collect_stacks()
+    broker.recorder.collect()
     worker = _own(process)
-    records = broker.ledgers[worker.scope.number].take(worker.number, str(request["nodeid"]))
+    records = broker.recorder.ledgers[worker.scope.number].take(worker.number, str(request["nodeid"]))
     return {"violations": _wire(records)}
 
 
 def _ledger(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
-    broker.collect_stacks()
-    ledger = broker.ledgers[_own(process).scope.number]
+    broker.recorder.collect()
+    ledger = broker.recorder.ledgers[_own(process).scope.number]
     return {
         "violations": _wire(ledger.records),
         "dropped": ledger.dropped,
@@ -189,7 +189,7 @@ def _ledger(broker: Broker, process: Process, request: Mapping[str, Any]) -> dic
 
 
 def _settle(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
-    broker.ledgers[_own(process).scope.number].settle(int(request["upto"]))
+    broker.recorder.ledgers[_own(process).scope.number].settle(int(request["upto"]))
     return {}
 
 

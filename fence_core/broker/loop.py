@@ -9,7 +9,6 @@ refused it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import select
 import socket
@@ -18,23 +17,22 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from fence_core.broker.attribution import Process, ProcessTable, program
+from fence_core.broker.attribution import Process, ProcessTable
 from fence_core.broker.ceiling import Ceiling
 from fence_core.broker.control import OPEN_OF_ONE_MAX, Connection
 from fence_core.broker.identity import Identities
 from fence_core.broker.names import Names
 from fence_core.broker.page import create as create_page
+from fence_core.broker.recorder import Recorder
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.resolve import Resolver
 from fence_core.broker.scopes import Binding, Scope, Worker
 from fence_core.broker.sockets import InsideSockets
-from fence_core.broker.stacks import StackPipe, waits
 from fence_core.broker.table import handlers
 from fence_core.broker.tunnels import Tunnels
 from fence_core.errors import KernelCallError
-from fence_core.events.ledger import Ledger, Record
+from fence_core.events.ledger import Ledger
 from fence_core.kernel import arch as arches
-from fence_core.kernel import process as kernel_process
 from fence_core.kernel import seccomp, signals
 from fence_core.policy.requests import Connect, Request, Resolve, printable
 
@@ -49,16 +47,11 @@ class Describable(Protocol):
 
 WAIT_TICK_S = 0.02
 """How often a call that is being waited for is looked at: for signals that its thread must get (kernel notes 5)."""
-STACK_PIPE_BYTES = 1 << 20
 _RETRY_S = 1.0
 _ERRNO_MAX = 4096  # MAX_ERRNO + 1, include/linux/err.h
-STACK_PATIENCE_S = 0.005
 _LOOK_UP_S = 2.0
 """How long a resolver goes on asking in other words for what was refused."""
 _REFUSED_NAMES_MAX = 10_000
-_WORD_MAX = 200
-"""Characters shown of each word of a command line: a whole script may stand there."""
-_LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
 
 
 class Route(NamedTuple):
@@ -100,8 +93,6 @@ class Broker:
         self.listener = seccomp.Listener(listener_fd)
         self.listener.set_sync_wake_up()
         self.layers = layers
-        self.stacks_work = stacks
-        """Whether WAIT_KILLABLE_RECV is in force: without it a stack signal would repeat the call for ever."""
         self._closing: list[int] = []
         self.resolver = Resolver(self._closing.append)
         self.ceiling = ceiling
@@ -120,14 +111,12 @@ class Broker:
         self._refused_names: dict[tuple[int, str, int, str], float] = {}
         """When each process was refused a name last, by what it was doing."""
         self.scopes: list[Scope] = [root]
-        self.ledgers: list[Ledger] = [Ledger()]
         self.workers: list[Worker] = [Worker(0, root, root_pid, create_page(), ())]
         self.workers[0].page.write(b"", 0, 0)
-        self.lost_a_report = False
-        """Whether anything was refused that could not be written down: the run must fail all the same."""
         self.on_meeting: Callable[[int], None] | None = None
         """Called with the pid of each process that is seen for the first time."""
         self.processes = ProcessTable(self.workers[0].now, watch=self._watch_process, supervisor=os.getpid())
+        self.recorder = Recorder(self.processes, stacks_work=stacks)
         first = self.processes.adopt(root_pid, self.workers[0].now())
         first.workers.append(self.workers[0])
         self.root_process = first
@@ -142,7 +131,6 @@ class Broker:
         """By thread: a call that was carried out, its result, which the thread did not get, and until when it may ask
         again."""
         self._parked: list[_Parked] = []
-        self._stack_pipes: list[StackPipe] = []
         self._network = os.readlink("/proc/self/ns/net")
         self._call_names = {number: name for name, number in arches.current().calls.items()}
 
@@ -341,9 +329,9 @@ class Broker:
             rule = f"a fault of the fence itself{at}: the call was refused, please report it"
         try:
             process = self.processes.by_pid.get(tid) or self.root_process
-            self._note(process, tid, "error", printable(what), process.account(), rule, errno.EACCES, None)
+            self.recorder.note(process, tid, "error", printable(what), process.account(), rule, errno.EACCES, None)
         except Exception:
-            self.lost_a_report = True
+            self.recorder.lost_one = True
             traceback.print_exc()
         return errno.EACCES
 
@@ -397,13 +385,13 @@ class Broker:
                 continue
             kind = type(request).__name__.lower()
             asked = None if whatever_rules else request
-            self._note(process, tid, kind, request.describe(), binding, rule, given, asked)
+            self.recorder.note(process, tid, kind, request.describe(), binding, rule, given, asked)
         return answer if found else number
 
     def report(self, process: Process, tid: int, what: str, rule: str, request: Request | None) -> None:
         """Record what was refused elsewhere than in a trapped call, with every session above the process."""
         for binding, _ in process.account().judges:
-            self._note(process, tid, "connect", what, binding, rule, errno.EACCES, request)
+            self.recorder.note(process, tid, "connect", what, binding, rule, errno.EACCES, request)
 
     def route(self, process: Process, tid: int, name: str, port: int) -> Route:
         """Whether this process may connect to a name, and where the policy says that the name is.
@@ -425,7 +413,7 @@ class Broker:
             decision = judge.decide(request)
             if decision.allowed:
                 continue
-            record = self._note(
+            record = self.recorder.note(
                 process, tid, "connect", request.describe(), binding, decision.rule, errno.EACCES, request
             )
             if binding.worker.scope.mode != "audit":
@@ -465,7 +453,7 @@ class Broker:
                 if len(self._refused_names) > _REFUSED_NAMES_MAX:
                     self._refused_names.clear()
                 what, rule = request.describe(), decision.rule
-                self._note(process, tid, "resolve", what, binding, rule, errno.ENOENT, request, repeats=repeats)
+                self.recorder.note(process, tid, "resolve", what, binding, rule, errno.ENOENT, request, repeats=repeats)
 
     def _refuse_message(self, process: Process, tid: int, host: str, proto: str) -> None:
         """To a name server, but no query: it went no further than to us, even where the policy opens the port."""
@@ -476,79 +464,7 @@ class Broker:
             if decision.allowed:
                 rule = "the fence answers for every name server, and this was no query for a name"
             what = request.describe()
-            self._note(process, tid, "connect", what, binding, rule, errno.EACCES, request)
-
-    def _note(
-        self,
-        process: Process,
-        tid: int,
-        kind: str,
-        what: str,
-        binding: Binding,
-        rule: str,
-        number: int,
-        request: object,
-        *,
-        repeats: bool = False,
-    ) -> Record:
-        worker = binding.worker
-        record, new = self.ledgers[worker.scope.number].add(
-            worker=worker.number,
-            nodeid=binding.nodeid,
-            phase=binding.phase,
-            kind=_KINDS.get(kind, kind),
-            what=what,
-            pid=process.pid,
-            program=program(process.pid),
-            repeats=repeats,
-        )
-        if new:
-            self._describe(record, process, binding, rule, number, request)
-            if self.stacks_work:
-                self._ask_stack(process, tid, binding, record)
-        worker.page.add_violation()
-        return record
-
-    def _ask_stack(self, process: Process, tid: int, binding: Binding, record: Record) -> None:
-        """The line of the thread that tried; for another program, the line at which its test waits for it."""
-        if process.stacks is not None:
-            process.stacks.ask(process.pid, tid, record)
-            if record.kind == "resolve" and tid != process.pid:
-                # asyncio looks names up in a thread that runs nothing of the user's: where does he wait for it?
-                process.stacks.collect(STACK_PATIENCE_S)
-                if all(frame.path.startswith(_LIBRARY) for frame in record.stack):
-                    process.stacks.ask(process.pid, process.pid, record)
-            return
-        test = self.processes.by_pid.get(binding.worker.tgid)
-        if test is None or test.stacks is None or test.workers[-1:] != [binding.worker]:
-            return
-        now = binding.worker.now()
-        if (now.nodeid, now.phase) == (binding.nodeid, binding.phase) and waits(test.pid):
-            test.stacks.ask(test.pid, test.pid, record)
-
-    def _describe(
-        self, record: Record, process: Process, binding: Binding, rule: str, number: int, request: object
-    ) -> None:
-        scope = binding.worker.scope
-        record.rule = rule
-        record.errno = number
-        record.mode = scope.mode
-        # To the session around a nested one, whose account it is too, the inner pytest is a program like any other.
-        record.is_test_process = process.pid == binding.worker.tgid
-        record.chain = self.processes.chain(process, binding.worker)
-        try:
-            record.argv = tuple(printable(word[:_WORD_MAX]) for word in kernel_process.argv(process.pid)[:64])
-        except OSError:
-            pass
-        if not record.is_test_process:
-            record.late = binding.worker.page.read()[0] != binding.nodeid and bool(binding.nodeid)
-        if request is not None:
-            from fence_core.policy.remedy import remedy  # only ever needed where something was refused
-
-            policy = scope.policies[binding.policy] if binding.policy < len(scope.policies) else scope.base
-            change = remedy(request, policy, scope.syntax)  # type: ignore[arg-type]
-            if change is not None:
-                record.marker, record.config = change.marker, change.config
+            self.recorder.note(process, tid, "connect", what, binding, rule, errno.EACCES, request)
 
     # ------------------------------------------------------------ doors: /proc/fence/...
 
@@ -567,28 +483,13 @@ class Broker:
             fd, process.workers[-1].page_fd = process.workers[-1].page_fd, -1
             return HandOver(fd, cloexec=True)
         if raw == b"/proc/fence/stack" and process.workers:
-            read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, STACK_PIPE_BYTES)
-            except (OSError, AttributeError):
-                pass  # the user's pipe quota is used up: a smaller pipe holds fewer stacks
-            if process.stacks is not None and process.stacks in self._stack_pipes:
-                self._stack_pipes.remove(process.stacks)
-                process.stacks.close()
-            process.stacks = StackPipe(read_fd, os.fstat(read_fd).st_ino)
-            self._stack_pipes.append(process.stacks)
-            return HandOver(write_fd, cloexec=True)
+            return HandOver(self.recorder.open_pipe(process), cloexec=True)
         # Nothing to hand over: that the call is made says all there is to say.
         if raw == b"/proc/fence/fork":
             self.processes.before_fork(process)
         elif raw == b"/proc/fence/forked":
             self.processes.after_fork(process)
         return errno.ENOENT
-
-    def collect_stacks(self) -> None:
-        """Read what threads have written since they were refused."""
-        for pipe in self._stack_pipes:
-            pipe.collect(0.02)
 
     # ------------------------------------------------------------ processes and names
 
@@ -597,8 +498,8 @@ class Broker:
             self.unwatch(pidfd)
             process = self.processes.forget(pidfd)
             os.close(pidfd)
-            if process is not None and process.workers and process.stacks in self._stack_pipes:
-                process.stacks.collect()
+            if process is not None:
+                self.recorder.ended(process)
 
         self.watch(pidfd, ended)
         if self.on_meeting is not None:
@@ -607,7 +508,7 @@ class Broker:
     def open_scope(self, scope: Scope) -> Scope:
         """Register a nested session."""
         self.scopes.append(scope)
-        self.ledgers.append(Ledger())
+        self.recorder.ledgers.append(Ledger())
         return scope
 
     def add_worker(self, scope: Scope, process: Process, outer_judges: tuple[tuple[Binding, Judge], ...]) -> Worker:
@@ -616,6 +517,3 @@ class Broker:
         self.workers.append(worker)
         process.workers.append(worker)
         return worker
-
-
-_KINDS = {"opensocket": "socket", "unixconnect": "connect", "bindtodevice": "socket"}

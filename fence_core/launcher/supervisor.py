@@ -319,8 +319,8 @@ class Supervisor:
 
     def _report(self) -> bool:
         """Say what the session has not shown itself; whether any violation must fail the run."""
-        self._broker.collect_stacks()
-        ledger = self._broker.ledgers[0]
+        self._broker.recorder.collect()
+        ledger = self._broker.recorder.ledgers[0]
         unsettled = ledger.unsettled()
         if unsettled:
             self._say("fence: not shown above, since it happened when the session was over or could not report:")
@@ -335,11 +335,11 @@ class Supervisor:
             self._say(f"fence: ended {processes} that outlived the session:")
             for line in self._left[:20]:
                 self._say("  " + line)
-        if self._broker.lost_a_report:
+        if self._broker.recorder.lost_one:
             self._say("fence: something was refused that could not be written down (see above), please report it")
         return (
             bool(ledger.dropped)
-            or self._broker.lost_a_report
+            or self._broker.recorder.lost_one
             or any(record.mode == "enforce" for record in ledger.records)
         )
 

@@ -1,0 +1,138 @@
+"""Writing down what was refused: on whose account, by which program, from which line, and what would allow it.
+
+Run by the supervisor, for refused calls only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from fence_core.broker.attribution import Process, ProcessTable, program
+from fence_core.broker.stacks import StackPipe, waits
+from fence_core.events.ledger import Ledger, Record
+from fence_core.kernel import process as kernel_process
+from fence_core.policy.requests import printable
+
+if TYPE_CHECKING:
+    from fence_core.broker.scopes import Binding
+
+STACK_PIPE_BYTES = 1 << 20
+STACK_PATIENCE_S = 0.005
+_WORD_MAX = 200
+"""Characters shown of each word of a command line: a whole script may stand there."""
+_LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
+_KINDS = {"opensocket": "socket", "unixconnect": "connect", "bindtodevice": "socket"}
+
+
+class Recorder:
+    """The ledgers of all sessions, and the pipes through which threads tell where they are."""
+
+    def __init__(self, processes: ProcessTable, *, stacks_work: bool) -> None:
+        self._processes = processes
+        self.stacks_work = stacks_work
+        """Whether WAIT_KILLABLE_RECV is in force: without it a stack signal would repeat the call for ever."""
+        self.ledgers: list[Ledger] = [Ledger()]
+        """By the number of the scope."""
+        self.lost_one = False
+        """Whether anything was refused that could not be written down: the run must fail all the same."""
+        self._pipes: list[StackPipe] = []
+
+    def note(
+        self,
+        process: Process,
+        tid: int,
+        kind: str,
+        what: str,
+        binding: Binding,
+        rule: str,
+        number: int,
+        request: object,
+        *,
+        repeats: bool = False,
+    ) -> Record:
+        worker = binding.worker
+        record, new = self.ledgers[worker.scope.number].add(
+            worker=worker.number,
+            nodeid=binding.nodeid,
+            phase=binding.phase,
+            kind=_KINDS.get(kind, kind),
+            what=what,
+            pid=process.pid,
+            program=program(process.pid),
+            repeats=repeats,
+        )
+        if new:
+            self._describe(record, process, binding, rule, number, request)
+            if self.stacks_work:
+                self._ask_stack(process, tid, binding, record)
+        worker.page.add_violation()
+        return record
+
+    def _ask_stack(self, process: Process, tid: int, binding: Binding, record: Record) -> None:
+        """The line of the thread that tried; for another program, the line at which its test waits for it."""
+        if process.stacks is not None:
+            process.stacks.ask(process.pid, tid, record)
+            if record.kind == "resolve" and tid != process.pid:
+                # asyncio looks names up in a thread that runs nothing of the user's: where does he wait for it?
+                process.stacks.collect(STACK_PATIENCE_S)
+                if all(frame.path.startswith(_LIBRARY) for frame in record.stack):
+                    process.stacks.ask(process.pid, process.pid, record)
+            return
+        test = self._processes.by_pid.get(binding.worker.tgid)
+        if test is None or test.stacks is None or test.workers[-1:] != [binding.worker]:
+            return
+        now = binding.worker.now()
+        if (now.nodeid, now.phase) == (binding.nodeid, binding.phase) and waits(test.pid):
+            test.stacks.ask(test.pid, test.pid, record)
+
+    def _describe(
+        self, record: Record, process: Process, binding: Binding, rule: str, number: int, request: object
+    ) -> None:
+        scope = binding.worker.scope
+        record.rule = rule
+        record.errno = number
+        record.mode = scope.mode
+        # To the session around a nested one, whose account it is too, the inner pytest is a program like any other.
+        record.is_test_process = process.pid == binding.worker.tgid
+        record.chain = self._processes.chain(process, binding.worker)
+        try:
+            record.argv = tuple(printable(word[:_WORD_MAX]) for word in kernel_process.argv(process.pid)[:64])
+        except OSError:
+            pass
+        if not record.is_test_process:
+            record.late = binding.worker.page.read()[0] != binding.nodeid and bool(binding.nodeid)
+        if request is not None:
+            from fence_core.policy.remedy import remedy  # only ever needed where something was refused
+
+            policy = scope.policies[binding.policy] if binding.policy < len(scope.policies) else scope.base
+            change = remedy(request, policy, scope.syntax)  # type: ignore[arg-type]
+            if change is not None:
+                record.marker, record.config = change.marker, change.config
+
+    # ------------------------------------------------------------ stacks
+
+    def open_pipe(self, process: Process) -> int:
+        """A new pipe for the stacks of this process: the end that it writes to."""
+        read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, STACK_PIPE_BYTES)
+        except (OSError, AttributeError):
+            pass  # the user's pipe quota is used up: a smaller pipe holds fewer stacks
+        if process.stacks is not None and process.stacks in self._pipes:
+            self._pipes.remove(process.stacks)
+            process.stacks.close()
+        process.stacks = StackPipe(read_fd, os.fstat(read_fd).st_ino)
+        self._pipes.append(process.stacks)
+        return write_fd
+
+    def ended(self, process: Process) -> None:
+        """A process is gone: read what it has written last."""
+        if process.workers and process.stacks is not None and process.stacks in self._pipes:
+            process.stacks.collect()
+
+    def collect(self) -> None:
+        """Read what threads have written since they were refused."""
+        for pipe in self._pipes:
+            pipe.collect(0.02)

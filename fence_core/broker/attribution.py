@@ -25,6 +25,7 @@ from fence_core.kernel import pidfd as pidfds
 from fence_core.kernel import process as kernel_process
 from fence_core.policy.requests import printable
 
+_GENERATIONS_MAX = 64
 THREAD_TRUST_S = 0.1
 _FORK_SERVER = "from multiprocessing.forkserver import main"
 """How `multiprocessing` starts its fork server: the program given with ``-c``, in every version of Python."""
@@ -237,6 +238,21 @@ class ProcessTable:
                 self._threads.clear()
             self._threads[tid] = (process, time.monotonic() + THREAD_TRUST_S)
         return process
+
+    def is_ours(self, pid: int) -> bool:
+        """Whether this process, or that of this thread, is in the fence: known, or born of one that is."""
+        for _ in range(_GENERATIONS_MAX):
+            process = self.by_pid.get(pid)
+            if process is not None:
+                return True
+            try:
+                status = kernel_process.status_fields(pid)
+            except (OSError, ValueError):
+                return False
+            pid = status.ppid if status.tgid == pid else status.tgid
+            if pid <= 1 or pid == self._supervisor:
+                return False
+        return False
 
     def _meet(self, pid: int, ppid: int) -> Process:
         """First sight: bind to what the nearest known ancestor is doing now, registering those in between."""

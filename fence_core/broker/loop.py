@@ -94,7 +94,7 @@ class Broker:
         self.listener.set_sync_wake_up()
         self.layers = layers
         self._closing: list[int] = []
-        self.resolver = Resolver(self._closing.append)
+        self.resolver = Resolver(self._closing.append, lambda pid: self.processes.is_ours(pid))
         self.ceiling = ceiling
         self.identities = Identities()
         self.inside = InsideSockets()

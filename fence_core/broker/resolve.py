@@ -82,9 +82,11 @@ ASK_KERNEL = -1
 class Resolver:
     """Resolution in the view of any fenced thread; one per broker."""
 
-    def __init__(self, keep: Callable[[int], None]) -> None:
-        """`keep` is given each descriptor of a `Located`, to be closed when the call is answered."""
+    def __init__(self, keep: Callable[[int], None], is_ours: Callable[[int], bool]) -> None:
+        """`keep` is given each descriptor of a `Located`, to be closed when the call is answered. `is_ours` tells
+        whether a process is in the fence."""
         self._keep = keep
+        self._is_ours = is_ours
         self.foreign_roots = False
         """Set once any fenced process has made a chroot or setns: from then on every root is compared with ours."""
         root = os.stat("/")
@@ -259,7 +261,11 @@ class Resolver:
                 if links > _LINKS_MAX:
                     return Located(os.fsdecode(raw), errno=errno.ELOOP)
                 if step.startswith(b"/proc/"):
-                    # Magic: the kernel jumps to the object, whatever the text of the link says.
+                    # Magic: the kernel jumps to the object, whatever the text of the link says. It lets nobody inside
+                    # do so through a process outside, which only we may look into.
+                    owner = step[6:].partition(b"/")[0]
+                    if owner.isdigit() and not self._is_ours(int(owner)):
+                        return Located(os.fsdecode(raw), errno=errno.EACCES)
                     located = self._opened(os.open(step, _O_PATH))
                     if not todo:
                         return located

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,52 @@ def test_files_move_between_directories(runs: Runs, mode: str) -> None:
     (runs.directory / "test_it.py").write_text(MOVES)
     ended = runs.pytest(f"--fence-mode={mode}")
     assert ended.status == 0, ended
+
+
+STRANGERS = """
+import errno, os
+import pytest
+
+PID = {pid}
+
+@pytest.mark.fence(allow_write=["/proc"])
+@pytest.mark.parametrize("pid", [PID, os.getppid()])
+@pytest.mark.parametrize("flags", [os.O_RDONLY | os.O_CREAT, os.O_RDWR, os.O_RDONLY | os.O_TRUNC])
+@pytest.mark.parametrize("name", ["environ", "mem", "maps"])
+def test_read(pid, flags, name):
+    with pytest.raises(PermissionError):
+        os.open(f"/proc/{{pid}}/{{name}}", flags)
+
+@pytest.mark.fence(allow_write=["/proc", {outside!r}])
+@pytest.mark.parametrize("path", [f"/proc/{{PID}}/cwd/old", f"/proc/{{PID}}/root" + {outside!r} + "/old"])
+def test_through(path):
+    with pytest.raises(PermissionError):
+        os.open(path, os.O_WRONLY)
+    with pytest.raises(PermissionError):
+        os.chmod(path, 0)
+
+@pytest.mark.fence(allow_write=["/proc", {outside!r}])
+def test_ones_own():
+    os.chdir({outside!r})
+    for path in "/proc/self/cwd/old", "/proc/thread-self/cwd/old", f"/proc/{{os.getpid()}}/root{outside}/old":
+        os.close(os.open(path, os.O_WRONLY))
+    os.close(os.open("/proc/self/environ", os.O_RDONLY | os.O_CREAT))
+"""
+
+
+@pytest.mark.needs("kernel:landlock")
+def test_processes_outside_give_nothing_away(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The broker may look into them, as who started the tests may; it does so for nobody."""
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "old").write_text("as it was")
+    (runs.directory / "pyproject.toml").write_text(ONLY_HERE)
+    stranger = runs.start([sys.executable, "-c", "print(flush=True); input()"], stdin=subprocess.PIPE, cwd=outside)
+    assert stranger.stdout is not None
+    stranger.stdout.readline()
+    text = STRANGERS.format(pid=stranger.pid, outside=str(outside))
+    (runs.directory / "test_it.py").write_text(text)
+    (runs.directory / "tmp").mkdir()
+    ended = runs.pytest("--basetemp=base", env={"TMPDIR": str(runs.directory / "tmp")})
+    runs.finish(stranger)
+    assert ended.status == 0, ended
+    assert (outside / "old").read_text() == "as it was"

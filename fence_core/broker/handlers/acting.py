@@ -36,6 +36,12 @@ def judged_path(broker: Broker, process: Process, path: str) -> str:
     return path
 
 
+def is_of_a_stranger(path: str) -> bool:
+    """Whether a judged path is that of a process outside of the fence. What its files give away the kernel tells
+    nobody inside, but us: nothing there may be opened on behalf of the caller."""
+    return path.startswith("/proc/") and path[6:7].isdigit()
+
+
 def refusal(
     broker: Broker, process: Process, tid: int, op: str, located: Located, *, flags: int = 0, shown: str = ""
 ) -> int:

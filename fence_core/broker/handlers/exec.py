@@ -7,7 +7,6 @@ import os
 from typing import TYPE_CHECKING
 
 from fence_core.broker.reply import CONTINUE, Reply
-from fence_core.kernel import process as kernel_process
 from fence_core.policy.requests import printable
 
 if TYPE_CHECKING:
@@ -62,24 +61,13 @@ def setns(broker: Broker, tid: int, args: Arguments) -> Reply:
     return CONTINUE
 
 
-_GENERATIONS_MAX = 64
-
-
 def prlimit(broker: Broker, tid: int, args: Arguments) -> Reply:
     """Only changes of another process's limits arrive here. With those of processes outside a test could end them,
     the guardian and the supervisor too: refused like a signal to them, which is no violation either."""
-    process = broker.processes.find(tid)
+    broker.processes.find(tid)
     pid = args[0] & 0xFFFF_FFFF
     if os.readlink(f"/proc/{tid}/ns/pid") != os.readlink("/proc/self/ns/pid"):
         return CONTINUE  # a namespace made inside has no numbers for what is outside
-    for _ in range(_GENERATIONS_MAX):
-        if pid in broker.processes.by_pid or pid == process.pid:
-            return CONTINUE
-        try:
-            status = kernel_process.status_fields(pid)
-        except OSError:
-            return errno.ESRCH
-        pid = status.ppid if status.tgid == pid else status.tgid
-        if pid <= 1:
-            break
-    return errno.EPERM
+    if broker.processes.is_ours(pid):
+        return CONTINUE
+    return errno.EPERM if os.path.exists(f"/proc/{pid}") else errno.ESRCH

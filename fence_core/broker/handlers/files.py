@@ -11,7 +11,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from fence_core.broker import opener
-from fence_core.broker.handlers.acting import DIRECTORY_ENDS, entry, judged_path, perform, refusal
+from fence_core.broker.handlers.acting import DIRECTORY_ENDS, entry, is_of_a_stranger, judged_path, perform, refusal
 from fence_core.broker.handlers.arguments import AT_FDCWD, AT_REMOVEDIR, Arguments, signed
 from fence_core.broker.reply import CONTINUE, HandOver, Reply
 from fence_core.broker.resolve import Located
@@ -79,14 +79,10 @@ def _open_located(
                 return error.errno or errno.ENOENT
             broker.close_after(located.handle)
         located.parent, located.path = located.path, f"{located.path}/(unnamed temporary file)"
-    if located.is_file and not process.may_write(judged_path(broker, process, located.path)):
-        if flags & os.O_CREAT and not flags & (CHANGES & ~os.O_CREAT | os.O_EXCL):
-            # It changes nothing where the file exists: then it is that file, opened without O_CREAT.
-            found = _existing(located)
-            if found >= 0:
-                broker.close_after(found)
-                located.handle = found
-                return _perform_open(broker, process, tid, located, flags & ~os.O_CREAT, mode)
+    judged = judged_path(broker, process, located.path)
+    if located.is_file and not process.may_write(judged):
+        if flags & os.O_CREAT and not flags & (CHANGES & ~os.O_CREAT | os.O_EXCL) and _exists(located):
+            return CONTINUE  # it changes nothing where the file exists; were it gone by then, Landlock would make none
         # A rule for an unnamed file can only be one for its directory.
         shown = "create" if flags & _TMPFILE else "open"
         refused = refusal(broker, process, tid, "open", located, flags=flags, shown=shown)
@@ -94,9 +90,11 @@ def _open_located(
             return refused
     if _kernel_may(broker, located, flags):
         return CONTINUE
+    if located.is_file and is_of_a_stranger(judged):
+        return errno.EACCES
     if flags & os.O_CREAT and located.name.endswith(b"/"):
         return errno.EISDIR
-    return _perform_open(broker, process, tid, located, flags, mode)
+    return _perform_open(broker, tid, located, flags, mode)
 
 
 def _kernel_may(broker: Broker, located: Located, flags: int) -> bool:
@@ -108,22 +106,19 @@ def _kernel_may(broker: Broker, located: Located, flags: int) -> bool:
     return True  # pipes, sockets and devices of the kernel's own: no rule is needed
 
 
-def _existing(located: Located) -> int:
-    """An O_PATH descriptor of what is there, unless O_CREAT would fail on it; -1."""
+def _exists(located: Located) -> bool:
+    """Whether something is there that O_CREAT would open, and not fail on."""
     try:
         if located.handle >= 0:
-            found = os.dup(located.handle)
+            status = os.fstat(located.handle)
         else:
-            found = os.open(located.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=located.directory)
+            status = os.lstat(located.name, dir_fd=located.directory)
     except OSError:
-        return -1
-    if stat.S_IFMT(os.fstat(found).st_mode) in (stat.S_IFDIR, stat.S_IFLNK):
-        os.close(found)
-        return -1
-    return found
+        return False
+    return stat.S_IFMT(status.st_mode) not in (stat.S_IFDIR, stat.S_IFLNK)
 
 
-def _perform_open(broker: Broker, process: Process, tid: int, located: Located, flags: int, mode: int) -> Reply | None:
+def _perform_open(broker: Broker, tid: int, located: Located, flags: int, mode: int) -> Reply | None:
     """The open itself, on the file that was judged; None where somebody has made that file by now."""
     handle = located.handle
     if handle < 0 and not flags & (os.O_CREAT | os.O_NOFOLLOW):
@@ -251,9 +246,9 @@ def _remove(broker: Broker, tid: int, dirfd: int, address: int, *, directory: bo
     def remove(where: Located) -> None:
         if directory:
             os.rmdir(where.name, dir_fd=where.directory)
-            broker.ceiling.forget(where.path)
         else:
             os.unlink(where.name, dir_fd=where.directory)
+        broker.ceiling.forget(where.path)
 
     return entry(broker, tid, "rmdir" if directory else "unlink", dirfd, address, remove)
 

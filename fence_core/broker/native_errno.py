@@ -8,12 +8,15 @@ refused calls only, with the target's credentials; the order of the checks is th
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 
 from fence_core.broker.resolve import Located
+from fence_core.kernel import names
 
 CREATING = frozenset({"mkdir", "mknod", "symlink", "link", "bind"})
+NO_CHANGE = -1
 INODE = frozenset({"chmod", "chown", "utime", "setxattr", "removexattr"})
 
 
@@ -64,23 +67,23 @@ def in_our_user_namespace(tid: int) -> bool:
 def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: Located | None = None) -> int:
     """The error number of the kernel's own refusal, 0 if it would have changed something.
 
-    ``other`` is the new path of ``rename`` and the existing one of ``link``. ``flags`` are those of the call.
+    ``located`` is the old path of ``rename`` and ``link``, ``other`` the new one. ``flags`` are those of the call.
+    `NO_CHANGE` where a rename would succeed and do nothing.
     """
     if located.errno:
         return located.errno
+    who = Credentials(tid)
+    if other is not None:
+        return _link(located, other, who) if op == "link" else _rename(located, other, flags, who)
     try:
         status: os.stat_result | None = os.lstat(located.path)
     except OSError:
         status = None
-    who = Credentials(tid)
-    slash = located.name.endswith(b"/")  # fs/namei.c: then it must be, or become, a directory
     if op in CREATING:
         if status is not None:
             return errno.EADDRINUSE if op == "bind" else errno.EEXIST
-        if slash and op != "mkdir":
+        if located.name.endswith(b"/") and op != "mkdir":
             return errno.ENOENT
-        if op == "link" and other is not None:
-            return _link_source(other, located) or _directory(located.parent, None, who)
         return _directory(located.parent, None, who)
     if op == "open":
         return _open(status, located, flags, who)
@@ -88,7 +91,7 @@ def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: 
         return errno.ENOENT
     directory = stat.S_ISDIR(status.st_mode)
     if op == "unlink":
-        if slash:
+        if located.name.endswith(b"/"):
             return errno.EISDIR if directory else errno.ENOTDIR
         return _directory(located.parent, status, who) or (errno.EISDIR if directory else 0)
     if op == "rmdir":
@@ -98,8 +101,6 @@ def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: 
             or (errno.EBUSY if os.path.ismount(located.path) else 0)
             or _not_empty(located.path)
         )
-    if op == "rename" and other is not None:
-        return _rename(status, located, other, flags, who)
     if op == "truncate":
         if directory:
             return errno.EISDIR
@@ -156,38 +157,87 @@ def _directory(path: str, entry: os.stat_result | None, who: Credentials) -> int
     return 0
 
 
-def _rename(status: os.stat_result, old: Located, new: Located, flags: int, who: Credentials) -> int:
-    rename_noreplace, rename_exchange = 1, 2
-    if new.errno:
-        return new.errno
-    try:
-        target: os.stat_result | None = os.lstat(new.path)
-    except OSError:
-        target = None
-    if os.stat(old.parent).st_dev != os.stat(new.parent).st_dev:
+def _rename(old: Located, new: Located, flags: int, who: Credentials) -> int:
+    """In the order of do_renameat2 and vfs_rename."""
+    if names.mount_of(old.directory) != names.mount_of(new.directory):
         return errno.EXDEV
-    if target is not None and flags & rename_noreplace:
-        return errno.EEXIST
-    if target is None and flags & rename_exchange:
+    if _read_only(old.parent):
+        return errno.EROFS
+    status, target = _named(old), _named(new)
+    exchange = bool(flags & names.RENAME_EXCHANGE)
+    if status is None:
         return errno.ENOENT
+    if target is None and exchange:
+        return errno.ENOENT
+    if target is not None and flags & names.RENAME_NOREPLACE:
+        return errno.EEXIST
+    directory = stat.S_ISDIR(status.st_mode)
+    over_directory = target is not None and stat.S_ISDIR(target.st_mode)
+    if new.name.endswith(b"/") and not (over_directory if exchange else directory):
+        return errno.ENOTDIR
+    if old.name.endswith(b"/") and not directory:
+        return errno.ENOTDIR
+    if directory and (new.parent + "/").startswith(old.path + "/"):
+        return errno.EINVAL
+    if over_directory and (old.parent + "/").startswith(new.path + "/"):
+        return errno.EINVAL if exchange else errno.ENOTEMPTY
+    if target is not None and (status.st_dev, status.st_ino) == (target.st_dev, target.st_ino):
+        return NO_CHANGE  # two links to one file: rename(2) "does nothing, and returns a success status"
     found = _directory(old.parent, status, who) or _directory(new.parent, target, who)
-    if found or target is None or flags & rename_exchange:
+    if found:
         return found
-    if stat.S_ISDIR(status.st_mode) != stat.S_ISDIR(target.st_mode):
-        return errno.EISDIR if stat.S_ISDIR(target.st_mode) else errno.ENOTDIR
-    return _not_empty(new.path) if stat.S_ISDIR(target.st_mode) else 0
+    if target is not None and not exchange and directory != over_directory:
+        return errno.ENOTDIR if directory else errno.EISDIR
+    if old.parent != new.parent:
+        # A directory that gets another parent has its ".." rewritten.
+        for moved, its in ((directory, status), (exchange and over_directory, target)):
+            if moved and its is not None and not who.may_write(its):
+                return errno.EACCES
+    if os.path.ismount(old.path) or (target is not None and os.path.ismount(new.path)):
+        return errno.EBUSY
+    return _not_empty(new.path) if over_directory and not exchange else 0
 
 
-def _link_source(source: Located, new: Located) -> int:
-    if source.errno:
-        return source.errno
-    try:
-        status = os.lstat(source.path)
-    except OSError as error:
-        return error.errno or errno.ENOENT
-    if stat.S_ISDIR(status.st_mode):
+def _link(old: Located, new: Located, who: Credentials) -> int:
+    """In the order of do_linkat and vfs_link. `old` has a handle, whether it was followed or not."""
+    if _named(new) is not None:
+        return errno.EEXIST
+    if new.name.endswith(b"/"):
+        return errno.ENOENT
+    if _read_only(new.parent):
+        return errno.EROFS
+    if names.mount_of(old.handle) != names.mount_of(new.directory):
+        return errno.EXDEV
+    status = os.fstat(old.handle)
+    if not _may_link(status, who):
         return errno.EPERM
-    return errno.EXDEV if os.stat(new.parent).st_dev != status.st_dev else 0
+    return _directory(new.parent, None, who) or (errno.EPERM if stat.S_ISDIR(status.st_mode) else 0)
+
+
+def _may_link(status: os.stat_result, who: Credentials) -> bool:
+    """What fs.protected_hardlinks asks for (proc_sys_fs(5)): the owner may, others only what they may write."""
+    if who.privileged or status.st_uid == who.uid or not _protects_links():
+        return True
+    mode = status.st_mode
+    special = mode & stat.S_ISUID or (mode & stat.S_ISGID and mode & stat.S_IXGRP)
+    return stat.S_ISREG(mode) and not special and who.may_write(status)
+
+
+@functools.cache
+def _protects_links() -> bool:
+    try:
+        with open("/proc/sys/fs/protected_hardlinks", "rb") as setting:
+            return setting.read().strip() != b"0"
+    except OSError:
+        return False
+
+
+def _named(located: Located) -> os.stat_result | None:
+    """The status of the name itself; None where there is nothing."""
+    try:
+        return os.stat(located.name.rstrip(b"/"), dir_fd=located.directory, follow_symlinks=False)
+    except OSError:
+        return None
 
 
 def _not_empty(path: str) -> int:

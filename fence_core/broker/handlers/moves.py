@@ -6,14 +6,19 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from fence_core.broker.handlers.acting import judged_path, perform, unresolved
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, Arguments, signed
-from fence_core.broker.native_errno import native_errno
+from fence_core.broker.native_errno import NO_CHANGE, native_errno
 from fence_core.broker.reply import CONTINUE, Reply
-from fence_core.broker.resolve import ASK_KERNEL
+from fence_core.kernel import names
 from fence_core.policy.requests import Write
 
 if TYPE_CHECKING:
+    from fence_core.broker.attribution import Process
     from fence_core.broker.loop import Broker
+    from fence_core.broker.resolve import Located
+
+_RENAME_FLAGS = names.RENAME_NOREPLACE | names.RENAME_EXCHANGE | names.RENAME_WHITEOUT
 
 
 def rename(broker: Broker, tid: int, args: Arguments) -> Reply:
@@ -21,33 +26,74 @@ def rename(broker: Broker, tid: int, args: Arguments) -> Reply:
 
 
 def renameat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _rename(broker, tid, args[0], args[1], args[2], args[3], 0)
+    return _rename(broker, tid, signed(args[0]), args[1], signed(args[2]), args[3], 0)
 
 
 def renameat2(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _rename(broker, tid, args[0], args[1], args[2], args[3], args[4])
+    return _rename(broker, tid, signed(args[0]), args[1], signed(args[2]), args[3], args[4] & 0xFFFF_FFFF)
 
 
 def _rename(broker: Broker, tid: int, old_fd: int, old_at: int, new_fd: int, new_at: int, flags: int) -> Reply:
+    exchange = bool(flags & names.RENAME_EXCHANGE)
+    if flags & ~_RENAME_FLAGS or (exchange and flags != names.RENAME_EXCHANGE):
+        return errno.EINVAL
     process = broker.processes.find(tid)
-    old = broker.resolver.locate(tid, process.pid, signed(old_fd), process.read_string(tid, old_at), follow=False)
-    new = broker.resolver.locate(tid, process.pid, signed(new_fd), process.read_string(tid, new_at), follow=False)
-    for located in (old, new):
-        if located.errno:
-            return CONTINUE if located.errno == ASK_KERNEL else located.errno
-    old_allowed, new_allowed = process.may_write(old.path, "rename"), process.may_write(new.path, "rename")
-    if old_allowed and new_allowed:
+    found = _both(broker, process, tid, (old_fd, old_at), (new_fd, new_at))
+    if not isinstance(found, tuple):
+        return found
+    old, new = found
+    refused = _judge(broker, process, tid, "rename", old, new, flags)
+    if refused is not None:
+        return refused
+    if broker.ceiling.covers(old.path) and broker.ceiling.covers(new.path):
         return CONTINUE
-    try:
-        first, second = os.lstat(old.path), os.lstat(new.path)
-        if (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino):
-            return broker.succeed()  # rename(2): two links to one file, "does nothing, and returns success"
-    except OSError:
-        pass
-    native = native_errno("rename", old, tid, flags=flags, other=new)
-    if native:
-        return native
-    return broker.refuse(process, tid, Write("rename", new.path if old_allowed else old.path), errno.EACCES)
+
+    def act() -> None:
+        names.rename(old.directory, old.name, new.directory, new.name, flags)
+        broker.ceiling.forget(old.path)
+        broker.ceiling.forget(new.path)
+
+    return perform(broker, tid, act)
+
+
+def _both(
+    broker: Broker, process: Process, tid: int, old: tuple[int, int], new: tuple[int, int]
+) -> tuple[Located, Located] | Reply:
+    """Where both names are, of which neither is followed; or the answer where there is nothing to judge."""
+    found = []
+    for dirfd, address in (old, new):
+        raw = process.read_string(tid, address)
+        located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=False)
+        answer = unresolved(located)
+        if answer is not None:
+            return answer
+        found.append(located)
+    return found[0], found[1]
+
+
+def _judge(
+    broker: Broker,
+    process: Process,
+    tid: int,
+    op: str,
+    old: Located,
+    new: Located,
+    flags: int = 0,
+) -> Reply | None:
+    """The refusal, if there is one; None where the call is to be carried out."""
+    for located in (old, new):
+        # A second name in a writable place would make the file behind it writable: the source of a link must be, too.
+        # What has no place on a disk (a file of O_TMPFILE) was opened by somebody who might.
+        means = "open" if located is old and op == "link" else op
+        if not located.is_file or process.may_write(judged_path(broker, process, located.path), means):
+            continue
+        native = native_errno(op, old, tid, flags=flags, other=new)
+        if native:
+            return broker.succeed() if native == NO_CHANGE else native
+        refused = broker.refuse(process, tid, Write(op, located.path), errno.EACCES)
+        if refused != CONTINUE:
+            return refused
+    return None
 
 
 def link(broker: Broker, tid: int, args: Arguments) -> Reply:
@@ -55,27 +101,46 @@ def link(broker: Broker, tid: int, args: Arguments) -> Reply:
 
 
 def linkat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _link(broker, tid, args[0], args[1], args[2], args[3], args[4])
+    return _link(broker, tid, signed(args[0]), args[1], signed(args[2]), args[3], args[4] & 0xFFFF_FFFF)
 
 
 def _link(broker: Broker, tid: int, old_fd: int, old_at: int, new_fd: int, new_at: int, flags: int) -> Reply:
+    if flags & ~(AT_SYMLINK_FOLLOW | AT_EMPTY_PATH):
+        return errno.EINVAL
     process = broker.processes.find(tid)
     raw = process.read_string(tid, old_at)
-    resolver = broker.resolver
-    if not raw and flags & AT_EMPTY_PATH:
-        old = resolver.descriptor(tid, signed(old_fd))
+    by_descriptor = not raw and bool(flags & AT_EMPTY_PATH)
+    if by_descriptor:
+        old = broker.resolver.descriptor(tid, old_fd)
     else:
         follow = bool(flags & AT_SYMLINK_FOLLOW)
-        old = resolver.locate(tid, process.pid, signed(old_fd), raw, follow=follow)
-    new = resolver.locate(tid, process.pid, signed(new_fd), process.read_string(tid, new_at), follow=False)
-    for located in (old, new):
-        if located.errno:
-            return CONTINUE if located.errno == ASK_KERNEL else located.errno
-    # A second name in a writable place would make the file behind it writable: the source must be, too.
-    source_allowed = not old.is_file or process.may_write(old.path)
-    if source_allowed and process.may_write(new.path, "link"):
+        old = broker.resolver.locate(tid, process.pid, old_fd, raw, follow=follow)
+    answer = unresolved(old)
+    if answer is not None:
+        return answer
+    if old.handle < 0:
+        try:
+            old.handle = os.open(old.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=old.directory)
+        except OSError as error:
+            return error.errno or errno.ENOENT
+        broker.close_after(old.handle)
+    raw = process.read_string(tid, new_at)
+    new = broker.resolver.locate(tid, process.pid, new_fd, raw, follow=False)
+    answer = unresolved(new)
+    if answer is not None:
+        return answer
+    refused = _judge(broker, process, tid, "link", old, new)
+    if refused is not None:
+        return refused
+    if broker.ceiling.covers(old.path) and broker.ceiling.covers(new.path):
         return CONTINUE
-    native = native_errno("link", new, tid, other=old if old.is_file else None)
-    if native:
-        return native
-    return broker.refuse(process, tid, Write("link", new.path if source_allowed else old.path), errno.EACCES)
+
+    def act() -> None:
+        handle = os.open(f"/proc/self/fd/{old.handle}", os.O_PATH | os.O_CLOEXEC) if by_descriptor else old.handle
+        try:
+            names.link(handle, new.directory, new.name, as_opened=by_descriptor)
+        finally:
+            if by_descriptor:
+                os.close(handle)
+
+    return perform(broker, tid, act)

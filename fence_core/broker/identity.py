@@ -60,13 +60,18 @@ class Identities:
         self._namespace = os.readlink("/proc/self/ns/user")
         self._privileged = os.geteuid() == 0 or self._own.capabilities != 0
 
+    @property
+    def differ(self) -> bool:
+        """Whether a caller may have other rights than we have."""
+        return self._privileged and self.changed
+
     @contextmanager
     def acting_as(self, tid: int, *, creates: bool = False) -> Iterator[None]:
         """In this block file calls have the rights of that thread; with `creates`, new files its umask, too.
 
         Raises ProcessLookupError where it is gone.
         """
-        somebody_else = self._privileged and self.changed
+        somebody_else = self.differ
         if not (creates or somebody_else):
             yield
             return
@@ -91,12 +96,23 @@ class Identities:
 
     def has_our_rights(self, tid: int) -> bool:
         """Whether what we may do the caller may, too."""
-        if not (self._privileged and self.changed):
+        if not self.differ:
             return True
         return (
             os.readlink(f"/proc/{tid}/ns/user") == self._namespace
             and _Who(read_proc(f"/proc/{tid}/status")) == self._own
         )
+
+    def outer_ids(self, tid: int, uid: int, gid: int) -> tuple[int, int] | None:
+        """The ids of a thread's user namespace as ours has them; None where one of them has no counterpart.
+
+        -1, as 32 bits, stays what it is: "leave it alone".
+        """
+        if os.readlink(f"/proc/{tid}/ns/user") == self._namespace:
+            return uid, gid
+        outer_uid = uid if uid == _NOBODY else _outer_id(f"/proc/{tid}/uid_map", uid)
+        outer_gid = gid if gid == _NOBODY else _outer_id(f"/proc/{tid}/gid_map", gid)
+        return None if outer_uid is None or outer_gid is None else (outer_uid, outer_gid)
 
     def _become(self, who: _Who) -> None:
         _set_groups(who.groups)
@@ -112,6 +128,15 @@ class Identities:
             _set_groups(self._own.groups)
         except OSError:
             libc.exit_now(3)  # as nobody in particular nothing can be judged: the guardian ends the tests
+
+
+def _outer_id(table: str, inner: int) -> int | None:
+    """By user_namespaces(7): lines of first id inside, first id in the namespace of whoever reads, how many."""
+    for line in read_proc(table).splitlines():
+        first, outer, count = map(int, line.split())
+        if first <= inner < first + count and outer != _NOBODY:
+            return outer + inner - first
+    return None
 
 
 def _set_file_id(call: str, value: int) -> None:

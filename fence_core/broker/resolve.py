@@ -162,7 +162,7 @@ class Resolver:
             handle = os.open(_start(tid, fd), _O_PATH)
         except OSError as error:
             return Located("", errno=errno.EBADF if error.errno == errno.ENOENT else error.errno or errno.EBADF)
-        return self._opened(handle)
+        return self.opened(handle)
 
     def _open(self, base: int, raw: bytes, how: ctypes.Array[ctypes.c_char]) -> int:
         """An O_PATH descriptor, or minus the error number."""
@@ -173,7 +173,7 @@ class Resolver:
         for _ in range(_LINKS_MAX):
             handle = self._open(base, raw, self._file_in_root if in_root else self._file)
             if handle >= 0:
-                return self._opened(handle)
+                return self.opened(handle)
             if handle == -errno.ELOOP:
                 if in_root:
                     return Located(os.fsdecode(raw), errno=errno.EACCES)  # magic links lead out of a root
@@ -230,8 +230,8 @@ class Resolver:
             name=name + b"/" if len(stripped) < len(raw) else name,
         )
 
-    def _opened(self, handle: int) -> Located:
-        """What an O_PATH descriptor stands for; it is kept."""
+    def opened(self, handle: int) -> Located:
+        """What a descriptor of ours stands for; it is kept."""
         self._keep(handle)
         path = os.readlink(str(handle), dir_fd=self._fds)
         if path[:1] != "/":
@@ -266,7 +266,7 @@ class Resolver:
                     owner = step[6:].partition(b"/")[0]
                     if owner.isdigit() and not self._is_ours(int(owner)):
                         return Located(os.fsdecode(raw), errno=errno.EACCES)
-                    located = self._opened(os.open(step, _O_PATH))
+                    located = self.opened(os.open(step, _O_PATH))
                     if not todo:
                         return located
                     if not located.is_file:
@@ -287,7 +287,7 @@ class Resolver:
         handle = self._open(AT_FDCWD, here, self._plain)
         if handle < 0:
             return Located(os.fsdecode(raw), errno=-handle)
-        return self._opened(handle)
+        return self.opened(handle)
 
     def _missing(self, directory: bytes, name: bytes) -> Located:
         """The last component is not there."""

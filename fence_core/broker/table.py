@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers import exec as exec_
-from fence_core.broker.handlers import files, inodes, messages, moves, network
+from fence_core.broker.handlers import files, inodes, messages, moves, network, xattrs
 from fence_core.kernel import bpf
 from fence_core.kernel.arch import Arch
 
@@ -130,17 +130,19 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     "lchown": (inodes.lchown, TRAP),
     "fchownat": (inodes.fchownat, TRAP),
     "utime": (inodes.utime, TRAP),
-    "utimes": (inodes.utime, TRAP),
+    "utimes": (inodes.utimes, TRAP),
     "futimesat": (inodes.futimesat, TRAP),
     "utimensat": (inodes.utimensat, TRAP),
-    "setxattr": (inodes.setxattr, TRAP),
-    "lsetxattr": (inodes.lsetxattr, TRAP),
-    "removexattr": (inodes.removexattr, TRAP),
-    "lremovexattr": (inodes.lremovexattr, TRAP),
+    "setxattr": (xattrs.setxattr, TRAP),
+    "lsetxattr": (xattrs.lsetxattr, TRAP),
+    "removexattr": (xattrs.removexattr, TRAP),
+    "lremovexattr": (xattrs.lremovexattr, TRAP),
     "fchmod": (inodes.fchmod, TRAP),
     "fchown": (inodes.fchown, TRAP),
-    "fsetxattr": (inodes.fsetxattr, TRAP),
-    "fremovexattr": (inodes.fremovexattr, TRAP),
+    "fsetxattr": (xattrs.fsetxattr, TRAP),
+    "fremovexattr": (xattrs.fremovexattr, TRAP),
+    "setxattrat": (xattrs.setxattrat, TRAP),
+    "removexattrat": (xattrs.removexattrat, TRAP),
     "rename": (moves.rename, TRAP),
     "renameat": (moves.renameat, TRAP),
     "renameat2": (moves.renameat2, TRAP),
@@ -173,8 +175,6 @@ _ENOSYS = (
     "io_uring_enter",
     "io_uring_register",
     "openat2",
-    "setxattrat",
-    "removexattrat",
     "file_setattr",
 )
 _EPERM = (

@@ -66,7 +66,10 @@ def perform(
     if not broker.still_there():
         return errno.EINTR  # nobody gets it
     try:
-        with broker.identities.acting_as(tid, creates=creates):
+        if creates or broker.identities.differ:
+            with broker.identities.acting_as(tid, creates=creates):
+                failed = act()
+        else:
             failed = act()
     except ProcessLookupError:
         return errno.ESRCH

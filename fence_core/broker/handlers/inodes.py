@@ -1,129 +1,228 @@
-"""Calls that change a file itself and not its name: mode, owner, times, attributes, length; by path or by descriptor.
+"""Calls that change a file itself and not its name: mode, owner, times and length; by path or by descriptor.
 
-Landlock knows nothing of them.
+Extended attributes and flags are next door, in `xattrs` and `flags`. How each is carried out: `changing`.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import os
+import resource
+import signal
+import stat
+import struct
 from typing import TYPE_CHECKING
 
-from fence_core.broker.handlers.acting import DIRECTORY_ENDS, judged_path, refusal
-from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Arguments, signed
-from fence_core.broker.native_errno import INODE
-from fence_core.broker.reply import CONTINUE, Reply
-from fence_core.broker.resolve import ASK_KERNEL
+from fence_core.broker import opener
+from fence_core.broker.handlers.arguments import AT_FDCWD, AT_SYMLINK_NOFOLLOW, Arguments, signed
+from fence_core.broker.handlers.changing import AT_FLAGS, Change, change, change_descriptor, change_path, find_path
+from fence_core.broker.reply import HandOver, Reply, Value, Wait
+from fence_core.kernel import arch, calls, libc
 
 if TYPE_CHECKING:
-    from fence_core.broker.attribution import Process
     from fence_core.broker.loop import Broker
-    from fence_core.broker.resolve import Located
 
-
-def truncate(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _one(broker, tid, "truncate", AT_FDCWD, args[0], follow=True)
+# ---------------------------------------------------------------- mode
 
 
 def chmod(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _one(broker, tid, "chmod", AT_FDCWD, args[0], follow=True)
+    return change_path(broker, tid, "chmod", AT_FDCWD, args[0], _mode(args[1]))
 
 
 def fchmodat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _one(broker, tid, "chmod", args[0], args[1], follow=True)
+    return change_path(broker, tid, "chmod", signed(args[0]), args[1], _mode(args[2]))
 
 
 def fchmodat2(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _at_flags(broker, tid, "chmod", args[0], args[1], args[3])
-
-
-def chown(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _one(broker, tid, "chown", AT_FDCWD, args[0], follow=True)
-
-
-def lchown(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _one(broker, tid, "chown", AT_FDCWD, args[0], follow=False)
-
-
-def fchownat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _at_flags(broker, tid, "chown", args[0], args[1], args[4])
-
-
-def utime(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _one(broker, tid, "utime", AT_FDCWD, args[0], follow=True)
-
-
-def futimesat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _nullable(broker, tid, args[0], args[1], 0)
-
-
-def utimensat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _nullable(broker, tid, args[0], args[1], args[3])
-
-
-def _nullable(broker: Broker, tid: int, dirfd: int, address: int, flags: int) -> Reply:
-    """utimensat(2): without a path it means the descriptor itself, which is how libc makes futimens."""
-    if address:
-        return _at_flags(broker, tid, "utime", dirfd, address, flags)
-    return _by_descriptor(broker, tid, "utime", signed(dirfd))
-
-
-def setxattr(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _one(broker, tid, "setxattr", AT_FDCWD, args[0], follow=True)
-
-
-def lsetxattr(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _one(broker, tid, "setxattr", AT_FDCWD, args[0], follow=False)
-
-
-def removexattr(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _one(broker, tid, "removexattr", AT_FDCWD, args[0], follow=True)
-
-
-def lremovexattr(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _one(broker, tid, "removexattr", AT_FDCWD, args[0], follow=False)
-
-
-# ---------------------------------------------------------------- one descriptor, which need not be open for writing
+    if not calls.exists("fchmodat2"):
+        return errno.ENOSYS
+    flags = args[3] & 0xFFFF_FFFF
+    if flags & ~AT_FLAGS:
+        return errno.EINVAL
+    return change_path(broker, tid, "chmod", signed(args[0]), args[1], _mode(args[2]), flags=flags)
 
 
 def fchmod(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _by_descriptor(broker, tid, "chmod", signed(args[0]))
+    return change_descriptor(broker, tid, "chmod", signed(args[0]), _mode(args[1]))
+
+
+def _mode(mode: int) -> Change:
+    mode &= 0o7777
+    return lambda where: os.chmod(where, mode)
+
+
+# ---------------------------------------------------------------- owner
+
+
+def chown(broker: Broker, tid: int, args: Arguments) -> Reply:
+    return change_path(broker, tid, "chown", AT_FDCWD, args[0], _owner(broker, tid, args[1], args[2]))
+
+
+def lchown(broker: Broker, tid: int, args: Arguments) -> Reply:
+    owner = _owner(broker, tid, args[1], args[2])
+    return change_path(broker, tid, "chown", AT_FDCWD, args[0], owner, flags=AT_SYMLINK_NOFOLLOW)
+
+
+def fchownat(broker: Broker, tid: int, args: Arguments) -> Reply:
+    flags = args[4] & 0xFFFF_FFFF
+    if flags & ~AT_FLAGS:
+        return errno.EINVAL
+    owner = _owner(broker, tid, args[2], args[3])
+    return change_path(broker, tid, "chown", signed(args[0]), args[1], owner, flags=flags)
 
 
 def fchown(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _by_descriptor(broker, tid, "chown", signed(args[0]))
+    return change_descriptor(broker, tid, "chown", signed(args[0]), _owner(broker, tid, args[1], args[2]))
 
 
-def fsetxattr(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _by_descriptor(broker, tid, "setxattr", signed(args[0]))
+_UNCHANGED = 0xFFFF_FFFF
 
 
-def fremovexattr(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _by_descriptor(broker, tid, "removexattr", signed(args[0]))
+def _owner(broker: Broker, tid: int, uid: int, gid: int) -> Change:
+    uid, gid = uid & _UNCHANGED, gid & _UNCHANGED
+    if broker.identities.changed:
+        outer = broker.identities.outer_ids(tid, uid, gid)
+        if outer is None:
+            return lambda _: errno.EINVAL  # chown(2) in a user namespace that has no such id
+        uid, gid = outer
+    # To `os`, as to the C library, -1 is what leaves an id alone.
+    owner, group = uid if uid != _UNCHANGED else -1, gid if gid != _UNCHANGED else -1
+    return lambda where: os.chown(where, owner, group)
 
 
-def _at_flags(broker: Broker, tid: int, op: str, dirfd: int, address: int, flags: int) -> Reply:
-    if flags & AT_EMPTY_PATH and not broker.processes.find(tid).read_string(tid, address):
-        return _by_descriptor(broker, tid, op, signed(dirfd))
-    return _one(broker, tid, op, dirfd, address, follow=not flags & AT_SYMLINK_NOFOLLOW)
+# ---------------------------------------------------------------- times
+
+_PAIR = struct.Struct("=qq")
+_PAIRS = struct.Struct("=qqqq")
+_UTIME_OMIT = (1 << 30) - 2  # include/uapi/linux/stat.h
+_MICROSECONDS = 1_000_000
+
+_set_times = libc.function(
+    "syscall", ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_long
+)
 
 
-def _one(broker: Broker, tid: int, op: str, dirfd: int, address: int, *, follow: bool) -> Reply:
+def utime(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """With whole seconds, a struct utimbuf."""
+    times = None
+    if args[1]:
+        accessed, modified = _PAIR.unpack(broker.processes.find(tid).read(tid, args[1], _PAIR.size))
+        times = _PAIRS.pack(accessed, 0, modified, 0)
+    return change_path(broker, tid, "utime", AT_FDCWD, args[0], _times(times))
+
+
+def utimes(broker: Broker, tid: int, args: Arguments) -> Reply:
+    return _with_microseconds(broker, tid, AT_FDCWD, args[0], args[1])
+
+
+def futimesat(broker: Broker, tid: int, args: Arguments) -> Reply:
+    return _with_microseconds(broker, tid, signed(args[0]), args[1], args[2])
+
+
+def _with_microseconds(broker: Broker, tid: int, dirfd: int, address: int, times_at: int) -> Reply:
+    times = None
+    if times_at:
+        a, a_us, m, m_us = _PAIRS.unpack(broker.processes.find(tid).read(tid, times_at, _PAIRS.size))
+        if not (0 <= a_us < _MICROSECONDS and 0 <= m_us < _MICROSECONDS):
+            return errno.EINVAL
+        times = _PAIRS.pack(a, a_us * 1000, m, m_us * 1000)
+    return _change_times(broker, tid, dirfd, address, times, 0)
+
+
+def utimensat(broker: Broker, tid: int, args: Arguments) -> Reply:
+    times = None
+    if args[2]:
+        times = broker.processes.find(tid).read(tid, args[2], _PAIRS.size)
+        _, a_ns, _, m_ns = _PAIRS.unpack(times)
+        if a_ns == m_ns == _UTIME_OMIT:
+            return Value(0)  # "we must not even check the path" (fs/utimes.c)
+    return _change_times(broker, tid, signed(args[0]), args[1], times, args[3] & 0xFFFF_FFFF)
+
+
+def _change_times(broker: Broker, tid: int, dirfd: int, address: int, times: bytes | None, flags: int) -> Reply:
+    """Without a path it is about the descriptor itself, which is how libc makes futimens."""
+    if not address and dirfd != AT_FDCWD:
+        return change_descriptor(broker, tid, "utime", dirfd, _times(times)) if not flags else errno.EINVAL
+    if flags & ~AT_FLAGS:
+        return errno.EINVAL
+    return change_path(broker, tid, "utime", dirfd, address, _times(times), flags=flags)
+
+
+def _times(times: bytes | None) -> Change:
+    """As the kernel takes them, since Python knows neither UTIME_NOW nor UTIME_OMIT. None: now."""
+    number = arch.current().calls["utimensat"]
+
+    def act(where: str | int) -> int | None:
+        if isinstance(where, int):
+            failed = _set_times(number, where, None, times, 0)
+        else:
+            failed = _set_times(number, AT_FDCWD, where.encode(), times, 0)
+        return ctypes.get_errno() if failed else None
+
+    return act
+
+
+# ---------------------------------------------------------------- length
+
+
+def truncate(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """truncate(2). ftruncate(2) needs a descriptor open for writing, which was judged when it was opened."""
+    length = args[1] - (1 << 64) if args[1] >> 63 else args[1]
+    if length < 0:
+        return errno.EINVAL
     process = broker.processes.find(tid)
-    raw = process.read_string(tid, address)
-    if op in INODE and (raw.endswith(DIRECTORY_ENDS) or raw in (b".", b"..")):
-        follow = True
-    located = broker.resolver.locate(tid, process.pid, signed(dirfd), raw, follow=follow)
-    return _judge(broker, process, tid, op, located)
+    located = find_path(broker, process, tid, AT_FDCWD, process.read_string(tid, args[0]), follow=True)
+    if isinstance(located, int):
+        return located
+    status = os.fstat(located.handle)
+    if not stat.S_ISREG(status.st_mode):
+        return errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+    path = f"/proc/self/fd/{located.handle}"
+
+    def act(_: str | int) -> int | None:
+        if length > status.st_size and length > _file_size_limit(tid):
+            _signal_thread(process.pid, tid, signal.SIGXFSZ)
+            return errno.EFBIG
+        # Not truncate(2): that would wait for whoever has a lease on the file (fcntl(2), F_SETLEASE).
+        return _cut(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC), length)
+
+    reply = change(broker, process, tid, "truncate", located, path, act)
+    if reply == errno.EAGAIN:
+        opening = opener.open_elsewhere(broker, tid, located.handle, os.O_WRONLY)
+        return opening if isinstance(opening, int) else _truncate_later(opening, length)
+    return reply
 
 
-def _by_descriptor(broker: Broker, tid: int, op: str, fd: int) -> Reply:
-    process = broker.processes.find(tid)
-    return _judge(broker, process, tid, op, broker.resolver.descriptor(tid, fd))
+def _truncate_later(opening: Wait, length: int) -> Wait:
+    """Once the file could be opened: from then on nobody can get a lease on it."""
+    opened = opening.poll
+
+    def poll() -> int | Value | HandOver | None:
+        answer = opened()
+        if not isinstance(answer, HandOver):
+            return answer
+        return _cut(answer.fd, length) or Value(0)
+
+    opening.poll = poll
+    return opening
 
 
-def _judge(broker: Broker, process: Process, tid: int, op: str, located: Located) -> Reply:
-    if located.errno:
-        return CONTINUE if located.errno == ASK_KERNEL else located.errno
-    if not located.is_file or process.may_write(judged_path(broker, process, located.path), op):
-        return CONTINUE
-    return refusal(broker, process, tid, op, located)
+def _cut(fd: int, length: int) -> int | None:
+    try:
+        os.ftruncate(fd, length)
+    except OSError as error:
+        return error.errno
+    finally:
+        os.close(fd)
+    return None
+
+
+def _file_size_limit(tid: int) -> int:
+    limit = resource.prlimit(tid, resource.RLIMIT_FSIZE)[0]
+    return limit if limit != resource.RLIM_INFINITY else 1 << 63
+
+
+def _signal_thread(tgid: int, tid: int, number: int) -> None:
+    """What the kernel sends who makes a file larger than his limit (setrlimit(2)). Raises ProcessLookupError."""
+    libc.syscall(arch.current().calls["tgkill"], tgid, tid, number, call="tgkill")

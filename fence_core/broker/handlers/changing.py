@@ -1,0 +1,147 @@
+"""What calls share that change a file itself: found, judged and changed by one and the same descriptor.
+
+Landlock knows nothing of these calls, so the kernel is never told to carry one out: by then the path, or the number of
+the descriptor, may stand for another file.
+
+* A path becomes an O_PATH descriptor. What such a descriptor stands for is changed by its name below /proc/self/fd,
+  which leads to that very inode, a symbolic link's own included (`proc_pid_fd(5)`).
+* A descriptor is borrowed (pidfd_getfd(2)), and the call is made on that: so the kernel sees how it was opened, and
+  answers EBADF where it was O_PATH.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fence_core.broker.handlers.acting import DIRECTORY_ENDS, judged_path, perform, refusal
+from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
+from fence_core.broker.reply import CONTINUE, Reply
+from fence_core.errors import KernelCallError
+from fence_core.kernel import pidfd
+
+if TYPE_CHECKING:
+    from fence_core.broker.attribution import Process
+    from fence_core.broker.loop import Broker
+    from fence_core.broker.resolve import Located
+
+__all__ = ["AT_FLAGS", "Change", "change", "change_descriptor", "change_path", "find_path"]
+
+AT_FLAGS = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH
+"""What the newer calls of the family know; with anything else they are EINVAL."""
+_O_LINK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+Change = Callable[["str | int"], "int | None"]
+"""Makes the change: given a path below /proc/self/fd, or a borrowed descriptor. Returns None or an error number, or
+raises OSError."""
+
+
+def find_path(
+    broker: Broker, process: Process, tid: int, dirfd: int, raw: bytes, *, follow: bool, empty: bool = False
+) -> Located | int:
+    """The file that a path names, with its `handle`; an error number where there is none.
+
+    `empty`: the empty path means the descriptor itself (AT_EMPTY_PATH).
+    """
+    if not raw and empty:
+        located = broker.resolver.descriptor(tid, dirfd)
+    else:
+        if not follow and (raw.endswith(DIRECTORY_ENDS) or raw in (b".", b"..")):
+            follow = True
+        located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=follow)
+    if located.errno:
+        return located.errno if located.errno > 0 else errno.ENOENT
+    if located.handle < 0:
+        if follow:
+            return errno.ENOENT
+        try:
+            located.handle = os.open(located.name, _O_LINK, dir_fd=located.directory)
+        except OSError as error:
+            return error.errno or errno.ENOENT
+        broker.close_after(located.handle)
+    return located
+
+
+def change_path(
+    broker: Broker,
+    tid: int,
+    op: str,
+    dirfd: int,
+    address: int,
+    act: Change,
+    *,
+    flags: int = 0,
+    refused: Callable[[str | int], int] | None = None,
+) -> Reply:
+    """A change of what a path names. `flags`: AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH. `refused`: see `change`."""
+    process = broker.processes.find(tid)
+    raw = process.read_string(tid, address)
+    follow = not flags & AT_SYMLINK_NOFOLLOW
+    located = find_path(broker, process, tid, dirfd, raw, follow=follow, empty=bool(flags & AT_EMPTY_PATH))
+    if not isinstance(located, int):
+        return change(broker, process, tid, op, located, f"/proc/self/fd/{located.handle}", act, refused=refused)
+    return located
+
+
+def change_descriptor(
+    broker: Broker,
+    tid: int,
+    op: str,
+    fd: int,
+    act: Change,
+    *,
+    refused: Callable[[str | int], int] | None = None,
+) -> Reply:
+    """A change of what a descriptor of the caller is open on, which need not be open for writing."""
+    process = broker.processes.find(tid)
+    located = broker.resolver.opened(_borrow(process, tid, fd))
+    return change(broker, process, tid, op, located, located.handle, act, refused=refused)
+
+
+def change(
+    broker: Broker,
+    process: Process,
+    tid: int,
+    op: str,
+    located: Located,
+    where: str | int,
+    act: Change,
+    *,
+    refused: Callable[[str | int], int] | None = None,
+) -> Reply:
+    """Judge a file that was found, and change it.
+
+    `refused`: asked where the policy does not allow it, for the error with which the kernel would refuse this call for
+    reasons of its own; 0 where it would not.
+    """
+    if located.is_file and not process.may_write(judged_path(broker, process, located.path), op):
+        if isinstance(where, int) and fcntl.fcntl(where, fcntl.F_GETFL) & os.O_PATH:
+            return errno.EBADF
+        answer = (refused(where) if refused is not None else 0) or refusal(broker, process, tid, op, located)
+        if answer != CONTINUE:
+            return answer
+    return perform(broker, tid, lambda: act(where))
+
+
+_threads_have_pidfds = True
+
+
+def _borrow(process: Process, tid: int, fd: int) -> int:
+    """A copy of a descriptor of this thread, whose table need not be its process's. Raises KernelCallError."""
+    global _threads_have_pidfds
+    if tid != process.pid and _threads_have_pidfds:
+        try:
+            thread = pidfd.open_pidfd(tid, pidfd.PIDFD_THREAD)
+        except KernelCallError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            _threads_have_pidfds = False  # before Linux 6.9
+        else:
+            try:
+                return pidfd.get_fd(thread, fd)
+            finally:
+                os.close(thread)
+    return pidfd.get_fd(process.pidfd, fd)

@@ -1,0 +1,38 @@
+"""What the tests of files share: long fenced runs, in short directories that every user can reach."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.caught import Fenced
+from tests.end_to_end.loopback import Loopback
+from tests.end_to_end.support import Ended, Runs
+
+
+class Patient(Runs):
+    """Runs of many calls, on a machine that does other things besides."""
+
+    def finish(self, process: subprocess.Popen[Any]) -> Ended:
+        out, err = process.communicate(timeout=100)
+        return Ended(process.returncode, out or "", err or "")
+
+
+@pytest.fixture
+def fenced() -> Iterator[Fenced]:
+    """As that of all end-to-end tests, without servers; in a directory with a short name, for UNIX sockets, and not
+    among pytest's own, which every start of pytest closes to other users."""
+    base = Path(tempfile.mkdtemp(prefix="ff"))
+    base.chmod(0o755)
+    for name in ("in", "o"):
+        (base / name).mkdir()
+    runs = Patient(base / "in")
+    yield Fenced(runs, Loopback(0, 0, 0, 0, 0), base / "o")
+    runs.close()
+    shutil.rmtree(base)

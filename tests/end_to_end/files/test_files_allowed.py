@@ -1,0 +1,74 @@
+"""The same calls where they are allowed: they return what they do without a fence, and leave the same behind.
+
+Inside the session's rules the kernel carries them out; where only a marker allows them, the broker does so for its
+caller.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.caught import Fenced
+from tests.end_to_end.files import trees
+from tests.end_to_end.files.cells import COLUMNS, PERFORMERS, Cell, Ran, all_problems, cells, closed, expected, ran
+
+USERS = ("nobody", "nobody-owns") if os.geteuid() == 0 else ()
+WIDENED = [name for name, column in COLUMNS.items() if column.outside]
+
+
+def name(number: int) -> str:
+    return errno.errorcode.get(number, "success")
+
+
+def problems(cell: Cell, plain: Ran, fenced: Ran) -> Iterator[str]:
+    """What is not as it would be without a fence."""
+    if told := fenced.told.get(cell.name):
+        yield f"blamed for {told}"
+    if closed(cell):
+        got = fenced.errnos[cell.name][fenced.mains[cell.name]]
+        if got != errno.ENOSYS:
+            yield f"{name(got)} instead of ENOSYS"
+        return
+    natives, founds = ([name(each) for each in run.errnos[cell.name]] for run in (plain, fenced))
+    if natives != founds:
+        yield f"{founds} instead of {natives}"
+    for one, other in zip(plain.after[cell.name], fenced.after[cell.name], strict=True):
+        yield from trees.differences(one, other)
+
+
+def compare(fenced: Fenced, program: Path, chosen: list[Cell], *, umask: int, allowed: bool) -> None:
+    plain = ran(fenced, chosen, program, with_fence=False, umask=umask)
+    other = ran(fenced, chosen, program, with_fence=True, umask=umask, allowed=allowed)
+    assert sum(not expected(cell, plain) for cell in chosen) > len(chosen) / 8, "the calls are to work without a fence"
+    found = all_problems(chosen, lambda cell: problems(cell, plain, other))
+    assert not found, f"{len(found)} problems\n" + "\n".join(found)
+    assert other.run.status == 0, other.run
+
+
+@pytest.mark.needs("program:cc")
+@pytest.mark.parametrize("umask", [0o022, 0, 0o027], ids=oct)
+def test_inside(fenced: Fenced, probe: Callable[..., Path], umask: int) -> None:
+    chosen = cells(COLUMNS["inside"], [*PERFORMERS, *USERS], one_each=True)
+    compare(fenced, probe("file_calls"), chosen, umask=umask, allowed=False)
+
+
+@pytest.mark.needs("program:cc")
+@pytest.mark.parametrize("umask", [0, 0o027], ids=oct)
+def test_widened_with_umask(fenced: Fenced, probe: Callable[..., Path], umask: int) -> None:
+    chosen = cells(COLUMNS["outside"], [*PERFORMERS, *USERS], one_each=True)
+    compare(fenced, probe("file_calls"), chosen, umask=umask, allowed=True)
+
+
+@pytest.mark.needs("program:cc")
+@pytest.mark.parametrize("column", WIDENED)
+def test_widened(fenced: Fenced, probe: Callable[..., Path], column: str) -> None:
+    if column == "outside":
+        chosen = cells(COLUMNS[column], [*PERFORMERS, *USERS])
+    else:
+        chosen = cells(COLUMNS[column], PERFORMERS, one_each=True, all_rows=False)
+    compare(fenced, probe("file_calls"), chosen, umask=0o022, allowed=True)

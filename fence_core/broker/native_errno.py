@@ -82,7 +82,7 @@ def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: 
     if op in CREATING:
         if status is not None:
             return errno.EADDRINUSE if op == "bind" else errno.EEXIST
-        if located.name.endswith(b"/") and op != "mkdir":
+        if (located.name.endswith(b"/") and op != "mkdir") or _in_procfs(located.path):
             return errno.ENOENT
         return _directory(located.parent, None, who)
     if op == "open":
@@ -202,7 +202,7 @@ def _link(old: Located, new: Located, who: Credentials) -> int:
     """In the order of do_linkat and vfs_link. `old` has a handle, whether it was followed or not."""
     if _named(new) is not None:
         return errno.EEXIST
-    if new.name.endswith(b"/"):
+    if new.name.endswith(b"/") or _in_procfs(new.path):
         return errno.ENOENT
     if _read_only(new.parent):
         return errno.EROFS
@@ -238,6 +238,11 @@ def _named(located: Located) -> os.stat_result | None:
         return os.stat(located.name.rstrip(b"/"), dir_fd=located.directory, follow_symlinks=False)
     except OSError:
         return None
+
+
+def _in_procfs(path: str) -> bool:
+    """Where looking for a missing name fails, whatever for (proc_lookup, fs/proc/generic.c)."""
+    return path.startswith("/proc/")
 
 
 def _not_empty(path: str) -> int:

@@ -85,13 +85,13 @@ BY_DESCRIPTOR = {
     "rename below no directory": "rename('f', 'new', 0, 99)",
     "no memory": "result(libc.renameat2(CWD, ctypes.c_void_p(8), CWD, b'new', 0))",
     "no memory for the new name": "result(libc.renameat2(CWD, b'missing', CWD, ctypes.c_void_p(8), 0))",
-    "descriptor of what is gone": "[fd := os.open('g', os.O_RDONLY), os.unlink('g'), link('', 'new', EMPTY, fd)][2]",
 }
 UNNAMED = {
     "to its link": "link(f'/proc/self/fd/{os.open(\".\", os.O_TMPFILE | os.O_RDWR, 0o640)}', 'new', FOLLOW)",
     "by descriptor": "link('', 'new', EMPTY, os.open('.', os.O_TMPFILE | os.O_RDWR, 0o640))",
     "to an existing name": "link(f'/proc/self/fd/{os.open(\".\", os.O_TMPFILE | os.O_RDWR)}', 'f', FOLLOW)",
     "never to be named": "link(f'/proc/self/fd/{os.open(\".\", os.O_TMPFILE | os.O_EXCL | os.O_RDWR)}', 'new', FOLLOW)",
+    "descriptor of what is gone": "[fd := os.open('g', os.O_RDONLY), os.unlink('g'), link('', 'new', EMPTY, fd)][2]",
     "closed directory": "link(f'/proc/self/fd/{os.open(\".\", os.O_TMPFILE | os.O_RDWR)}', 'closed/new', FOLLOW)",
 }
 

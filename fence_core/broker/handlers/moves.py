@@ -6,7 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from fence_core.broker.handlers.acting import judged_path, perform, unresolved
+from fence_core.broker.handlers.acting import DIRECTORY_ENDS, judged_path, perform, unresolved
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, Arguments, signed
 from fence_core.broker.native_errno import NO_CHANGE, native_errno
 from fence_core.broker.reply import CONTINUE, Reply
@@ -113,7 +113,7 @@ def _link(broker: Broker, tid: int, old_fd: int, old_at: int, new_fd: int, new_a
     if by_descriptor:
         old = broker.resolver.descriptor(tid, old_fd)
     else:
-        follow = bool(flags & AT_SYMLINK_FOLLOW)
+        follow = bool(flags & AT_SYMLINK_FOLLOW) or raw.endswith(DIRECTORY_ENDS) or raw in (b".", b"..")
         old = broker.resolver.locate(tid, process.pid, old_fd, raw, follow=follow)
     answer = unresolved(old)
     if answer is not None:

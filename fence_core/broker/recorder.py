@@ -23,7 +23,7 @@ STACK_PATIENCE_S = 0.005
 _WORD_MAX = 200
 """Characters shown of each word of a command line: a whole script may stand there."""
 _LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
-_KINDS = {"opensocket": "socket", "unixconnect": "connect", "bindtodevice": "socket"}
+_KINDS = {"opensocket": "socket", "unixconnect": "connect", "bindtodevice": "socket", "move": "write"}
 
 
 class Recorder:

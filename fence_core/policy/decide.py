@@ -17,6 +17,7 @@ from fence_core.policy.requests import (
     SOCK_TYPE_MASK,
     Bind,
     Connect,
+    Move,
     OpenSocket,
     Read,
     Resolve,
@@ -234,8 +235,8 @@ class Judge:
     """
 
     __slots__ = (
-        "_allowed", "_denied", "_hosts", "_network", "_outbound", "_reads", "_sockets", "_tried", "_writable",
-        "_writes", "places",
+        "_allowed", "_denied", "_hosts", "_network", "_outbound", "_reads", "_sockets", "_spoken_of", "_tried",
+        "_writable", "_writes", "places",
     )  # fmt: skip
 
     def __init__(self, policy: Policy, *, links: Links | None = None) -> None:
@@ -253,6 +254,7 @@ class Judge:
         self._writes = compiler.writes()
         self._writable = self._writes.writable
         self._reads = compiler.reads()
+        self._spoken_of = compiler.spoken_of
         self.places = compiler.places()
         """Paths that `allow_write` names without a glob, or with one that means all that lies in them; links followed.
         What the kernel's own rules can be told of (see `broker/ceiling.py`): deny rules do not count here."""
@@ -271,6 +273,19 @@ class Judge:
             return self._write(Write(op, path)).allowed
         return self._writable(path)
 
+    def minds_move(self, old: str, new: str) -> bool:
+        """Whether `decide(Move(...))` could be no, for this file or for anything in this directory.
+
+        To be asked before anybody looks what lies in it: under a policy without deny rules it is not, as long as both
+        names are in places of the same kind (the directories for temporary files, or elsewhere).
+        """
+        return (
+            self._reads is not None
+            or self._writes.node(old).exempt != self._writes.node(new).exempt
+            or self._spoken_of.inside(old)
+            or self._spoken_of.inside(new)
+        )
+
     def decide(self, request: Request) -> Decision:
         """Whether the request is allowed, and by or for want of which rule. Never raises."""
         if isinstance(request, Write):
@@ -283,6 +298,8 @@ class Judge:
             return self._unix_connect(request)
         if isinstance(request, Bind):
             return self._bind(request)
+        if isinstance(request, Move):
+            return self._move(request)
         if isinstance(request, Read):
             return self._read(request)
         return self._open_socket(request)
@@ -319,6 +336,39 @@ class Judge:
         if node.deny is not None:
             return Decision(False, node.deny.says, "denied")
         return Decision(True, "reading is free: no rule in filesystem.deny_read matches")
+
+    def _move(self, request: Move) -> Decision:
+        """Rules go by name, so a move may take a file away from the one that holds for it, or bring one to it.
+
+        Deny rules count under both names. A protected name does where it is protected under one of them only:
+        elsewhere nothing changes, and a directory with some `.vscode` in it may be renamed.
+        """
+        old, new = request.names()
+        if request.unseen:
+            if self.minds_move(request.old, request.new):
+                return Decision(False, f"what lies in it has to be looked through, and {request.unseen}", "impossible")
+            return Decision(True, "no rule speaks of what lies in it")
+        before, after = self._writes.node(old), self._writes.node(new)
+        for node in before, after:
+            if node.locked is not None:
+                return Decision(False, node.locked.says, "protected")
+        if before.protect is not after.protect and (before.protect is None or after.protect is None):
+            rule = before.protect or after.protect
+            assert rule is not None
+            return Decision(False, rule.says, "protected")
+        if request.inside and not request.directory and before.exempt != after.exempt:
+            # A link to a directory of one's own, or a file that git takes for one.
+            holder = self._writes.container(new if before.exempt else old)
+            if holder is not None:
+                return Decision(False, holder.says, "protected")
+        for node in before, after:
+            if node.deny is not None:
+                return Decision(False, node.deny.says, "denied")
+        if self._reads is not None:
+            for node in self._reads.node(old), self._reads.node(new):
+                if node.deny is not None:
+                    return Decision(False, node.deny.says, "denied")
+        return Decision(True, "no rule speaks of one of its names only")
 
     # --- network ---
 
@@ -472,6 +522,31 @@ def _allowed(key: str, entry: Entry) -> Decision:
     return Decision(True, f"allowed: {key} {entry}")
 
 
+class _SpokenOf:
+    """Places whose verdict may differ from that of the directory around them: what to look for before one is moved."""
+
+    __slots__ = ("_at", "_below")
+
+    def __init__(self) -> None:
+        self._at: tuple[str, ...] = ()
+        self._below: tuple[str, ...] = ()
+
+    def add(self, *places: str) -> None:
+        """Paths that a rule names, each with everything in it."""
+        self._at += tuple(place.rstrip("/") for place in places)
+
+    def add_below(self, *places: str) -> None:
+        """Directories in which a rule may speak of any name."""
+        self._below += tuple(place.rstrip("/") for place in places)
+
+    def inside(self, directory: str) -> bool:
+        """Whether such a place may lie in this directory."""
+        start = directory.rstrip("/") + "/"
+        return any(place.startswith(start) for place in self._at) or any(
+            place.startswith(start) or start.startswith(place + "/") for place in self._below
+        )
+
+
 class _Compiler:
     """Turns the path rules of a policy into trees."""
 
@@ -479,6 +554,8 @@ class _Compiler:
         self._rules = rules
         self._links = links
         self._known: dict[str, str | None] = {}
+        self.spoken_of = _SpokenOf()
+        """Complete once `writes` and `reads` have been called."""
         # As written, before any link is followed: which places could a test have put a link in?
         self._reach = _Tree()
         for entry in rules.allow_write:
@@ -507,6 +584,7 @@ class _Compiler:
                 if place.startswith("/"):
                     for form in {place, self._resolve(place, self._link)}:
                         tree.add_path(form, _Rule(kind, ""))
+                        self.spoken_of.add(form)
         tree.seal()
         return tree
 
@@ -546,12 +624,15 @@ class _Compiler:
                 resolved = self._resolve(literal, link)
                 if resolved != literal:
                     tree.add_path(resolved, rule)
+                if kind == "deny":
+                    self.spoken_of.add(literal, resolved)
                 continue
             fixed, rest = paths.split_fixed(pattern)
-            if fixed:
-                resolved = self._resolve(fixed, link)
-                if resolved != fixed:
-                    tree.add(paths.escape(resolved.rstrip("/")) + rest, rule)
+            resolved = self._resolve(fixed, link) if fixed else fixed
+            if resolved != fixed:
+                tree.add(paths.escape(resolved.rstrip("/")) + rest, rule)
+            if kind == "deny":
+                self.spoken_of.add_below(fixed, resolved)
 
     def _add_protected(self, tree: _Tree) -> None:
         for row in protected.PROTECTED:

@@ -115,8 +115,13 @@ would bring their own `hooks` along."""
 
 
 def containers() -> frozenset[str]:
-    """The directories that protected names of more than one component lie in: `.git`, `.claude`, `.config`."""
-    return frozenset(name.rpartition("/")[0] for row in PROTECTED for name in row.names if "/" in name)
+    """The directories that protected names of more than one component lie in: `.git`, `.config`, `.config/systemd`."""
+    found = set()
+    for row in PROTECTED:
+        for name in row.names:
+            while name := name.rpartition("/")[0]:
+                found.add(name)
+    return frozenset(found)
 
 
 _CONFIG_NAMES = ("fence.json", "fence.jsonc", "fence.yaml", "fence.yml", "pyproject.toml")

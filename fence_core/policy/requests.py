@@ -8,7 +8,7 @@ Classes of their own and not a `Record` as the rest: to tuples, `Resolve("x")` a
 
 from __future__ import annotations
 
-__all__ = ["Bind", "Connect", "OpenSocket", "Read", "Request", "Resolve", "UnixConnect", "Write", "printable"]
+__all__ = ["Bind", "Connect", "Move", "OpenSocket", "Read", "Request", "Resolve", "UnixConnect", "Write", "printable"]
 
 # Linux's numbers, the same on every architecture we know. Spelled out since `socket` does not name all of them.
 _FAMILIES = {
@@ -198,4 +198,35 @@ class Read(_Asked):
         return f"read {printable(self.path)}"
 
 
-Request = Connect | Bind | Resolve | UnixConnect | OpenSocket | Write | Read
+class Move(_Asked):
+    """Give what is called `old` the name `new`; or, with a directory of that name, what is `inside` of it.
+
+    Asked after `Write` for both names has been allowed: about what these do not tell. `inside` is relative to the
+    directory; `directory`: whether what moves is one itself. `unseen`: why nobody could look what lies in it.
+    """
+
+    __slots__ = ("op", "old", "new", "inside", "directory", "unseen")  # noqa: RUF023
+    op: str
+    old: str
+    new: str
+    inside: str
+    directory: bool
+    unseen: str
+
+    def __init__(
+        self, op: str, old: str, new: str, inside: str = "", directory: bool = False, unseen: str = ""
+    ) -> None:
+        self._set(op, old, new, inside, directory, unseen)
+
+    def names(self) -> tuple[str, str]:
+        """What it is called, and what it would be called."""
+        if not self.inside:
+            return self.old, self.new
+        return f"{self.old}/{self.inside}", f"{self.new}/{self.inside}"
+
+    def describe(self) -> str:
+        holds = f", which holds {printable(self.inside)}" if self.inside else ""
+        return f"{self.op} {printable(self.old)}{holds}"
+
+
+Request = Connect | Bind | Resolve | UnixConnect | OpenSocket | Write | Read | Move

@@ -6,6 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from fence_core.broker.handlers import trees
 from fence_core.broker.handlers.acting import DIRECTORY_ENDS, judged_path, perform, unresolved
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, Arguments, signed
 from fence_core.broker.native_errno import NO_CHANGE, native_errno
@@ -93,6 +94,15 @@ def _judge(
         refused = broker.refuse(process, tid, Write(op, located.path), errno.EACCES)
         if refused != CONTINUE:
             return refused
+    pairs = ((old, new), (new, old)) if flags & names.RENAME_EXCHANGE else ((old, new),)
+    for source, target in pairs:
+        for move in trees.objections(process, op, source, target):
+            native = native_errno(op, old, tid, flags=flags, other=new)
+            if native:
+                return broker.succeed() if native == NO_CHANGE else native
+            refused = broker.refuse(process, tid, move, errno.EACCES)
+            if refused != CONTINUE:
+                return refused
     return None
 
 

@@ -127,6 +127,18 @@ class _Tree:
             return self._apply(node, self._patterns.at(path, name)).writable
         return node.writable
 
+    def inherited(self, path: str) -> _Node | None:
+        """`node(path)` where no rule speaks of this name, so that all of it comes from the directory; else None."""
+        directory, _, name = path.rpartition("/")
+        if (
+            name in self._names
+            or name.startswith(self._heads)
+            or name.endswith(self._tails)
+            or (self._glob is not None and self._glob(name))
+        ):
+            return None
+        return self._nodes.get(directory) or self._enter(directory)
+
     def node(self, path: str) -> _Node:
         """What holds for this very path."""
         directory, _, name = path.rpartition("/")
@@ -279,12 +291,22 @@ class Judge:
         To be asked before anybody looks what lies in it: under a policy without deny rules it is not, as long as both
         names are in places of the same kind (the directories for temporary files, or elsewhere).
         """
-        return (
-            self._reads is not None
-            or self._writes.node(old).exempt != self._writes.node(new).exempt
-            or self._spoken_of.inside(old)
-            or self._spoken_of.inside(new)
-        )
+        if self._reads is not None or self._spoken_of.inside(old) or self._spoken_of.inside(new):
+            return True
+        before = self._writes.inherited(old) or self._writes.node(old)
+        return before.exempt != (self._writes.inherited(new) or self._writes.node(new)).exempt
+
+    def frees(self, old: str, new: str) -> bool:
+        """Whether no rule speaks of either name, so that `decide(Move(...))` is surely yes; what most names are."""
+        for path in old, new:
+            node = self._writes.inherited(path)
+            if node is None or not node.writable:
+                return False
+            if self._reads is not None:
+                node = self._reads.inherited(path)
+                if node is None or node.deny is not None:
+                    return False
+        return True
 
     def decide(self, request: Request) -> Decision:
         """Whether the request is allowed, and by or for want of which rule. Never raises."""
@@ -525,26 +547,25 @@ def _allowed(key: str, entry: Entry) -> Decision:
 class _SpokenOf:
     """Places whose verdict may differ from that of the directory around them: what to look for before one is moved."""
 
-    __slots__ = ("_at", "_below")
+    __slots__ = ("_around", "_below")
 
     def __init__(self) -> None:
-        self._at: tuple[str, ...] = ()
+        self._around: set[str] = set()
         self._below: tuple[str, ...] = ()
 
     def add(self, *places: str) -> None:
         """Paths that a rule names, each with everything in it."""
-        self._at += tuple(place.rstrip("/") for place in places)
+        for place in places:
+            self._around.update(_above(place.rstrip("/")))
 
     def add_below(self, *places: str) -> None:
         """Directories in which a rule may speak of any name."""
-        self._below += tuple(place.rstrip("/") for place in places)
+        self.add(*places)
+        self._below += tuple(place.rstrip("/") + "/" for place in places)
 
     def inside(self, directory: str) -> bool:
         """Whether such a place may lie in this directory."""
-        start = directory.rstrip("/") + "/"
-        return any(place.startswith(start) for place in self._at) or any(
-            place.startswith(start) or start.startswith(place + "/") for place in self._below
-        )
+        return directory in self._around or f"{directory}/".startswith(self._below)
 
 
 class _Compiler:

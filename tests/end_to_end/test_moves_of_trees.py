@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 
 from tests.end_to_end.caught import Fenced
+from tests.end_to_end.faults import faulty
+from tests.end_to_end.support import Runs
 
 HEAD = """
 import ctypes, os
@@ -146,22 +150,31 @@ def test_harmless(tmp_path):
     assert (fenced.directory / "kept/.vscode/tasks.json").read_text() == "as it was"
 
 
-@pytest.mark.parametrize("entries", [50_000, 50_001])
-def test_too_much_to_look_through(fenced: Fenced, entries: int) -> None:
-    directory = fenced.directory / "many"
-    directory.mkdir()
-    for number in range(entries):
-        (directory / str(number)).touch()
-    run = fenced.run(
-        HEAD
-        + """
-def test_move():
-    os.rename("many", "more")
-""",
-        policy=POLICY + 'deny_write = ["*.key"]\n',
-    )
-    if entries == 50_000:
-        run.clean("test_move")
-        return
-    run.refused("test_move", f"rename {directory}", fails_itself=True)
-    assert "what lies in it has to be looked through, and it has more than 50,000 entries" in run.out
+BOUNDS = {
+    "entries": ("trees.ENTRIES_MAX = 4", "it has more than 4 entries"),
+    "time": ("trees.SECONDS_MAX = -1", "that takes longer than -1 seconds"),
+    "just enough": ("trees.ENTRIES_MAX = 5", ""),
+}
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_too_much_to_look_through(runs: Runs, bound: str) -> None:
+    fault, says = BOUNDS[bound]
+    for name in "many/a", "many/b", "many/c/d/e":
+        (runs.directory / name).mkdir(parents=True)
+    (runs.directory / "pyproject.toml").write_text(POLICY + 'deny_write = ["*.key"]\n')
+    test = """
+        def test_move():
+            os.rename("many", "more")
+
+        def test_file():
+            open("one", "w").close()
+            os.rename("one", "other")
+    """
+    fault = "from fence_core.broker.handlers import trees\n" + fault
+    ended = faulty(runs, fault, "import os\n" + textwrap.dedent(test), "-rA")
+    assert "PASSED test_it.py::test_file" in ended.out, ended
+    assert (runs.directory / "more/c/d/e").is_dir() == (not says), ended
+    if says:
+        assert f"refused: what lies in it has to be looked through, and {says}" in ended.out, ended
+        assert f"rename {runs.directory}/many" in ended.out, ended

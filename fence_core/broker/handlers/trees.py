@@ -63,7 +63,7 @@ def _first_refused(judge: Judge, op: str, old: Located, new: Located) -> Move | 
 def _first_inside(judge: Judge, whole: Move, root: int) -> Move | None:
     """The first thing in the directory behind `root` that the judge would not have moved."""
     until = time.monotonic() + SECONDS_MAX
-    decide = judge.decide
+    frees, decide = judge.frees, judge.decide
     todo = [""]
     seen = 0
     while todo:
@@ -73,6 +73,7 @@ def _first_inside(judge: Judge, whole: Move, root: int) -> Move | None:
         except FileNotFoundError:
             continue
         prefix = f"{start}/" if start else ""
+        old, new = f"{whole.old}/{prefix}", f"{whole.new}/{prefix}"
         try:
             with os.scandir(directory) as entries:
                 for entry in entries:
@@ -80,12 +81,13 @@ def _first_inside(judge: Judge, whole: Move, root: int) -> Move | None:
                     if seen > ENTRIES_MAX:
                         return _unseen(whole, f"it has more than {ENTRIES_MAX:,} entries")
                     is_directory = entry.is_dir(follow_symlinks=False)
-                    inside = prefix + entry.name
-                    move = Move(whole.op, whole.old, whole.new, inside, is_directory)
-                    if not decide(move).allowed:
-                        return move
+                    name = entry.name
+                    if not frees(old + name, new + name):
+                        move = Move(whole.op, whole.old, whole.new, prefix + name, is_directory)
+                        if not decide(move).allowed:
+                            return move
                     if is_directory:
-                        todo.append(inside)
+                        todo.append(prefix + name)
         finally:
             os.close(directory)
         if time.monotonic() > until:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Arguments, signed
 from fence_core.broker.handlers.changing import AT_FLAGS, Change, change_descriptor, change_path
 from fence_core.broker.reply import Reply
+from fence_core.errors import KernelCallError
 from fence_core.kernel import calls
 
 if TYPE_CHECKING:
@@ -148,7 +149,11 @@ class _Attribute:
         if self._flags & ~(os.XATTR_CREATE | os.XATTR_REPLACE):
             self.failed = errno.EINVAL
             return
-        self._name = process.read_string(tid, name_at)
+        try:
+            self._name = process.read_string(tid, name_at)
+        except KernelCallError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
         if not 0 < len(self._name) <= _NAME_MAX:
             self.failed = errno.ERANGE
         elif size > _SIZE_MAX:

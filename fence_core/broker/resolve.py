@@ -16,9 +16,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import stat as stat_modes
 import struct
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from fence_core.kernel import arch, libc
 
@@ -105,11 +107,21 @@ class Resolver:
             "syscall", ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_long
         )
 
-    def locate(self, tid: int, tgid: int, dirfd: int, raw: bytes, *, follow: bool) -> Located:
+    def locate(
+        self,
+        tid: int,
+        tgid: int,
+        dirfd: int,
+        raw: bytes,
+        *,
+        follow: bool,
+        rights: Callable[[], AbstractContextManager[None]] | None = None,
+    ) -> Located:
         """What `raw` names for that thread.
 
         `follow`: whether the call follows a symlink in the last component. Where the kernel itself would refuse to
-        walk the path, `Located.errno` says with what.
+        walk the path, `Located.errno` says with what. `rights`: in these blocks we have the rights of the thread; for
+        calls that the kernel will not look at itself, where they may differ from ours.
         """
         if not raw:
             return Located("", errno=errno.ENOENT)
@@ -130,10 +142,14 @@ class Resolver:
         except OSError as error:
             known = errno.EBADF if error.errno == errno.ENOENT else error.errno
             return Located(os.fsdecode(raw), errno=known or errno.EACCES)
+        find = self._followed if follow else self._in_parent
         try:
-            if follow:
-                return self._followed(base, raw, tid, tgid, in_root)
-            return self._in_parent(base, raw, tid, tgid, in_root)
+            # A process may always follow the links to its own descriptors. That of one that has given rights up is
+            # closed to everybody but root (PR_SET_DUMPABLE(2const)), to us with its rights as well.
+            if rights is None or (follow and _OWN_DESCRIPTOR.fullmatch(raw) and raw.split(b"/")[2] == b"%d" % tgid):
+                return find(base, raw, tid, tgid, in_root)
+            with rights():
+                return find(base, raw, tid, tgid, in_root)
         finally:
             if base >= 0:
                 os.close(base)
@@ -349,6 +365,9 @@ _OWN_LINKS = (
     (b"/dev/stdout", b"/proc/%d/fd/1"),
     (b"/dev/stderr", b"/proc/%d/fd/2"),
 )
+
+
+_OWN_DESCRIPTOR = re.compile(rb"/proc/\d+/fd/\d+")
 
 
 def own_links(raw: bytes, tid: int, tgid: int) -> bytes:

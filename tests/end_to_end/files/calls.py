@@ -400,5 +400,5 @@ def attributes() -> dict[str, Row]:
 
 ROWS: dict[str, Row] = {**opens(), **names(), **contents(), **modes(), **owners(), **times(), **attributes()}
 
-ANSWERED_AS_MISSING = frozenset({"openat2", "setxattrat", "removexattrat", "file_setattr"})
+ANSWERED_AS_MISSING = frozenset({"openat2", "file_setattr"})
 """Calls that the fence answers as a kernel does that has not got them: programs do the same by older ones."""

@@ -20,18 +20,20 @@ from tests.end_to_end.files.calls import ANSWERED_AS_MISSING, ROWS, Row
 AT_FDCWD = -100
 NOBODY = 65534
 PERFORMERS = ("process", "thread", "program")
+USERS = ("nobody", "nobody-owns") if os.geteuid() == 0 else ()
+"""A program that has given up root's rights, on files of root's or of its own: the kernel refuses it more."""
 
 # Within the fence: each cell is a test, whose calls are made by the test itself, a thread, or a program.
 DRIVER = """
 import ctypes, errno, json, os, re, subprocess, threading
 import pytest
-from cell import ALLOWED, CELLS, NOBODY, PROGRAM, RESULTS, UMASK
+from cell import CELLS, MARKER, NOBODY, PROGRAM, RESULTS, UMASK
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 FOUND = {}
 
-if ALLOWED:
-    pytestmark = pytest.mark.fence(allow_write=ALLOWED)
+if MARKER:
+    pytestmark = pytest.mark.fence(**MARKER)
 
 @pytest.fixture(scope="module", autouse=True)
 def results():
@@ -252,9 +254,15 @@ class Cell(NamedTuple):
         return bool(self.row.told) and (self.row.follows or not self.column.at_end)
 
 
-def cells(column: Column, performers: Sequence[str], *, one_each: bool = False, all_rows: bool = True) -> list[Cell]:
-    """The cells of a column: each row by all these performers, or each row by one, in turns that differ from column to
-    column. `all_rows`: those too of which the kernel makes nothing, or which change nothing."""
+def cells(
+    column: Column, performers: Sequence[str], *, one_each: bool = False, all_rows: bool = False, users: bool = False
+) -> list[Cell]:
+    """The cells of a column.
+
+    `one_each`: each row by one of the performers, in turns that differ from column to column. `all_rows`: those too of
+    which the kernel makes nothing, or which change nothing, by one each. `users`: by a program without root's rights
+    besides.
+    """
     numbers = arch.current().calls
     found = []
     for number, (name, row) in enumerate(ROWS.items(), list(COLUMNS).index(column.name)):
@@ -264,8 +272,10 @@ def cells(column: Column, performers: Sequence[str], *, one_each: bool = False, 
             continue
         if not (row.told or all_rows):
             continue
-        for who in [performers[number % len(performers)]] if one_each else performers:
-            found.append(Cell(f"{name}-{who}", row, column, who))
+        chosen = [performers[number % len(performers)]] if one_each or not row.told else [*performers]
+        if users and USERS:
+            chosen.append(USERS[number % len(USERS)])
+        found += [Cell(f"{name}-{who}", row, column, who) for who in chosen]
     return found
 
 
@@ -321,9 +331,10 @@ def ran(
     *,
     with_fence: bool,
     umask: int = 0o022,
-    allowed: bool = False,
+    config: str = "",
+    marker: Mapping[str, Sequence[str]] | None = None,
 ) -> Ran:
-    """All these cells in one run of pytest."""
+    """All these cells in one run of pytest. `config` is added to what allows the run's own directory."""
     side = "f" if with_fence else "p"
     outside, inside = fenced.outside / side, fenced.directory / side
     outside.mkdir()
@@ -337,8 +348,8 @@ def ran(
         scripts[cell.name] = (script.lines, script.opened, cell.who)
         mains[cell.name] = script.main
     facts = {
-        "ALLOWED": [str(fenced.outside)] if allowed else [],
         "CELLS": scripts,
+        "MARKER": dict(marker or {}),
         "NOBODY": NOBODY,
         "PROGRAM": str(program),
         "RESULTS": f"{side}.json",
@@ -352,7 +363,7 @@ def ran(
         "--tb=no",
         "--no-summary",
         files={"cell.py": text},
-        policy=ONLY_HERE + 'deny_write = ["denied"]\n',
+        policy=ONLY_HERE + config,
         flags=("--fence",) if with_fence else (),
     )
     results = fenced.directory / f"{side}.json"

@@ -7,7 +7,6 @@ caller.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from tests.end_to_end.caught import Fenced
 from tests.end_to_end.files import trees
 from tests.end_to_end.files.cells import COLUMNS, PERFORMERS, Cell, Ran, all_problems, cells, closed, expected, ran
 
-USERS = ("nobody", "nobody-owns") if os.geteuid() == 0 else ()
 WIDENED = [name for name, column in COLUMNS.items() if column.outside]
 
 
@@ -43,7 +41,14 @@ def problems(cell: Cell, plain: Ran, fenced: Ran) -> Iterator[str]:
 
 def compare(fenced: Fenced, program: Path, chosen: list[Cell], *, umask: int, allowed: bool) -> None:
     plain = ran(fenced, chosen, program, with_fence=False, umask=umask)
-    other = ran(fenced, chosen, program, with_fence=True, umask=umask, allowed=allowed)
+    other = ran(
+        fenced,
+        chosen,
+        program,
+        with_fence=True,
+        umask=umask,
+        marker={"allow_write": [str(fenced.outside)]} if allowed else None,
+    )
     assert sum(not expected(cell, plain) for cell in chosen) > len(chosen) / 8, "the calls are to work without a fence"
     found = all_problems(chosen, lambda cell: problems(cell, plain, other))
     assert not found, f"{len(found)} problems\n" + "\n".join(found)
@@ -53,22 +58,20 @@ def compare(fenced: Fenced, program: Path, chosen: list[Cell], *, umask: int, al
 @pytest.mark.needs("program:cc")
 @pytest.mark.parametrize("umask", [0o022, 0, 0o027], ids=oct)
 def test_inside(fenced: Fenced, probe: Callable[..., Path], umask: int) -> None:
-    chosen = cells(COLUMNS["inside"], [*PERFORMERS, *USERS], one_each=True)
+    chosen = cells(COLUMNS["inside"], PERFORMERS, one_each=True, all_rows=True, users=True)
     compare(fenced, probe("file_calls"), chosen, umask=umask, allowed=False)
 
 
 @pytest.mark.needs("program:cc")
 @pytest.mark.parametrize("umask", [0, 0o027], ids=oct)
 def test_widened_with_umask(fenced: Fenced, probe: Callable[..., Path], umask: int) -> None:
-    chosen = cells(COLUMNS["outside"], [*PERFORMERS, *USERS], one_each=True)
+    chosen = cells(COLUMNS["outside"], PERFORMERS, one_each=True, users=True)
     compare(fenced, probe("file_calls"), chosen, umask=umask, allowed=True)
 
 
 @pytest.mark.needs("program:cc")
 @pytest.mark.parametrize("column", WIDENED)
 def test_widened(fenced: Fenced, probe: Callable[..., Path], column: str) -> None:
-    if column == "outside":
-        chosen = cells(COLUMNS[column], [*PERFORMERS, *USERS])
-    else:
-        chosen = cells(COLUMNS[column], PERFORMERS, one_each=True, all_rows=False)
+    first = column == "outside"
+    chosen = cells(COLUMNS[column], PERFORMERS, one_each=True, all_rows=first, users=first)
     compare(fenced, probe("file_calls"), chosen, umask=0o022, allowed=True)

@@ -6,8 +6,7 @@ Calls that change nothing, or that the kernel refuses itself, end as they do wit
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,6 @@ from tests.end_to_end.caught import Fenced
 from tests.end_to_end.files import trees
 from tests.end_to_end.files.cells import COLUMNS, PERFORMERS, Cell, Ran, all_problems, cells, closed, expected, ran
 
-USERS = ("nobody", "nobody-owns") if os.geteuid() == 0 else ()
-"""A program that has given up root's rights: what it is refused as an ordinary user is no violation."""
 FIRST = "outside"
 """The column in which every row is tried, by everybody."""
 
@@ -56,12 +53,29 @@ def problems(cell: Cell, plain: Ran, fenced: Ran) -> Iterator[str]:
 @pytest.mark.parametrize("column", [name for name in COLUMNS if name != "inside"])
 def test_refused(fenced: Fenced, probe: Callable[..., Path], column: str) -> None:
     if column == FIRST:
-        chosen = cells(COLUMNS[column], [*PERFORMERS, *USERS])
+        chosen = cells(COLUMNS[column], PERFORMERS, all_rows=True, users=True)
     else:
-        chosen = cells(COLUMNS[column], PERFORMERS, one_each=True, all_rows=False)
-    program = probe("file_calls")
-    plain = ran(fenced, chosen, program, with_fence=False)
-    caught = ran(fenced, chosen, program, with_fence=True)
+        chosen = cells(COLUMNS[column], PERFORMERS, one_each=True)
+    compare(fenced, probe("file_calls"), chosen, config='deny_write = ["denied"]\n')
+
+
+@pytest.mark.needs("program:cc")
+def test_narrowed(fenced: Fenced, probe: Callable[..., Path]) -> None:
+    """A marker takes away what the session's rules, and the kernel's floor below them, allow."""
+    chosen = cells(COLUMNS["denied"], PERFORMERS, one_each=True)
+    compare(fenced, probe("file_calls"), chosen, marker={"deny_write": ["denied"]})
+
+
+def compare(
+    fenced: Fenced,
+    program: Path,
+    chosen: list[Cell],
+    *,
+    config: str = "",
+    marker: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    plain = ran(fenced, chosen, program, with_fence=False, config=config, marker=marker)
+    caught = ran(fenced, chosen, program, with_fence=True, config=config, marker=marker)
     refusals = [cell for cell in chosen if cell.changes_target and not expected(cell, plain)]
     assert len(refusals) > len(chosen) / 8, "the calls are to work without a fence"
     found = all_problems(chosen, lambda cell: problems(cell, plain, caught))

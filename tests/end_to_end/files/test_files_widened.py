@@ -6,6 +6,8 @@ modes, owners and times.
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import textwrap
 import zipfile
 from pathlib import Path
@@ -84,10 +86,12 @@ def test_temporary_files(there):
         file.write(b"x")
     with tempfile.TemporaryDirectory(dir=there) as directory:
         pathlib.Path(directory, "x").write_text("x")
-    with tempfile.TemporaryFile(dir=there) as file:  # O_TMPFILE
-        file.write(b"x" * 10)
-        file.flush()
-        os.link(f"/proc/self/fd/{file.fileno()}", there / "kept", src_dir_fd=0, follow_symlinks=True)
+    with tempfile.TemporaryFile(dir=there) as file:  # O_TMPFILE with O_EXCL: for good without a name
+        file.write(b"x")
+    fd = os.open(there, os.O_TMPFILE | os.O_RDWR, 0o640)
+    os.write(fd, b"x" * 10)
+    os.link(f"/proc/self/fd/{fd}", there / "kept", src_dir_fd=0, follow_symlinks=True)
+    os.close(fd)
     assert (there / "kept").read_bytes() == b"x" * 10
 
 def test_descriptors(there):
@@ -161,8 +165,8 @@ def plant(directory):
     (directory / "d/f").chmod(0o751)
     (directory / "d/e/g").write_bytes(b"g" * 10_000)
     os.symlink("f", directory / "d/link")
-    os.utime(directory / "d/f", (1, 2))
-    os.utime(directory / "d/e", (3, 4))
+    os.utime(directory / "d/f", (1e9, 2e9))
+    os.utime(directory / "d/e", (3e8, 4e8))
 
 def test_copytree(there, tmp_path):
     plant(tmp_path)
@@ -335,3 +339,44 @@ def test_widened(fenced: Fenced, tmp_path: Path, text: str) -> None:
         found.append(trees.account(where, {f"/{side}/": "/*/"}))
     assert len(found[0]) > 3, "the programs are to leave something behind"
     assert not trees.differences(*found)
+
+
+NARROWED = """
+def refused(call, *arguments, errors=OSError, **options):
+    with pytest.raises(errors):
+        call(*arguments, **options)
+
+def test_narrowed(there):
+    kept = pathlib.Path(DENIED)
+    refused((kept / "new").write_text, "x")
+    refused(os.makedirs, kept / "new/deep")
+    refused(os.rename, kept / "file", there / "file")
+    refused(os.replace, there, kept / "new")
+    refused(os.chmod, kept / "file", 0)
+    refused(shutil.rmtree, kept)
+    refused(shutil.copytree, there, kept / "new", errors=(OSError, shutil.Error))
+    refused(sqlite3.connect(kept / "db").execute, "insert into t values (2)", errors=sqlite3.OperationalError)
+    refused(sqlite3.connect, kept / "new.db", errors=sqlite3.OperationalError)
+    refused(run, "sh", "-c", "echo x >> file", cwd=kept, errors=AssertionError)
+    refused(run, "git", "init", cwd=kept, errors=AssertionError)
+    refused(socket.socket(socket.AF_UNIX).bind, str(kept / "new"))
+    (there / "beside").write_text("x")
+    assert (kept / "file").read_text() == "as it was"
+"""
+
+
+@pytest.mark.needs("program:git")
+def test_narrowed(fenced: Fenced) -> None:
+    kept = fenced.write("kept/file", "as it was").parent
+    with contextlib.closing(sqlite3.connect(kept / "db")) as db:
+        db.execute("create table t (x)")
+    before = trees.account(kept)
+    text = place(fenced.directory / "p", kept, denied=kept)
+    run = fenced.run(HEAD + NARROWED, files={"place.py": text}, policy=ONLY_HERE)
+    assert run.report("test_narrowed")["outcome"] == "failed"
+    assert "DID NOT RAISE" not in run.out
+    assert (fenced.directory / "p/test_narrowed/beside").exists(), run
+    assert not trees.changes(before, trees.account(kept))
+    blamed = {attempt.what.partition(" ")[2] for attempt in run.attempts("test_narrowed")}
+    assert {str(kept / name) for name in ("new", "file", "db", "new.db", ".git")} <= blamed, run
+    assert all(Path(path).is_relative_to(kept) for path in blamed), blamed

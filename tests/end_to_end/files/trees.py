@@ -65,7 +65,7 @@ def walk(directory: Path) -> Iterator[str]:
 def account(directory: Path, renamed: Mapping[str, str] | None = None) -> Account:
     """Everything that a call could have changed; times of access too, as they were before this looked.
 
-    `renamed`: text to be replaced in what symbolic links say.
+    `renamed`: text to be replaced in files and in what symbolic links say.
     """
     found = {}
     for path in walk(directory):
@@ -83,6 +83,9 @@ def account(directory: Path, renamed: Mapping[str, str] | None = None) -> Accoun
         elif stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
             entry["xattrs"] = {name: os.getxattr(path, name) for name in os.listxattr(path)}
             entry.update(_contents(path, status))
+            for old, new in (renamed or {}).items():
+                if "content" in entry:
+                    entry["content"] = entry["content"].replace(old.encode(), new.encode())
         found[os.path.relpath(path, directory)] = entry
     return found
 

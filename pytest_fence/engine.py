@@ -28,8 +28,10 @@ __all__ = [
     "Role",
     "by_section",
     "check_marker",
+    "end_test",
     "fence_this_process",
     "find_config",
+    "high_pair",
     "maybe_join",
     "obstacles",
     "respawn",
@@ -48,6 +50,8 @@ class Fence(Protocol):
 
     def register_policy(self, raw: Mapping[str, object], source: str) -> int: ...
     def enter(self, nodeid: str, phase: str, policy: int = 0) -> None: ...
+    def fork_test(self) -> int: ...
+    def phase(self) -> str: ...
     def violation_count(self) -> int: ...
     def take(self, nodeid: str | None) -> list[Violation]: ...
     def proxy(self) -> str: ...
@@ -109,6 +113,26 @@ _SPELLINGS = {
     for name in (key.name, camel(key.name))
     for spelling in (name, f"{key.section}.{name}")
 }
+
+
+# A process for one test
+
+
+def high_pair(*, both_ways: bool) -> tuple[int, int]:
+    """Reading and writing end of a pipe, with numbers that are in nobody's way; or of a line that has no such ends.
+
+    Raises OSError.
+    """
+    from fence_core.launcher import test_process
+
+    return test_process.high_pair(both_ways=both_ways)
+
+
+def end_test() -> NoReturn:
+    """Leave a process that `Fence.fork_test` made: no atexit handlers, no flushing."""
+    from fence_core.launcher import test_process
+
+    test_process.end()
 
 
 # Violations

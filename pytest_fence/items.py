@@ -22,19 +22,22 @@ class TestHooks:
 
     __test__ = False
 
-    def __init__(self, config: pytest.Config, fence: engine.Fence) -> None:
+    def __init__(self, config: pytest.Config, fence: engine.Fence, *, forks: bool = False) -> None:
+        """`forks`: each test runs in a process of its own, unless a marker says otherwise."""
         self._config = config
         self._fence = fence
         self._enter = fence.enter
         self._count = fence.violation_count
         self._policies = MarkedPolicies(fence, str(config.rootpath))
         self._marked = False
+        self._forks = forks
+        self._in_fork = False
         self._verdicts: Verdicts | None = None
         self._seen = 0
         self._collecting = ""
         self._nodeid = ""
         self._policy = 0
-        self._broken = ""
+        self.broken = ""
         """Why the current test cannot be run under its own policy."""
 
     # Collection
@@ -70,6 +73,10 @@ class TestHooks:
             if self._fence.role == "worker":
                 xdist.leave_bad_markers(self._config, problems)
             raise pytest.UsageError("\n".join(problems))
+        if self._forks or self._policies.forking:
+            from pytest_fence import forked
+
+            forked.register(self._config, self._fence, self)
 
     # Tests
 
@@ -81,13 +88,14 @@ class TestHooks:
         try:
             return (yield)
         finally:
-            self._enter("", "session")
+            if not self._in_fork:  # the page is the parent's too, where this test is not over yet
+                self._enter("", "session")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
         self._enter(self._nodeid, "setup", self._policy)  # once more: a rerun comes from a teardown
-        if self._broken:
-            pytest.fail(self._broken, pytrace=False)
+        if self.broken:
+            pytest.fail(self.broken, pytrace=False)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self) -> Generator[None, object, object]:
@@ -103,8 +111,7 @@ class TestHooks:
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Outermost, so that no xfail and no other plugin has the last word."""
         report = yield
-        if self._count() != self._seen:
-            self._judge(item, report)
+        self.judge(item, report)
         return report
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -112,12 +119,44 @@ class TestHooks:
         self._enter("", "finish")
         return (yield)
 
+    # A test in a process of its own
+
+    def forks(self, item: pytest.Item) -> bool:
+        """Whether this test is to run in a fork of this process."""
+        return self._policies.forks(item, self._forks)
+
+    @property
+    def policy(self) -> int:
+        """The number of the policy that the current test runs under."""
+        return self._policy
+
+    def enter(self, phase: str) -> None:
+        """The current test has come to this phase, in this process."""
+        self._enter(self._nodeid, phase, self._policy)
+
+    def phase(self) -> str:
+        """The phase that the current test has come to, in whichever process it runs."""
+        return self._fence.phase()
+
+    def forked(self) -> None:
+        """Called in the fork."""
+        self._in_fork = True
+
+    def caught_up(self) -> None:
+        """All violations so far were judged, by another process than this."""
+        self._seen = self._count()
+
+    def judge(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Make a failure of the report if there are violations that no report speaks of yet."""
+        if self._count() != self._seen:
+            self._judge(item, report)
+
     def _number(self, item: pytest.Item) -> int:
-        self._broken = ""
+        self.broken = ""
         try:
             return self._policies.number(item)
         except engine.FenceError as error:
-            self._broken = f"the marker of this test cannot be used: {error}"
+            self.broken = f"the marker of this test cannot be used: {error}"
             return 0
 
     def _judge(self, item: pytest.Item, report: pytest.TestReport) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from _pytest.nodes import Node
 
 NAME = "fence"
+_SCOPE = "scope"
 
 
 class MarkedPolicies:
@@ -45,6 +46,16 @@ class MarkedPolicies:
         return [text for found in problems.values() for text in found]
 
     @property
+    def forking(self) -> bool:
+        """Whether a marker wants a process of its own for any test."""
+        return any(marked.scope == "test" for marked in self._of_item.values())
+
+    def forks(self, item: pytest.Item, default: bool) -> bool:
+        """Whether this test is to run in a process of its own: the closest marker that says so, or the run."""
+        marked = self._of_item.get(id(item))
+        return default if marked is None or marked.scope is None else marked.scope == "test"
+
+    @property
     def any(self) -> bool:
         """Whether there is any marked test at all."""
         return bool(self._of_item)
@@ -55,7 +66,8 @@ class MarkedPolicies:
         if marked is None:
             return 0
         if marked.number is None:
-            marked.number = self._fence.register_policy(marked.raw(), marked.source)
+            raw = marked.raw()
+            marked.number = self._fence.register_policy(raw, marked.source) if raw else 0
         return marked.number
 
     def _check(self, node: Node, mark: pytest.Mark) -> list[str]:
@@ -74,17 +86,20 @@ class MarkedPolicies:
 class _MarkerSet:
     """The markers of one item from the outermost to the closest, and the number they were registered under."""
 
-    __slots__ = ("_marks", "number", "source")
+    __slots__ = ("_marks", "number", "scope", "source")
 
     def __init__(self, marks: Sequence[pytest.Mark], source: str) -> None:
         self._marks = marks
         self.source = source
         self.number: int | None = None
+        self.scope: object = next((mark.kwargs[_SCOPE] for mark in reversed(marks) if _SCOPE in mark.kwargs), None)
 
     def raw(self) -> dict[str, object]:
+        """What they say together of what is allowed."""
         merged: dict[str, object] = {}
         for mark in self._marks:
             merged = merge(merged, engine.by_section(plain(mark.kwargs)))
+        merged.pop(_SCOPE, None)  # it chooses a process, not a policy
         return merged
 
 

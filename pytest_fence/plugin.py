@@ -20,6 +20,8 @@ MARKER = (
     "other values are replaced by the closest marker, denials always win."
 )
 
+_FLAGS = ("fence", "no_fence", "fence_mode", "fence_scope", "fence_config", "fence_require")
+
 _live: weakref.WeakSet[pytest.Config] = weakref.WeakSet()
 """Every Config in this process that is not yet unconfigured: a fork would take all of their sessions along."""
 
@@ -39,6 +41,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("enforce", "warn", "audit"),
         help="enforce (default): refuse, and fail the test. warn: refuse, and warn. "
         "audit: let everything through, and list it. The same as `mode` in [tool.fence].",
+    )
+    add(
+        "--fence-scope",
+        choices=("session", "test"),
+        help="session (default): all tests in one fenced process. test: each test in a fork of it, of which nothing "
+        "but the report remains. The same as `scope` in [tool.fence].",
     )
     add(
         "--fence-config",
@@ -66,9 +74,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     _live.add(early_config)
     early_config.add_cleanup(lambda: _live.discard(early_config))
     options = early_config.known_args_namespace
-    given = (options.fence, options.no_fence, options.fence_mode, options.fence_config, options.fence_require)
     with unrewritten():
-        if any(given) or _is_configured(early_config):
+        if any(getattr(options, name) for name in _FLAGS) or _is_configured(early_config):
             from pytest_fence import session
 
             session.maybe_raise_fence(early_config, others=others)

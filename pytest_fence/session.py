@@ -144,7 +144,7 @@ def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) 
 
     fence.enter("", "startup")
     manager = config.pluginmanager
-    manager.register(items.TestHooks(config, fence), "fence-tests")
+    manager.register(items.TestHooks(config, fence, forks=chosen.settings.scope == "test"), "fence-tests")
     if fence.role == "worker":
         config.add_cleanup(fence.close)
         return

@@ -44,7 +44,9 @@ class Process:
         "pid",
         "pidfd",
         "proven",
+        "same_program",
         "stacks",
+        "test",
         "workers",
     )
 
@@ -63,6 +65,10 @@ class Process:
         """Whether it has made a trapped call itself, which only a fenced process can."""
         self.stacks: StackPipe | None = None
         """The pipe that this process (or the one it was forked from) registered; None after an exec."""
+        self.same_program = False
+        """Whether it runs the program of a pytest process that forked it: nothing was executed since."""
+        self.test = 0
+        """Of a pytest process: the fork that it has made to run the current test in."""
         self.own_mark: int | None = None
         """Of a pytest process that is forking right now: the mark it had before."""
 
@@ -132,6 +138,15 @@ class Process:
         if self._memory >= 0:
             os.close(self._memory)
             self._memory = -1
+
+    def leave_test(self) -> None:
+        """An exec was tried: what runs here next is not pytest. A process that says hello itself stays what it is."""
+        if self.same_program:
+            self.same_program = False
+            for worker in self.workers:
+                worker.left_by(self.pid)
+            self.binding = self.account()
+            self.workers = []
 
     def _current_image(self) -> bytes:
         """What an exec changes: where code, stack and arguments lie (fields 26 to 28, 45 to 51 of proc(5) stat)."""
@@ -286,6 +301,9 @@ class ProcessTable:
         if parent is not None and parent.stacks is not None:
             # A fork carries the handler and the pipe; an exec, which is trapped, takes both away.
             process.stacks = parent.stacks
+        process.same_program = parent is not None and bool(parent.workers)
+        if parent is not None and parent.test == pid:
+            self._adopt_test(process, parent)
         self.by_pid[pid] = process
         self._by_pidfd[pidfd] = process
         self._watch(pidfd, pid)
@@ -310,6 +328,25 @@ class ProcessTable:
             self._marks.restore(process.pid, process.own_mark)
             process.own_mark = None
 
+    def expect_test(self, process: Process, pid: int) -> None:
+        """A pytest process has forked to run one test; the fork may have made a call of its own already."""
+        if process.workers:
+            process.test = pid
+            known = self.by_pid.get(pid)
+            if known is not None and known.parent is process:
+                self._adopt_test(known, process)
+
+    def _adopt_test(self, process: Process, parent: Process) -> None:
+        """It is that pytest process for as long as it lives, or until it executes a program.
+
+        It shares the page, so that the phase and the policy which it writes there are the ones that count. A program
+        that a test starts is not taken in, nor what the fork forks on: only the fork itself.
+        """
+        if process.same_program and not process.workers:
+            process.workers = list(parent.workers)
+            process.workers[-1].test_pid = process.pid
+            process.remember_memory()
+
     def _is_fenced(self, pid: int) -> bool:
         """Whether more filters are in force there than here: in a container, everybody has one."""
         return kernel_process.filter_count(pid) > self._own_filters
@@ -329,6 +366,8 @@ class ProcessTable:
         if process is None:
             return None
         process.forget_memory()
+        for worker in process.workers:
+            worker.left_by(process.pid)
         if self.by_pid.get(process.pid) is process:
             del self.by_pid[process.pid]
         for tid in [tid for tid, (owner, _) in self._threads.items() if owner is process]:
@@ -340,7 +379,7 @@ class ProcessTable:
         names: list[str] = []
         step: Process | None = process
         while step is not None and len(names) < 16:
-            if step.pid == worker.tgid:
+            if worker in step.workers:
                 names.append("pytest")  # which may run under any name: python, coverage, a wrapper's
                 break
             names.append(program(step.pid))

@@ -485,7 +485,9 @@ class Broker:
         if raw == b"/proc/fence/stack" and process.workers:
             return HandOver(self.recorder.open_pipe(process), cloexec=True)
         # Nothing to hand over: that the call is made says all there is to say.
-        if raw == b"/proc/fence/fork":
+        if raw.startswith(b"/proc/fence/test/") and raw[17:].isdigit():
+            self.processes.expect_test(process, int(raw[17:]))
+        elif raw == b"/proc/fence/fork":
             self.processes.before_fork(process)
         elif raw == b"/proc/fence/forked":
             self.processes.after_fork(process)

@@ -75,6 +75,10 @@ class Page:
         """Only the phase changes: one word, so no torn read is possible."""
         self._words[2] = phase
 
+    def phase(self) -> int:
+        """What was last said, by this process or a fork of it."""
+        return self._words[2]
+
     def count(self) -> int:
         """Violations of this process and its children so far."""
         return self._words[4]

@@ -80,7 +80,7 @@ class Recorder:
                 if all(frame.path.startswith(_LIBRARY) for frame in record.stack):
                     process.stacks.ask(process.pid, process.pid, record)
             return
-        test = self._processes.by_pid.get(binding.worker.tgid)
+        test = self._processes.by_pid.get(binding.worker.test_pid)
         if test is None or test.stacks is None or test.workers[-1:] != [binding.worker]:
             return
         now = binding.worker.now()
@@ -95,7 +95,7 @@ class Recorder:
         record.errno = number
         record.mode = scope.mode
         # To the session around a nested one, whose account it is too, the inner pytest is a program like any other.
-        record.is_test_process = process.pid == binding.worker.tgid
+        record.is_test_process = binding.worker in process.workers
         record.chain = self._processes.chain(process, binding.worker)
         try:
             record.argv = tuple(printable(word[:_WORD_MAX]) for word in kernel_process.argv(process.pid)[:64])

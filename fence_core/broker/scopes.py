@@ -90,7 +90,18 @@ def _lists_addresses(policy: Policy) -> bool:
 class Worker:
     """One registered pytest process of a scope."""
 
-    __slots__ = ("_now", "_stamp", "expects_workers", "number", "outer_judges", "page", "page_fd", "scope", "tgid")
+    __slots__ = (
+        "_now",
+        "_stamp",
+        "expects_workers",
+        "number",
+        "outer_judges",
+        "page",
+        "page_fd",
+        "scope",
+        "test_pid",
+        "tgid",
+    )
 
     def __init__(
         self, number: int, scope: Scope, tgid: int, page_fd: int, outer_judges: tuple[tuple[Binding, Judge], ...]
@@ -98,6 +109,8 @@ class Worker:
         self.number = number
         self.scope = scope
         self.tgid = tgid
+        self.test_pid = tgid
+        """The process that runs the current test: this one, or the fork that it made for it (``scope = "test"``)."""
         self.page_fd = page_fd
         self.page = Page(page_fd)
         self.expects_workers = False
@@ -106,6 +119,11 @@ class Worker:
         """What the test that started this nested session may do; empty for the session the user started."""
         self._now: Binding | None = None
         self._stamp = (0, 0)
+
+    def left_by(self, pid: int) -> None:
+        """A process that ran tests for this worker has ended."""
+        if self.test_pid == pid:
+            self.test_pid = self.tgid
 
     def judge(self, policy: int) -> Judge:
         """The judge of a policy number read from the page; a number never registered means the base policy."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PHASE_NUMBERS = {name: number for number, name in enumerate(PHASES)}
 
 
-def _out_of_the_way(fd: int) -> int:
+def out_of_the_way(fd: int) -> int:
     """The same descriptor under a high number: tests expect the low ones as they know them."""
     for lowest in (960, 200):  # below the usual limit of 1024, or a strict one
         try:
@@ -79,6 +79,11 @@ class Fence:
         self._nodeid = nodeid
         self._policy = policy
 
+    def phase(self) -> str:
+        """The phase that was entered last, by this process or by the fork that runs its test."""
+        number = self._page.phase()
+        return PHASES[number] if number < len(PHASES) else PHASES[0]
+
     def violation_count(self) -> int:
         """Violations on this process's account so far; compare with an earlier value."""
         return self._page.count()
@@ -86,6 +91,18 @@ class Fence:
     def take(self, nodeid: str | None) -> list[Violation]:
         """What has not been taken yet of this test; None: of no test. Waits for outstanding stacks."""
         return _violations(self._ask({"op": "take", "nodeid": nodeid or ""}))
+
+    def fork_test(self) -> int:
+        """Fork for one test: 0 in the child, which is this session's process as well, its pid here. Raises OSError.
+
+        What the child enters counts, as it shares the page; the session above it goes on being this process's.
+        """
+        from fence_core.launcher import test_process  # only where a test is to have a process of its own
+
+        pid = test_process.fork()
+        if pid == 0:
+            self._lock = threading.Lock()  # a thread that is not there may have held it
+        return pid
 
     # ------------------------------------------------------------ per session
 
@@ -130,7 +147,7 @@ class Fence:
         fd = knock("stack")
         if fd is None:
             return
-        fd = _out_of_the_way(fd)
+        fd = out_of_the_way(fd)
         number = signal.SIGRTMAX - 3
         if signal.getsignal(number) is not signal.SIG_DFL:
             os.close(fd)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from fence_core.kernel import features
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from fence_core.policy.model import Config
 
 _hooked = False
+_silent = False
+"""Whether forks of this process are its own business for now: see `unannounced`."""
 
 
 def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nested"]) -> Fence | None:
@@ -63,8 +67,21 @@ def bind_forks() -> None:
         )
 
 
+@contextmanager
+def unannounced() -> Iterator[None]:
+    """A fork in this block says nothing of itself to the broker: the child does, and the parent waits for it."""
+    global _silent
+    _silent = True
+    try:
+        yield
+    finally:
+        _silent = False
+
+
 def _tell(what: str) -> None:
     """A call that has no effect but that the broker sees, and with it this process."""
+    if _silent:
+        return
     try:
         os.close(os.open(f"/proc/fence/{what}", os.O_RDWR | os.O_CREAT))
     except OSError:

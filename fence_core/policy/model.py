@@ -14,6 +14,7 @@ from fence_core.policy.requests import printable
 
 Mode = Literal["enforce", "warn", "audit"]
 Leftovers = Literal["end", "wait"]
+TestScope = Literal["session", "test"]
 
 Sources = tuple[tuple[str, str], ...]
 """Pairs of a scalar's name and where its value was written. A name that is not there has its built-in default."""
@@ -24,7 +25,6 @@ NOT_SUPPORTED_YET = frozenset(
         "filesystem.deny_read",
         "command.deny",
         "command.allow",
-        "scope",
         "env_deny",
     }
 )
@@ -134,6 +134,8 @@ class Settings(Record):
     """Layers without which the run is refused."""
     leftovers: Leftovers = "end"
     """What happens to processes of the tests that are still alive when the session has ended."""
+    scope: TestScope = "session"
+    """``test``: each test runs in a process of its own, with a Landlock layer of its own."""
     sources: Sources = ()
 
     def source_of(self, name: str) -> str:

@@ -28,7 +28,7 @@ from fence_core.policy.requests import printable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fence_core.policy.model import Leftovers, Mode, Sources
+    from fence_core.policy.model import Leftovers, Mode, Sources, TestScope
 
 __all__ = ["KEYS", "Key", "camel", "parse_overlay"]
 
@@ -79,7 +79,7 @@ KEYS = (
     Key("", "mode", "choice", choices=("enforce", "warn", "audit")),
     Key("", "require", "names"),
     Key("", "leftovers", "choice", choices=("end", "wait")),
-    Key("", "scope", "choice", choices=("session", "test"), default="session"),
+    Key("", "scope", "choice", choices=("session", "test")),
     Key("", "env_deny", "names", deny=True),
     Key("", "extends", "choice"),
     Key("", "allow_pty", "bool", default=False),
@@ -88,6 +88,8 @@ KEYS = (
 _SECTIONS = ("network", "filesystem", "command")
 # Of the last section every key reads as something else when it stands alone: deny what?
 _FLAT_SECTIONS = ("network", "filesystem")
+_OF_MARKERS_TOO = frozenset({"allow_pty", "scope"})
+"""Keys outside of the sections that one test may have for itself."""
 _WHOLE_RUN = "is set for the run as a whole"
 _PTY = ("/dev/ptmx", "/dev/pts/*", "/dev/tty")
 _CONTROL = r"[\x00-\x1f\x7f]"
@@ -157,7 +159,7 @@ class _Parser:
                 continue
             key = _BY_SECTION[""].get(name)
             if key is not None:
-                if settings or key.name == "allow_pty":
+                if settings or key.name in _OF_MARKERS_TOO:
                     self._key(key, name, value)
                 elif key.path in NOT_SUPPORTED_YET:
                     self._not_yet(key, name, value)
@@ -408,6 +410,7 @@ class _Parser:
             mode=cast("Mode", values.get("mode", "enforce")),
             require=cast("tuple[str, ...]", values.get("require", ())),
             leftovers=cast("Leftovers", values.get("leftovers", "end")),
+            scope=cast("TestScope", values.get("scope", "session")),
             sources=sources(""),
         )
         return Overlay(self.source, network, filesystem, command, settings, cast("str | None", values.get("extends")))

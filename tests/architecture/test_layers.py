@@ -20,10 +20,10 @@ THIRD_PARTY = {
     "policy": {"yaml", "idna", "tomli", "tomllib"},  # the last is the standard library's, from 3.11 on
     "dns": {"dns"},
     "proxy": {"proxy"},
-    "pytest_fence": {"pytest", "_pytest", "pluggy", "xdist"},
+    "pytest_fence": {"pytest", "_pytest", "pluggy", "xdist", "coverage"},
 }
 # Imported inside functions only: they cost more than the whole budget for a run that does not need them.
-LAZY = {"yaml", "idna", "xdist", "dns", "proxy"}
+LAZY = {"yaml", "idna", "xdist", "dns", "proxy", "coverage"}
 
 # Inner packages that are a door, each with its reason. All other inner __init__ files hold a docstring only.
 DOORS = {

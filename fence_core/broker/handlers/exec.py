@@ -19,6 +19,7 @@ def execve(broker: Broker, tid: int, args: Arguments) -> Reply:
     its parent is still there, and the stack signal, which would now kill it, is forgotten."""
     process = broker.processes.find(tid)
     process.stacks = None
+    process.leave_test()
     process.forget_memory(for_exec=True)
     return CONTINUE
 

@@ -17,7 +17,7 @@ from fence_core.kernel import names
 
 CREATING = frozenset({"mkdir", "mknod", "symlink", "link", "bind"})
 NO_CHANGE = -1
-INODE = frozenset({"chmod", "chown", "utime", "setxattr", "removexattr"})
+INODE = frozenset({"chmod", "chown", "utime", "setxattr", "removexattr", "chattr"})
 
 
 class Credentials:

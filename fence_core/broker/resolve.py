@@ -125,7 +125,7 @@ class Resolver:
         """
         if not raw:
             return Located("", errno=errno.ENOENT)
-        if _is_plain(raw) and not self.foreign_roots:
+        if rights is None and not self.foreign_roots and _is_plain(raw):
             # Most paths: absolute and without links, which one call tells. Then the text is the path.
             found = self._as_written(raw, follow=follow)
             if found is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers import exec as exec_
-from fence_core.broker.handlers import files, inodes, messages, moves, network, xattrs
+from fence_core.broker.handlers import files, flags, inodes, messages, moves, network, xattrs
 from fence_core.kernel import bpf
 from fence_core.kernel.arch import Arch
 
@@ -67,11 +67,19 @@ _SETSOCKOPT: tuple[bpf.Case | int, ...] = (
 
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # include/uapi/asm-generic/ioctls.h
 _USERFAULTFD_NEW = 0xAA00  # of /dev/userfaultfd, include/uapi/linux/userfaultfd.h
+_TCGETS = 0x5401  # what isatty asks, of every file that is opened: it comes first
+_WITHOUT_SIZE = 0xFFFF0000
 _IOCTL: tuple[bpf.Case | int, ...] = (
+    bpf.Case((bpf.Condition(1, "eq", _TCGETS),), ALLOW),
     # Both type into the user's terminal, where the shell would run it once pytest is done.
     bpf.Case((bpf.Condition(1, "eq", _TIOCSTI),), bpf.errno_action(errno.EPERM)),
     bpf.Case((bpf.Condition(1, "eq", _TIOCLINUX),), bpf.errno_action(errno.EPERM)),
     bpf.Case((bpf.Condition(1, "eq", _USERFAULTFD_NEW),), bpf.errno_action(errno.EPERM)),  # see `_EPERM`
+    *(bpf.Case((bpf.Condition(1, "eq", request),), bpf.errno_action(errno.EPERM)) for request in flags.REFUSED_PLAIN),
+    # Most requests of terminals, pipes and sockets end here.
+    bpf.Case((bpf.Condition(1, "no_bits", _WITHOUT_SIZE),), ALLOW),
+    *(bpf.Case((bpf.Condition(1, "eq", request),), TRAP) for request in flags.REQUESTS),
+    *(bpf.Case((bpf.Condition(1, "eq", request),), bpf.errno_action(errno.EPERM)) for request in flags.REFUSED),
     ALLOW,
 )
 
@@ -143,6 +151,8 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     "fremovexattr": (xattrs.fremovexattr, TRAP),
     "setxattrat": (xattrs.setxattrat, TRAP),
     "removexattrat": (xattrs.removexattrat, TRAP),
+    "file_setattr": (flags.file_setattr, TRAP),
+    "ioctl": (flags.ioctl, _IOCTL),
     "rename": (moves.rename, TRAP),
     "renameat": (moves.renameat, TRAP),
     "renameat2": (moves.renameat2, TRAP),
@@ -175,7 +185,6 @@ _ENOSYS = (
     "io_uring_enter",
     "io_uring_register",
     "openat2",
-    "file_setattr",
 )
 _EPERM = (
     # Memory that a program serves itself would keep the broker waiting while it reads an argument.
@@ -216,7 +225,6 @@ def rules(arch: Arch) -> dict[int, bpf.Action]:
     """Call number to action, for calls this machine has."""
     calls = arch.calls
     found: dict[int, bpf.Action] = {calls[name]: action for name, (_, action) in TRAPPED.items() if name in calls}
-    found[calls["ioctl"]] = _IOCTL
     found[calls["setrlimit"]] = _SETRLIMIT
     found.update({calls[name]: bpf.errno_action(errno.ENOSYS) for name in _ENOSYS if name in calls})
     found.update({calls[name]: bpf.errno_action(errno.EPERM) for name in _EPERM if name in calls})

@@ -170,7 +170,8 @@ class Write(_Asked):
     """Change something on the disk. One request for each path a call touches: a rename is two.
 
     `op` is the call without its variants: open, mkdir, rmdir, unlink, rename, link, symlink, mknod, truncate, chmod,
-    chown, utime, xattr, bind. `open` is what reports call "write"; `create` is an open that makes the file.
+    chown, utime, setxattr, removexattr, chattr (the flags that chattr(1) sets), bind. `open` is what reports call
+    "write"; `create` is an open that makes the file.
     """
 
     __slots__ = ("op", "path")

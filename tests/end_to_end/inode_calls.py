@@ -77,7 +77,7 @@ def state(place: Path) -> dict[str, Any]:
         found[str(path.relative_to(place))] = [
             oct(status.st_mode), status.st_uid, status.st_gid, status.st_size if path.is_file() else 0,
             *("now" if abs(ns / 1e9 - time.time()) < 3600 else ns for ns in (status.st_atime_ns, status.st_mtime_ns)),
-            _attributes(path),
+            _attributes(path), _flags(path),
         ]  # fmt: skip
     return found
 
@@ -91,13 +91,26 @@ def _attributes(path: Path) -> list[list[str]]:
         return []
 
 
+def _flags(path: Path) -> str:
+    mode = path.lstat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return ""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(8)).hex()
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+
+
 Row = Callable[[bytes], object]
 
 
 def rows() -> dict[str, Row]:
     """By name: calls on the files of a directory made by `prepare`, which return what the caller gets to know."""
     found: dict[str, Row] = {}
-    for way in (_modes, _owners, _times, _attribute_calls, _lengths, _descriptors):
+    for way in (_modes, _owners, _times, _attribute_calls, _flag_calls, _lengths, _descriptors):
         found.update(way())
     return found
 
@@ -311,6 +324,78 @@ def setxattrat(
     return found
 
 
+NODUMP = 0x40  # FS_NODUMP_FL
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR = 0x80086601, 0x40086602, 0x401C5820
+FS_IOC_FSGETXATTR = 0x801C581F
+XFLAG_NODUMP = 0x80  # FS_XFLAG_NODUMP
+
+
+def set_flags(fd: int, flags: int = NODUMP) -> tuple[int, int]:
+    """Add a flag, as chattr(1) does."""
+    try:
+        flags |= struct.unpack("=I4x", fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(8)))[0]
+    except OSError:
+        pass
+    return call("ioctl", fd, FS_IOC_SETFLAGS, struct.pack("=I", flags))
+
+
+def file_attr(xflags: int = XFLAG_NODUMP) -> bytes:
+    """struct file_attr"""
+    return struct.pack("=QIIII", xflags, 0, 0, 0, 0)
+
+
+def _flag_calls() -> dict[str, Row]:
+    found: dict[str, Row] = {}
+    requests: dict[str, Callable[[int], object]] = {
+        "FS_IOC_SETFLAGS": set_flags,
+        "FS_IOC_SETFLAGS immutable and off": lambda fd: [
+            set_flags(fd, 0x10),
+            call("ioctl", fd, FS_IOC_SETFLAGS, b"\0" * 8),
+        ],
+        "FS_IOC_SETFLAGS nonsense": lambda fd: set_flags(fd, 0xF0000000),
+        "FS_IOC_SETFLAGS efault": lambda fd: call("ioctl", fd, FS_IOC_SETFLAGS, BAD),
+        "FS_IOC32_SETFLAGS": lambda fd: call("ioctl", fd, 0x40046602, b"\0" * 4),
+        "FS_IOC_SETVERSION": lambda fd: call("ioctl", fd, 0x40087602, b"\7\0\0\0"),
+        "FAT_IOCTL_SET_ATTRIBUTES": lambda fd: call("ioctl", fd, 0x40047211, b"\0" * 4),
+        "FS_IOC_FSSETXATTR": lambda fd: call(
+            "ioctl", fd, FS_IOC_FSSETXATTR, struct.pack("=IIII12x", XFLAG_NODUMP, 0, 0, 0)
+        ),
+    }
+    for name, act in requests.items():
+        for mode in ("read", "path"):
+            found[f"{name}, {mode}"] = lambda place, act=act, mode=mode: _on(place + b"/file", act, mode)
+        found[f"{name}, directory"] = lambda place, act=act: _on(place + b"/dir", act)
+        found[f"{name}, pipe with a name"] = lambda place, act=act: _on(place + b"/fifo", act)
+        found[f"{name}, device"] = lambda place, act=act: _on(b"/dev/null", act)
+        found[f"{name}, pipe"] = lambda place, act=act: _made(place, "pipe", act)
+        found[f"{name}, memfd"] = lambda place, act=act: _made(place, "memfd", act)
+        found[f"{name}, closed"] = lambda place, act=act: act(777)
+    given = file_attr()
+    for flags in (0, NOFOLLOW, EMPTY, 0x400):
+        found.update(
+            _at_all_paths(
+                f"file_setattr {flags:#x}",
+                lambda path, flags=flags: call("file_setattr", AT_FDCWD, path, given, len(given), flags),
+            )
+        )
+    for mode in ("read", "path"):
+        for path in (b"", None):
+            found[f"file_setattr descriptor, {mode}, {path!r}"] = lambda place, mode=mode, path=path: _on(
+                place + b"/file", lambda fd: call("file_setattr", fd, path, given, len(given), EMPTY), mode
+            )
+    for size in (0, 16, 23, 25, 4096, 4097):
+        for tail in b"\0", b"x":
+            more = (given + tail * 5000)[: max(size, 24)]
+            found[f"file_setattr size {size} {tail!r}"] = lambda place, more=more, size=size: call(
+                "file_setattr", AT_FDCWD, place + b"/file", more, size, 0
+            )
+    found["file_setattr efault"] = lambda place: call("file_setattr", AT_FDCWD, place + b"/file", BAD, 24, 0)
+    found["file_setattr nonsense"] = lambda place: call(
+        "file_setattr", AT_FDCWD, place + b"/file", file_attr(1 << 50), 24, 0
+    )
+    return found
+
+
 def _lengths() -> dict[str, Row]:
     found = _at_all_paths("truncate", lambda path: call("truncate", path, 4))
     for length in (0, 10, 5000, -1, 1 << 62):
@@ -401,11 +486,18 @@ def _eventfd() -> int:
     return fd
 
 
-def everything(directory: Path) -> dict[str, Any]:
-    """Each row on files of its own: what the caller got to know, and what was there afterwards."""
-    found: dict[str, Any] = {}
-    for number, (name, row) in enumerate(rows().items()):
-        place = directory / f"p{number}"
-        prepare(place)
-        found[name] = [row(os.fsencode(place)), state(place)]
-    return found
+def prepare_all(directory: Path) -> None:
+    """Files for each row."""
+    directory.mkdir()
+    for number in range(len(rows())):
+        prepare(directory / str(number))
+
+
+def make_all(directory: Path) -> dict[str, Any]:
+    """What the caller of each row gets to know."""
+    return {name: row(os.fsencode(directory / str(number))) for number, (name, row) in enumerate(rows().items())}
+
+
+def states(directory: Path) -> dict[str, Any]:
+    """What became of the files of each row."""
+    return {name: state(directory / str(number)) for number, name in enumerate(rows())}

@@ -18,6 +18,7 @@ CALLS = {
     "removexattrat": ("removexattr", "call('removexattrat', at, path, 0, b'user.old')"),
     "setxattr": ("setxattr", "call('setxattr', whole, b'user.new', b'new', 3, 0)"),
     "removexattr": ("removexattr", "call('removexattr', whole, b'user.old')"),
+    "file_setattr": ("chattr", "call('file_setattr', at, path, file_attr(), 24, 0)"),
     "truncate": ("truncate", "call('truncate', whole, 1)"),
 }
 """By name: what reports call it, and the call on ``path``, relative to ``at``, or as a ``whole``."""
@@ -34,13 +35,16 @@ BY_DESCRIPTOR = {
     "fsetxattr": ("setxattr", "call('fsetxattr', fd, b'user.new', b'new', 3, 0)"),
     "fsetxattr_empty_path": ("setxattr", "setxattrat(fd, b'', EMPTY, b'user.new', b'new', 3, 0)"),
     "fremovexattr": ("removexattr", "call('fremovexattr', fd, b'user.old')"),
+    "FS_IOC_SETFLAGS": ("chattr", "set_flags(fd)"),
+    "FS_IOC_FSSETXATTR": ("chattr", "call('ioctl', fd, 0x401C5820, file_attr() + bytes(4))"),
+    "fsetattr": ("chattr", "call('file_setattr', fd, b'', file_attr(), 24, EMPTY)"),
 }
 
 _HEAD = """
 import errno, os, threading
 import pytest
 from here import OUTSIDE
-from tests.end_to_end.inode_calls import AT_FDCWD, EMPTY, call, setxattrat, times
+from tests.end_to_end.inode_calls import AT_FDCWD, EMPTY, call, file_attr, set_flags, setxattrat, times
 
 UID, GID = os.getuid(), os.getgid()
 REFUSED = (-1, errno.EACCES)

@@ -12,7 +12,7 @@ from tests.end_to_end.caught import ONLY_HERE, Fenced
 ROUNDS = 10_000
 SWAPPED = [
     *(("path", call) for call in ("chmod", "chown", "utimensat", "setxattr", "truncate")),
-    *(("fd", call) for call in ("chmod", "chown", "utimensat", "setxattr")),
+    *(("fd", call) for call in ("chmod", "chown", "utimensat", "setxattr", "chattr")),
 ]
 
 

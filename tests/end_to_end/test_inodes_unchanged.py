@@ -5,47 +5,52 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.end_to_end import inode_calls
 from tests.end_to_end.caught import ONLY_HERE, Fenced
 
+TEST = """
+import json, threading
+from pathlib import Path
+import pytest
+from here import OUTSIDE
+from tests.end_to_end import inode_calls
 
-def test_every_call(fenced: Fenced, tmp_path: Path) -> None:
-    """All rows of `inode_calls` inside a fence give what the kernel gives: below the ceiling, and where only a marker
-    allows it, in a test process and in a thread of it."""
-    expected = inode_calls.everything(tmp_path)
-    run = fenced.run(
-        """
-        import json, threading
-        from pathlib import Path
-        import pytest
-        from here import OUTSIDE
-        from tests.end_to_end import inode_calls
+def make(place):
+    Path("said.json").write_text(json.dumps(inode_calls.make_all(Path(place))))
 
-        def write(name, place):
-            place.mkdir()
-            Path(name).write_text(json.dumps(inode_calls.everything(place)))
+def test_below():
+    make(".files")
 
-        def test_below_the_ceiling(tmp_path):
-            write("below.json", tmp_path / "all")
+def test_thread():
+    thread = threading.Thread(target=make, args=(".files",))
+    thread.start()
+    thread.join()
 
-        def test_in_a_thread(tmp_path):
-            thread = threading.Thread(target=write, args=("thread.json", tmp_path / "all"))
-            thread.start()
-            thread.join()
-
-        @pytest.mark.fence(allow_write=[OUTSIDE])
-        def test_beyond_the_ceiling():
-            write("beyond.json", Path(OUTSIDE) / "all")
-        """,
-        policy=ONLY_HERE,
-    )
-    run.clean("test_below_the_ceiling", "test_in_a_thread", "test_beyond_the_ceiling")
-    for name in "below", "thread", "beyond":
-        found = json.loads((fenced.directory / f"{name}.json").read_text(encoding="utf-8"))
-        assert len(found) == len(expected) > 500
-        different = {row: (expected[row], found[row]) for row in expected if _plain(expected[row]) != found[row]}
-        assert not different, name
+@pytest.mark.fence(allow_write=[OUTSIDE])
+def test_beyond():
+    make(OUTSIDE + "/.files")
+"""
 
 
-def _plain(row: object) -> object:
-    return json.loads(json.dumps(row))
+@pytest.mark.parametrize("where", ["below", "thread", "beyond"])
+def test_every_call(fenced: Fenced, tmp_path: Path, where: str) -> None:
+    """All rows of `inode_calls` inside a fence give what the kernel gives: below the ceiling, in a thread, and where
+    only a marker allows it."""
+    plain = tmp_path / "files"
+    inode_calls.prepare_all(plain)
+    said = json.loads(json.dumps(inode_calls.make_all(plain)))
+    files = (
+        fenced.outside if where == "beyond" else fenced.directory
+    ) / ".files"  # where pytest does not look for tests
+    inode_calls.prepare_all(files)
+    test = f"test_{where}"
+    run = fenced.run(TEST, "-k", test, policy=ONLY_HERE)
+    run.clean(test)
+    said_inside = json.loads((fenced.directory / "said.json").read_text(encoding="utf-8"))
+    assert len(said) > 900
+    assert said_inside.keys() == said.keys()
+    assert not {row: (said[row], said_inside[row]) for row in said if said[row] != said_inside[row]}
+    before, after = inode_calls.states(plain), inode_calls.states(files)
+    assert not {row: (before[row], after[row]) for row in before if before[row] != after[row]}

@@ -1,0 +1,128 @@
+"""The flags that chattr(1) sets, and their like: by file_setattr(2), and by requests to a descriptor (ioctl(2)) that
+need not be open for writing. How each is carried out: `changing`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+from typing import TYPE_CHECKING
+
+from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, Arguments, signed
+from fence_core.broker.handlers.changing import AT_FLAGS, change_descriptor, change_path
+from fence_core.broker.reply import Reply
+from fence_core.errors import KernelCallError
+from fence_core.kernel import arch, calls, libc
+
+if TYPE_CHECKING:
+    from fence_core.broker.loop import Broker
+
+_UNMAPPED = 1
+"""An address that nobody can have anything at (mmap_min_addr)."""
+_FS_IOC_GETFLAGS = 0x80086601
+REQUESTS = {
+    0x40086602: 4,  # FS_IOC_SETFLAGS: a long by its number, an int in fact (ioctl_iflags(2))
+    0x40046602: 4,  # FS_IOC32_SETFLAGS
+    0x401C5820: 28,  # FS_IOC_FSSETXATTR: struct fsxattr
+    0x40087602: 4,  # FS_IOC_SETVERSION
+    0x40047602: 4,  # FS_IOC32_SETVERSION
+    0x40086604: 4,  # EXT4_IOC_SETVERSION_OLD (fs/ext4/ext4.h)
+    0x40047211: 4,  # FAT_IOCTL_SET_ATTRIBUTES (include/uapi/linux/msdos_fs.h)
+}
+"""Requests that change attributes of the file, and how many bytes each is given. Source: include/uapi/linux/fs.h."""
+
+REFUSED = (
+    # include/uapi/linux/fsverity.h, fscrypt.h, fs.h
+    0x40806685,  # FS_IOC_ENABLE_VERITY: the file can never be written again
+    0x800C6613,  # FS_IOC_SET_ENCRYPTION_POLICY
+    0x41009432,  # FS_IOC_SETFSLABEL
+    # include/uapi/linux/btrfs.h: subvolumes are made and removed by their names, of which Landlock hears nothing
+    0x50009401,  # BTRFS_IOC_SNAP_CREATE
+    0x50009417,  # BTRFS_IOC_SNAP_CREATE_V2
+    0x5000940E,  # BTRFS_IOC_SUBVOL_CREATE
+    0x50009418,  # BTRFS_IOC_SUBVOL_CREATE_V2
+    0x5000940F,  # BTRFS_IOC_SNAP_DESTROY
+    0x5000943F,  # BTRFS_IOC_SNAP_DESTROY_V2
+    0x4008941A,  # BTRFS_IOC_SUBVOL_SETFLAGS
+    0xC0C89425,  # BTRFS_IOC_SET_RECEIVED_SUBVOL
+    # fs/xfs/libxfs/xfs_fs.h: by handle, as open_by_handle_at(2)
+    0xC038586B,  # XFS_IOC_OPEN_BY_HANDLE
+    0x4048587B,  # XFS_IOC_ATTRMULTI_BY_HANDLE
+    # fs/ocfs2/ocfs2_ioctl.h: makes a file by its path
+    0x40186F04,  # OCFS2_IOC_REFLINK
+)
+"""Requests that change the disk through a descriptor open for reading, and that no test needs: the filter refuses them
+itself."""
+REFUSED_PLAIN = (0x6609,)  # EXT4_IOC_MIGRATE (fs/ext4/ext4.h)
+"""The same, of those without the bits that tell size and direction."""
+
+# include/uapi/linux/fs.h: struct file_attr, and the page that bounds what is taken
+_FILE_ATTR_SIZE = 24
+_FILE_ATTR_MAX = 4096
+
+_file_setattr = libc.function(
+    "syscall",
+    ctypes.c_long,
+    ctypes.c_long,
+    ctypes.c_long,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_long,
+    ctypes.c_long,
+)
+
+
+def ioctl(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """One of `REQUESTS`; the filter lets the others through, or refuses them."""
+    request = args[1] & 0xFFFF_FFFF
+    try:
+        given = broker.processes.find(tid).read(tid, args[2], REQUESTS[request])
+    except KernelCallError as error:
+        if error.errno != errno.EFAULT:
+            raise
+        given = b""  # whether there is such a descriptor comes first
+
+    def act(where: str | int) -> None:
+        fcntl.ioctl(int(where), request, given.ljust(32, b"\0") if given else _UNMAPPED)
+
+    return change_descriptor(broker, tid, "chattr", signed(args[0]), act, refused=_has_no_flags)
+
+
+def _has_no_flags(where: str | int) -> int:
+    """What the kernel answers where the file, or its file system, has no such attributes; else 0."""
+    try:
+        fcntl.ioctl(int(where), _FS_IOC_GETFLAGS, bytes(8))
+    except OSError as error:
+        return error.errno if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP) else 0
+    return 0
+
+
+def file_setattr(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """Linux 6.17: dirfd, path, struct file_attr, its size, flags."""
+    if not calls.exists("file_setattr"):
+        return errno.ENOSYS
+    flags, size = args[4] & 0xFFFF_FFFF, args[3]
+    if flags & ~AT_FLAGS:
+        return errno.EINVAL
+    if size > _FILE_ATTR_MAX:
+        return errno.E2BIG
+    if size < _FILE_ATTR_SIZE:
+        return errno.EINVAL
+    process = broker.processes.find(tid)
+    given = process.read(tid, args[2], size)
+    if any(given[_FILE_ATTR_SIZE:]):
+        return errno.E2BIG  # copy_struct_from_user: of a later kernel
+    number = arch.current().calls["file_setattr"]
+
+    def act(where: str | int) -> int | None:
+        if isinstance(where, int):
+            failed = _file_setattr(number, where, b"", given, _FILE_ATTR_SIZE, AT_EMPTY_PATH)
+        else:
+            failed = _file_setattr(number, AT_FDCWD, where.encode(), given, _FILE_ATTR_SIZE, 0)
+        return ctypes.get_errno() if failed else None
+
+    dirfd, address = signed(args[0]), args[1]
+    if flags & AT_EMPTY_PATH and dirfd >= 0 and not (address and process.read_string(tid, address)):
+        return change_descriptor(broker, tid, "chattr", dirfd, act)
+    return change_path(broker, tid, "chattr", dirfd, address, act, flags=flags)

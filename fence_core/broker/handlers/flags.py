@@ -1,5 +1,6 @@
-"""The flags that chattr(1) sets, and their like: by file_setattr(2), and by requests to a descriptor (ioctl(2)) that
-need not be open for writing. How each is carried out: `changing`.
+"""The flags that chattr(1) sets, and their like: by file_setattr(2), or by ioctl(2).
+
+The requests of ioctl(2) need no descriptor that is open for writing. How each is carried out: `changing`.
 """
 
 from __future__ import annotations

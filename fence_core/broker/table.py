@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers import exec as exec_
-from fence_core.broker.handlers import files, flags, inodes, messages, moves, network, xattrs
+from fence_core.broker.handlers import files, flags, inodes, messages, moves, network, queues, xattrs
 from fence_core.kernel import bpf
 from fence_core.kernel.arch import Arch
 
@@ -158,6 +158,11 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     "renameat2": (moves.renameat2, TRAP),
     "link": (moves.link, TRAP),
     "linkat": (moves.linkat, TRAP),
+    "mq_open": (
+        queues.mq_open,
+        (bpf.Case((bpf.Condition(1, "any_bits", queues.CHANGES),), TRAP), ALLOW),
+    ),
+    "mq_unlink": (queues.mq_unlink, TRAP),
     # network
     "socket": (network.socket_, _SOCKET),
     "connect": (network.connect, TRAP),
@@ -204,6 +209,9 @@ _EPERM = (
     "reboot",
     "swapon",
     "swapoff",
+    "quotactl",
+    "quotactl_fd",
+    "vhangup",  # takes the user's terminal away
     "add_key",
     "request_key",
     "keyctl",

@@ -291,7 +291,9 @@ class Judge:
         To be asked before anybody looks what lies in it: under a policy without deny rules it is not, as long as both
         names are in places of the same kind (the directories for temporary files, or elsewhere).
         """
-        if self._reads is not None or self._spoken_of.inside(old) or self._spoken_of.inside(new):
+        if self._spoken_of.inside(old) or self._spoken_of.inside(new):
+            return True
+        if self._reads is not None and (self._reads.node(old).deny or self._reads.node(new).deny):
             return True
         before = self._writes.inherited(old) or self._writes.node(old)
         return before.exempt != (self._writes.inherited(new) or self._writes.node(new)).exempt

@@ -24,10 +24,17 @@ PLACES = FilesystemRules(
 PROJECT, SCRATCH = "/home/ci/proj/sub", "/tmp/sub"
 
 
-def judge(places: FilesystemRules = PLACES, links: dict[str, str] | None = None, **keys: Any) -> Judge:
-    keys.setdefault("allow_write", ["/"])
-    overlay = parse_overlay(keys, source="test.toml", base_dir="/home/ci/proj", home="/home/ci")
-    return Judge(merge(Policy(filesystem=places), overlay), links=Links((links or {}).get, lambda path: True))
+def judge(
+    places: FilesystemRules = PLACES, links: dict[str, str] | None = None, deny_read: tuple[str, ...] = (), **keys: Any
+) -> Judge:
+    def read(**given: Any) -> Policy:
+        overlay = parse_overlay(given, source="test.toml", base_dir="/home/ci/proj", home="/home/ci")
+        return merge(Policy(filesystem=places), overlay)
+
+    policy = read(**{"allow_write": ["/"], **keys})
+    hidden = read(deny_write=list(deny_read)).filesystem.deny_write
+    policy = policy._replace(filesystem=policy.filesystem._replace(deny_read=hidden))
+    return Judge(policy, links=Links((links or {}).get, lambda path: True))
 
 
 @pytest.mark.parametrize(
@@ -76,9 +83,8 @@ def test_a_project_or_home_in_a_directory_for_temporary_files() -> None:
 )
 def test_deny_rules_that_may_speak_of_what_lies_in_it(key: str, rule: str, old: str, minds: bool) -> None:
     it = judge(links={"/link": "/srv/behind"}, **{key: [rule]})
-    expected = minds or key == "deny_read"  # which holds for single files, too
-    assert it.minds_move(old, "/opt/new") is expected
-    assert it.minds_move("/opt/new", old) is expected
+    assert it.minds_move(old, "/opt/new") is minds
+    assert it.minds_move("/opt/new", old) is minds
 
 
 @pytest.mark.parametrize("name", [name for row in PROTECTED for name in row.names])
@@ -139,6 +145,9 @@ def test_a_file_that_may_not_be_read_gets_no_other_name() -> None:
     assert not it.decide(Move("rename", "/srv/secret", "/srv/x")).allowed
     assert not it.decide(Move("rename", "/srv/x", "/srv/secret")).allowed
     assert it.decide(Move("link", "/srv/x", "/srv/y")).allowed
+    assert it.minds_move("/srv/secret", "/srv/x")
+    assert it.minds_move("/srv/x", "/srv/secret")
+    assert not it.minds_move("/srv/x", "/srv/y")
 
 
 def test_what_nobody_could_look_through() -> None:

@@ -68,6 +68,8 @@ def _both(
         answer = unresolved(located)
         if answer is not None:
             return answer
+        if located.directory < 0:
+            return errno.ENOENT  # in a directory that was removed
         found.append(located)
     return found[0], found[1]
 
@@ -139,6 +141,8 @@ def _link(broker: Broker, tid: int, old_fd: int, old_at: int, new_fd: int, new_a
     answer = unresolved(new)
     if answer is not None:
         return answer
+    if new.directory < 0:
+        return errno.ENOENT
     refused = _judge(broker, process, tid, "link", old, new)
     if refused is not None:
         return refused

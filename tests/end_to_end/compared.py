@@ -154,9 +154,19 @@ def tree(directory: Path) -> list[tuple[object, ...]]:
                 status.st_rdev,
                 first.setdefault(status.st_ino, name),
                 inside,
+                _lists(path),
             )
         )
     return found
+
+
+def _lists(path: Path) -> dict[str, str]:
+    """Its access control lists."""
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError:
+        return {}
+    return {name: os.getxattr(path, name, follow_symlinks=False).hex() for name in names if "posix_acl" in name}
 
 
 def check(result: Compared) -> None:

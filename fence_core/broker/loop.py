@@ -94,9 +94,9 @@ class Broker:
         self.listener.set_sync_wake_up()
         self.layers = layers
         self._closing: list[int] = []
-        self.resolver = Resolver(self._closing.append, lambda pid: self.processes.is_ours(pid))
-        self.ceiling = ceiling
         self.identities = Identities()
+        self.resolver = Resolver(self._closing.append, lambda pid: self.processes.is_ours(pid), self.identities)
+        self.ceiling = ceiling
         self.inside = InsideSockets()
         self.epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}

@@ -20,9 +20,12 @@ import re
 import stat as stat_modes
 import struct
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from fence_core.kernel import arch, libc
+
+if TYPE_CHECKING:
+    from fence_core.broker.identity import Identities
 
 AT_FDCWD = -100
 _LINKS_MAX = 40
@@ -84,11 +87,12 @@ ASK_KERNEL = -1
 class Resolver:
     """Resolution in the view of any fenced thread; one per broker."""
 
-    def __init__(self, keep: Callable[[int], None], is_ours: Callable[[int], bool]) -> None:
+    def __init__(self, keep: Callable[[int], None], is_ours: Callable[[int], bool], identities: Identities) -> None:
         """`keep` is given each descriptor of a `Located`, to be closed when the call is answered. `is_ours` tells
         whether a process is in the fence."""
         self._keep = keep
         self._is_ours = is_ours
+        self._identities = identities
         self.foreign_roots = False
         """Set once any fenced process has made a chroot or setns: from then on every root is compared with ours."""
         root = os.stat("/")
@@ -107,25 +111,15 @@ class Resolver:
             "syscall", ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_long
         )
 
-    def locate(
-        self,
-        tid: int,
-        tgid: int,
-        dirfd: int,
-        raw: bytes,
-        *,
-        follow: bool,
-        rights: Callable[[], AbstractContextManager[None]] | None = None,
-    ) -> Located:
-        """What `raw` names for that thread.
+    def locate(self, tid: int, tgid: int, dirfd: int, raw: bytes, *, follow: bool) -> Located:
+        """What `raw` names for that thread, walked with its rights.
 
         `follow`: whether the call follows a symlink in the last component. Where the kernel itself would refuse to
-        walk the path, `Located.errno` says with what. `rights`: in these blocks we have the rights of the thread; for
-        calls that the kernel will not look at itself, where they may differ from ours.
+        walk the path, `Located.errno` says with what.
         """
         if not raw:
             return Located("", errno=errno.ENOENT)
-        if rights is None and not self.foreign_roots and _is_plain(raw):
+        if not (self.foreign_roots or self._identities.differ) and _is_plain(raw):
             # Most paths: absolute and without links, which one call tells. Then the text is the path.
             found = self._as_written(raw, follow=follow)
             if found is not None:
@@ -146,9 +140,9 @@ class Resolver:
         try:
             # A process may always follow the links to its own descriptors. That of one that has given rights up is
             # closed to everybody but root (PR_SET_DUMPABLE(2const)), to us with its rights as well.
-            if rights is None or (follow and _OWN_DESCRIPTOR.fullmatch(raw) and raw.split(b"/")[2] == b"%d" % tgid):
+            if not self._identities.differ or (_OWN_DESCRIPTOR.fullmatch(raw) and raw.split(b"/")[2] == b"%d" % tgid):
                 return find(base, raw, tid, tgid, in_root)
-            with rights():
+            with self._identities.acting_as(tid):
                 return find(base, raw, tid, tgid, in_root)
         finally:
             if base >= 0:
@@ -201,13 +195,14 @@ class Resolver:
                 return located
             # The last component is missing, or a symlink to something missing, which O_CREAT would create.
             try:
-                target = os.readlink(os.fsencode(located.path))
+                target = os.readlink(located.name.rstrip(b"/"), dir_fd=located.directory)
             except OSError:
                 return located
-            if target[:1] != b"/":
+            if target[:1] != b"/" and not in_root:
+                base = located.directory  # by descriptor: not everybody may walk down to it
+            elif target[:1] != b"/":
                 parent = os.fsencode(located.parent)
-                if in_root:
-                    parent = parent[len(os.readlink(os.fsencode(f"/proc/self/fd/{base}")).rstrip(b"/")) :]
+                parent = parent[len(os.readlink(os.fsencode(f"/proc/self/fd/{base}")).rstrip(b"/")) :]
                 target = parent + b"/" + target
             raw = target
             if raw.startswith((b"/proc/", b"/dev/")):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import functools
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -52,9 +51,7 @@ def find_path(
     else:
         if not follow and (raw.endswith(DIRECTORY_ENDS) or raw in (b".", b"..")):
             follow = True
-        identities = broker.identities
-        rights = functools.partial(identities.acting_as, tid) if identities.differ else None
-        located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=follow, rights=rights)
+        located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=follow)
     if located.errno:
         return located.errno if located.errno > 0 else errno.ENOENT
     if located.handle < 0:

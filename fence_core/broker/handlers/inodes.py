@@ -179,13 +179,16 @@ def truncate(broker: Broker, tid: int, args: Arguments) -> Reply:
     if not stat.S_ISREG(status.st_mode):
         return errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
     path = f"/proc/self/fd/{located.handle}"
+    too_long = length > status.st_size and length > _file_size_limit(tid)
 
     def act(_: str | int) -> int | None:
-        if length > status.st_size and length > _file_size_limit(tid):
+        # Not truncate(2): that would wait for whoever has a lease on the file (fcntl(2), F_SETLEASE).
+        opened = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if too_long:
+            os.close(opened)
             _signal_thread(process.pid, tid, signal.SIGXFSZ)
             return errno.EFBIG
-        # Not truncate(2): that would wait for whoever has a lease on the file (fcntl(2), F_SETLEASE).
-        return _cut(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC), length)
+        return _cut(opened, length)
 
     reply = change(broker, process, tid, "truncate", located, path, act)
     if reply == errno.EAGAIN:

@@ -20,6 +20,7 @@ import re
 import stat as stat_modes
 import struct
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from fence_core.kernel import arch, libc
@@ -112,14 +113,15 @@ class Resolver:
         )
 
     def locate(self, tid: int, tgid: int, dirfd: int, raw: bytes, *, follow: bool) -> Located:
-        """What `raw` names for that thread, walked with its rights.
+        """What `raw` names for that thread.
 
         `follow`: whether the call follows a symlink in the last component. Where the kernel itself would refuse to
-        walk the path, `Located.errno` says with what.
+        walk the path, with the rights of the thread, `Located.errno` says with what.
         """
         if not raw:
             return Located("", errno=errno.ENOENT)
-        if not (self.foreign_roots or self._identities.differ) and _is_plain(raw):
+        differ = self._identities.differ
+        if not (differ or self.foreign_roots) and _is_plain(raw):
             # Most paths: absolute and without links, which one call tells. Then the text is the path.
             found = self._as_written(raw, follow=follow)
             if found is not None:
@@ -133,16 +135,19 @@ class Resolver:
                 base, raw, in_root = _below_root(tid, dirfd, raw)
             elif raw[0] != 0x2F:
                 base = os.open(_start(tid, dirfd), _O_PATH)
+            elif differ and (own := _OWN_DESCRIPTOR.match(raw)) and int(own[2]) == tgid:
+                # A process may always follow the links to its own descriptors. That of one that has given rights up
+                # is closed to everybody but root (PR_SET_DUMPABLE(2const)), to us with its rights as well.
+                if own.end() == len(raw):
+                    differ = not follow
+                else:
+                    base, raw = os.open(own[1], _O_PATH), raw[own.end() :].lstrip(b"/") or b"."
         except OSError as error:
             known = errno.EBADF if error.errno == errno.ENOENT else error.errno
             return Located(os.fsdecode(raw), errno=known or errno.EACCES)
         find = self._followed if follow else self._in_parent
         try:
-            # A process may always follow the links to its own descriptors. That of one that has given rights up is
-            # closed to everybody but root (PR_SET_DUMPABLE(2const)), to us with its rights as well.
-            if not self._identities.differ or (_OWN_DESCRIPTOR.fullmatch(raw) and raw.split(b"/")[2] == b"%d" % tgid):
-                return find(base, raw, tid, tgid, in_root)
-            with self._identities.acting_as(tid):
+            with self._identities.acting_as(tid) if differ else nullcontext():
                 return find(base, raw, tid, tgid, in_root)
         finally:
             if base >= 0:
@@ -195,15 +200,14 @@ class Resolver:
                 return located
             # The last component is missing, or a symlink to something missing, which O_CREAT would create.
             try:
-                target = os.readlink(located.name.rstrip(b"/"), dir_fd=located.directory)
+                target = os.readlink(located.name, dir_fd=located.directory)
             except OSError:
                 return located
-            if target[:1] != b"/" and not in_root:
-                base = located.directory  # by descriptor: not everybody may walk down to it
+            if target[:1] != b"/" and in_root:
+                root = os.readlink(os.fsencode(f"/proc/self/fd/{base}")).rstrip(b"/")
+                target = os.fsencode(located.parent)[len(root) :] + b"/" + target
             elif target[:1] != b"/":
-                parent = os.fsencode(located.parent)
-                parent = parent[len(os.readlink(os.fsencode(f"/proc/self/fd/{base}")).rstrip(b"/")) :]
-                target = parent + b"/" + target
+                base = located.directory
             raw = target
             if raw.startswith((b"/proc/", b"/dev/")):
                 raw = own_links(raw, tid, tgid)
@@ -362,7 +366,7 @@ _OWN_LINKS = (
 )
 
 
-_OWN_DESCRIPTOR = re.compile(rb"/proc/\d+/fd/\d+")
+_OWN_DESCRIPTOR = re.compile(rb"(/proc/(\d+)/fd/\d+)(?=/|\Z)")
 
 
 def own_links(raw: bytes, tid: int, tgid: int) -> bytes:

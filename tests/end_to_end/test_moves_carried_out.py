@@ -80,6 +80,8 @@ BY_DESCRIPTOR = {
     "below a directory": "link('f', 'new', 0, os.open('d', os.O_RDONLY), os.open('e', os.O_RDONLY))",
     "rename below directories": "rename('f', 'new', 0, os.open('d', os.O_RDONLY), os.open('e', os.O_RDONLY))",
     "rename below no directory": "rename('f', 'new', 0, 99)",
+    "absolute": "rename(os.getcwd() + '/f', 'new')",
+    "to an absolute name": "link('f', os.getcwd() + '/new')",
     "no memory": "result(libc.renameat2(CWD, ctypes.c_void_p(8), CWD, b'new', 0))",
     "no memory for the new name": "result(libc.renameat2(CWD, b'missing', CWD, ctypes.c_void_p(8), 0))",
 }

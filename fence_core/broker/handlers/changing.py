@@ -3,8 +3,9 @@
 Landlock knows nothing of these calls, so the kernel is never told to carry one out: by then the path, or the number of
 the descriptor, may stand for another file.
 
-* A path becomes an O_PATH descriptor. What such a descriptor stands for is changed by its name below /proc/self/fd,
-  which leads to that very inode, a symbolic link's own included (`proc_pid_fd(5)`).
+* A path becomes an O_PATH descriptor. What such a descriptor stands for is changed with AT_EMPTY_PATH, or where a call
+  lacks that by its name below /proc/self/fd, which takes 2 us longer and leads to that very inode, too, a symbolic
+  link's own included (proc_pid_fd(5)).
 * A descriptor is borrowed (pidfd_getfd(2)), and the call is made on that: so the kernel sees how it was opened, and
   answers EBADF where it was O_PATH.
 """
@@ -28,15 +29,20 @@ if TYPE_CHECKING:
     from fence_core.broker.loop import Broker
     from fence_core.broker.resolve import Located
 
-__all__ = ["AT_FLAGS", "Change", "change", "change_descriptor", "change_path", "find_path"]
+__all__ = ["AT_FLAGS", "Change", "change", "change_descriptor", "change_path", "find_path", "for_os"]
 
 AT_FLAGS = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH
 """What the newer calls of the family know; with anything else they are EINVAL."""
 _O_LINK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
-Change = Callable[["str | int"], "int | None"]
-"""Makes the change: given a path below /proc/self/fd, or a borrowed descriptor. Returns None or an error number, or
-raises OSError."""
+Change = Callable[[int, bool], "int | None"]
+"""Makes the change: given a descriptor, and whether that is a borrowed one, or one of ours with O_PATH. Returns None or
+an error number, or raises OSError."""
+
+
+def for_os(fd: int, borrowed: bool) -> str | int:
+    """What functions of `os` take that know no AT_EMPTY_PATH."""
+    return fd if borrowed else f"/proc/self/fd/{fd}"
 
 
 def find_path(
@@ -74,7 +80,7 @@ def change_path(
     act: Change,
     *,
     flags: int = 0,
-    refused: Callable[[str | int], int] | None = None,
+    refused: Callable[[int, bool], int] | None = None,
 ) -> Reply:
     """A change of what a path names. `flags`: AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH. `refused`: see `change`."""
     process = broker.processes.find(tid)
@@ -82,7 +88,7 @@ def change_path(
     follow = not flags & AT_SYMLINK_NOFOLLOW
     located = find_path(broker, process, tid, dirfd, raw, follow=follow, empty=bool(flags & AT_EMPTY_PATH))
     if not isinstance(located, int):
-        return change(broker, process, tid, op, located, f"/proc/self/fd/{located.handle}", act, refused=refused)
+        return change(broker, process, tid, op, located, act, refused=refused)
     return located
 
 
@@ -93,12 +99,12 @@ def change_descriptor(
     fd: int,
     act: Change,
     *,
-    refused: Callable[[str | int], int] | None = None,
+    refused: Callable[[int, bool], int] | None = None,
 ) -> Reply:
     """A change of what a descriptor of the caller is open on, which need not be open for writing."""
     process = broker.processes.find(tid)
     located = broker.resolver.opened(_borrow(process, tid, fd))
-    return change(broker, process, tid, op, located, located.handle, act, refused=refused)
+    return change(broker, process, tid, op, located, act, borrowed=True, refused=refused)
 
 
 def change(
@@ -107,23 +113,24 @@ def change(
     tid: int,
     op: str,
     located: Located,
-    where: str | int,
     act: Change,
     *,
-    refused: Callable[[str | int], int] | None = None,
+    borrowed: bool = False,
+    refused: Callable[[int, bool], int] | None = None,
 ) -> Reply:
     """Judge a file that was found, and change it.
 
     `refused`: asked where the policy does not allow it, for the error with which the kernel would refuse this call for
     reasons of its own; 0 where it would not.
     """
+    handle = located.handle
     if located.is_file and not process.may_write(judged_path(broker, process, located.path), op):
-        if isinstance(where, int) and fcntl.fcntl(where, fcntl.F_GETFL) & os.O_PATH:
+        if borrowed and fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_PATH:
             return errno.EBADF
-        answer = (refused(where) if refused is not None else 0) or refusal(broker, process, tid, op, located)
+        answer = (refused(handle, borrowed) if refused is not None else 0) or refusal(broker, process, tid, op, located)
         if answer != CONTINUE:
             return answer
-    return perform(broker, tid, lambda: act(where))
+    return perform(broker, tid, lambda: act(handle, borrowed))
 
 
 _threads_have_pidfds = True

@@ -84,16 +84,16 @@ def ioctl(broker: Broker, tid: int, args: Arguments) -> Reply:
             raise
         given = b""  # whether there is such a descriptor comes first
 
-    def act(where: str | int) -> None:
-        fcntl.ioctl(int(where), request, given.ljust(32, b"\0") if given else _UNMAPPED)
+    def act(fd: int, _: bool) -> None:
+        fcntl.ioctl(fd, request, given.ljust(32, b"\0") if given else _UNMAPPED)
 
     return change_descriptor(broker, tid, "chattr", signed(args[0]), act, refused=_has_no_flags)
 
 
-def _has_no_flags(where: str | int) -> int:
+def _has_no_flags(fd: int, _: bool) -> int:
     """What the kernel answers where the file, or its file system, has no such attributes; else 0."""
     try:
-        fcntl.ioctl(int(where), _FS_IOC_GETFLAGS, bytes(8))
+        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(8))
     except OSError as error:
         return error.errno if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP) else 0
     return 0
@@ -116,11 +116,11 @@ def file_setattr(broker: Broker, tid: int, args: Arguments) -> Reply:
         return errno.E2BIG  # copy_struct_from_user: of a later kernel
     number = arch.current().calls["file_setattr"]
 
-    def act(where: str | int) -> int | None:
-        if isinstance(where, int):
-            failed = _file_setattr(number, where, b"", given, _FILE_ATTR_SIZE, AT_EMPTY_PATH)
-        else:
-            failed = _file_setattr(number, AT_FDCWD, where.encode(), given, _FILE_ATTR_SIZE, 0)
+    def act(fd: int, borrowed: bool) -> int | None:
+        if borrowed:
+            failed = _file_setattr(number, fd, b"", given, _FILE_ATTR_SIZE, AT_EMPTY_PATH)
+        else:  # with AT_EMPTY_PATH it takes no O_PATH descriptor
+            failed = _file_setattr(number, AT_FDCWD, f"/proc/self/fd/{fd}".encode(), given, _FILE_ATTR_SIZE, 0)
         return ctypes.get_errno() if failed else None
 
     dirfd, address = signed(args[0]), args[1]

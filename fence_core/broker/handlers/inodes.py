@@ -15,13 +15,25 @@ import struct
 from typing import TYPE_CHECKING
 
 from fence_core.broker import opener
-from fence_core.broker.handlers.arguments import AT_FDCWD, AT_SYMLINK_NOFOLLOW, Arguments, signed
-from fence_core.broker.handlers.changing import AT_FLAGS, Change, change, change_descriptor, change_path, find_path
+from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Arguments, signed
+from fence_core.broker.handlers.changing import (
+    AT_FLAGS,
+    Change,
+    change,
+    change_descriptor,
+    change_path,
+    find_path,
+    for_os,
+)
 from fence_core.broker.reply import HandOver, Reply, Value, Wait
 from fence_core.kernel import arch, calls, libc
 
 if TYPE_CHECKING:
     from fence_core.broker.loop import Broker
+
+_LONG = ctypes.c_long
+_syscall = libc.function("syscall", _LONG, _LONG, _LONG, ctypes.c_char_p, _LONG, _LONG, _LONG)
+_set_times = libc.function("syscall", _LONG, _LONG, _LONG, ctypes.c_char_p, ctypes.c_char_p, _LONG)
 
 # ---------------------------------------------------------------- mode
 
@@ -49,7 +61,17 @@ def fchmod(broker: Broker, tid: int, args: Arguments) -> Reply:
 
 def _mode(mode: int) -> Change:
     mode &= 0o7777
-    return lambda where: os.chmod(where, mode)
+    if not calls.exists("fchmodat2"):
+        return lambda fd, borrowed: os.chmod(for_os(fd, borrowed), mode)
+
+    def act(fd: int, borrowed: bool) -> int | None:
+        if borrowed:
+            os.fchmod(fd, mode)
+            return None
+        failed = _syscall(arch.current().calls["fchmodat2"], fd, b"", mode, AT_EMPTY_PATH, 0)
+        return ctypes.get_errno() if failed else None
+
+    return act
 
 
 # ---------------------------------------------------------------- owner
@@ -84,11 +106,18 @@ def _owner(broker: Broker, tid: int, uid: int, gid: int) -> Change:
     if broker.identities.changed:
         outer = broker.identities.outer_ids(tid, uid, gid)
         if outer is None:
-            return lambda _: errno.EINVAL  # chown(2) in a user namespace that has no such id
+            return lambda *_: errno.EINVAL  # chown(2) in a user namespace that has no such id
         uid, gid = outer
-    # To `os`, as to the C library, -1 is what leaves an id alone.
-    owner, group = uid if uid != _UNCHANGED else -1, gid if gid != _UNCHANGED else -1
-    return lambda where: os.chown(where, owner, group)
+
+    def act(fd: int, borrowed: bool) -> int | None:
+        if borrowed:
+            # To `os`, as to the C library, -1 is what leaves an id alone.
+            os.fchown(fd, uid if uid != _UNCHANGED else -1, gid if gid != _UNCHANGED else -1)
+            return None
+        failed = _syscall(arch.current().calls["fchownat"], fd, b"", uid, gid, AT_EMPTY_PATH)
+        return ctypes.get_errno() if failed else None
+
+    return act
 
 
 # ---------------------------------------------------------------- times
@@ -97,10 +126,6 @@ _PAIR = struct.Struct("=qq")
 _PAIRS = struct.Struct("=qqqq")
 _UTIME_OMIT = (1 << 30) - 2  # include/uapi/linux/stat.h
 _MICROSECONDS = 1_000_000
-
-_set_times = libc.function(
-    "syscall", ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_long
-)
 
 
 def utime(broker: Broker, tid: int, args: Arguments) -> Reply:
@@ -151,13 +176,12 @@ def _change_times(broker: Broker, tid: int, dirfd: int, address: int, times: byt
 
 def _times(times: bytes | None) -> Change:
     """As the kernel takes them, since Python knows neither UTIME_NOW nor UTIME_OMIT. None: now."""
-    number = arch.current().calls["utimensat"]
 
-    def act(where: str | int) -> int | None:
-        if isinstance(where, int):
-            failed = _set_times(number, where, None, times, 0)
-        else:
-            failed = _set_times(number, AT_FDCWD, where.encode(), times, 0)
+    def act(fd: int, borrowed: bool) -> int | None:
+        number = arch.current().calls["utimensat"]
+        failed = (
+            _set_times(number, fd, None, times, 0) if borrowed else _set_times(number, fd, b"", times, AT_EMPTY_PATH)
+        )
         return ctypes.get_errno() if failed else None
 
     return act
@@ -178,19 +202,18 @@ def truncate(broker: Broker, tid: int, args: Arguments) -> Reply:
     status = os.fstat(located.handle)
     if not stat.S_ISREG(status.st_mode):
         return errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
-    path = f"/proc/self/fd/{located.handle}"
     too_long = length > status.st_size and length > _file_size_limit(tid)
 
-    def act(_: str | int) -> int | None:
+    def act(fd: int, _: bool) -> int | None:
         # Not truncate(2): that would wait for whoever has a lease on the file (fcntl(2), F_SETLEASE).
-        opened = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        opened = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         if too_long:
             os.close(opened)
             _signal_thread(process.pid, tid, signal.SIGXFSZ)
             return errno.EFBIG
         return _cut(opened, length)
 
-    reply = change(broker, process, tid, "truncate", located, path, act)
+    reply = change(broker, process, tid, "truncate", located, act)
     if reply == errno.EAGAIN:
         opening = opener.open_elsewhere(broker, tid, located.handle, os.O_WRONLY)
         return opening if isinstance(opening, int) else _truncate_later(opening, length)

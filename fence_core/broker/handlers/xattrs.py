@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Arguments, signed
-from fence_core.broker.handlers.changing import AT_FLAGS, Change, change_descriptor, change_path
+from fence_core.broker.handlers.changing import AT_FLAGS, Change, change_descriptor, change_path, for_os
 from fence_core.broker.reply import Reply
 from fence_core.errors import KernelCallError
 from fence_core.kernel import calls
@@ -125,7 +125,7 @@ def _at(
     address: int,
     flags: int,
     act: Change,
-    refused: Callable[[str | int], int],
+    refused: Callable[[int, bool], int],
 ) -> Reply:
     if flags & AT_EMPTY_PATH and dirfd >= 0 and not (address and broker.processes.find(tid).read_string(tid, address)):
         return change_descriptor(broker, tid, op, dirfd, act, refused=refused)
@@ -161,29 +161,29 @@ class _Attribute:
         elif size:
             self._value = process.read(tid, value_at, size)
 
-    def set(self, where: str | int) -> None:
-        os.setxattr(where, self._name, self._value, self._flags)
+    def set(self, fd: int, borrowed: bool) -> None:
+        os.setxattr(for_os(fd, borrowed), self._name, self._value, self._flags)
 
-    def remove(self, where: str | int) -> None:
-        os.removexattr(where, self._name)
+    def remove(self, fd: int, borrowed: bool) -> None:
+        os.removexattr(for_os(fd, borrowed), self._name)
 
-    def cannot_set(self, where: str | int) -> int:
+    def cannot_set(self, fd: int, borrowed: bool) -> int:
         """Why the kernel would not set it; 0 if it might."""
-        present = self._look(where)
+        present = self._look(fd, borrowed)
         if present == 0:
             return errno.EEXIST if self._flags & os.XATTR_CREATE else 0
         if present == errno.ENODATA:
             return errno.ENODATA if self._flags & os.XATTR_REPLACE else 0
         return present if present == errno.EOPNOTSUPP else 0
 
-    def cannot_remove(self, where: str | int) -> int:
+    def cannot_remove(self, fd: int, borrowed: bool) -> int:
         """Why the kernel would not remove it; 0 if it might."""
-        present = self._look(where)
+        present = self._look(fd, borrowed)
         return present if present in (errno.ENODATA, errno.EOPNOTSUPP) else 0
 
-    def _look(self, where: str | int) -> int:
+    def _look(self, fd: int, borrowed: bool) -> int:
         try:
-            os.getxattr(where, self._name)
+            os.getxattr(for_os(fd, borrowed), self._name)
         except OSError as error:
             return error.errno or errno.EIO
         return 0

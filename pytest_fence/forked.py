@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -146,12 +147,16 @@ class ForkedTests:
             os.close(writing)
             raise OSError(error.errno, f"no process could be started for this test: {error.strerror}") from None
         if test.pid == 0:
-            os.close(reading)
-            take_the_timer(delay, interval)
-            line = forked_wire.Line(writing, in_step=self._in_step)
-            self._hooks.forked()
-            self._messenger.take_over(line, test.known)
-            self.child = Child(item, self._messenger, line, measured=self._measured)
+            try:
+                os.close(reading)
+                take_the_timer(delay, interval)
+                line = forked_wire.Line(writing, in_step=self._in_step)
+                self._hooks.forked()
+                self._messenger.take_over(line, test.known)
+                self.child = Child(item, line, measured=self._measured)
+            except BaseException:  # whatever it is: there must not be two of this session
+                traceback.print_exc()
+                engine.end_test()
             return None
         os.close(writing)
         test.timer = (delay, interval)

@@ -59,7 +59,7 @@ class Messenger:
 class Child:
     """This process, which ends with its test."""
 
-    def __init__(self, item: pytest.Item, messenger: Messenger, line: Line, *, measured: bool) -> None:
+    def __init__(self, item: pytest.Item, line: Line, *, measured: bool) -> None:
         self._pid = os.getpid()
         self._item = item
         self._line = line

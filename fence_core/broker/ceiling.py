@@ -45,18 +45,17 @@ def existing(places: Iterable[str]) -> list[tuple[str, bool]]:
 class Ceiling:
     """What the Landlock rules of the session cover. All of it where there are no such rules."""
 
-    __slots__ = ("_files", "_trees", "places")
+    __slots__ = ("_files", "_trees", "floor")
 
     def __init__(self, places: Iterable[tuple[str, bool]] | None) -> None:
         """None: there is no floor below the broker, so nothing has to be carried out by it."""
-        self.places: tuple[str, ...] = ()
-        """The directories and files that have a rule, for narrower ceilings."""
+        self.floor = places is not None
+        """Whether there are such rules at all."""
         self._trees: tuple[str, ...] = ("",)
         self._files: dict[str, tuple[int, int]] = {}
         if places is None:
             return
         given = list(places)
-        self.places = tuple(place for place, _ in given)
         self._trees = tuple(place.rstrip("/") + "/" for place, tree in given if tree)
         for place, tree in given:
             if not tree:
@@ -76,6 +75,10 @@ class Ceiling:
             return False
         status = os.fstat(handle)
         return (status.st_dev, status.st_ino) == known
+
+    def places(self) -> list[tuple[str, bool]]:
+        """What has a rule that can be relied on, as `existing` gives it: the most that a narrower ceiling may cover."""
+        return [(tree.rstrip("/") or "/", True) for tree in self._trees] + [(place, False) for place in self._files]
 
     def forget(self, path: str) -> None:
         """Something at or above a place was moved or removed by the broker: rely on its rule no longer."""

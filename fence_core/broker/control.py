@@ -156,6 +156,21 @@ def _policy(broker: Broker, process: Process, request: Mapping[str, Any]) -> dic
     return {"number": _own(process).scope.register(request["raw"], str(request["source"]))}
 
 
+def _ceiling(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a test under this policy may write at all: places for a Landlock layer of its own.
+
+    A rule that forbids a place forbids all that lies in it, so such a place is left out. None: there is no floor, and
+    no layer would stand on anything.
+    """
+    worker = _own(process)
+    judges = [worker.judge(int(request["policy"])), *(judge for _, judge in worker.outer_judges)]
+    if not broker.ceiling.floor:
+        return {"places": None}
+    return {
+        "places": [place for place in broker.ceiling.places() if not any(judge.shuts(place[0]) for judge in judges)]
+    }
+
+
 def _stacks(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     """The handler of the stack signal stands, and writes to this descriptor."""
     if process.stacks is not None:
@@ -214,6 +229,7 @@ _OPERATIONS: dict[str, Callable[[Broker, Process, Mapping[str, Any]], dict[str, 
     "hello": _hello,
     "workers": _workers,
     "policy": _policy,
+    "ceiling": _ceiling,
     "proxy": _proxy,
     "stacks": _stacks,
     "take": _take,

@@ -64,6 +64,8 @@ class Fence:
         os.close(page)
         self._nodeid = ""
         self._policy = 0
+        self._layers: dict[int, int | None] = {}
+        """Rulesets for forks, by policy."""
         self._stack_fd = -1
         if answer["stacks"]:
             self._offer_stacks()
@@ -95,11 +97,15 @@ class Fence:
     def fork_test(self) -> int:
         """Fork for one test: 0 in the child, which is this session's process as well, its pid here. Raises OSError.
 
-        What the child enters counts, as it shares the page; the session above it goes on being this process's.
+        What the child enters counts, as it shares the page; the session above it goes on being this process's. The
+        child has a Landlock layer of its own, for the policy that was entered last.
         """
         from fence_core.launcher import test_process  # only where a test is to have a process of its own
 
-        pid = test_process.fork()
+        if self._policy not in self._layers:
+            places = self._ask({"op": "ceiling", "policy": self._policy})["places"]
+            self._layers[self._policy] = None if places is None else test_process.layer(places)
+        pid = test_process.fork(self._layers[self._policy])
         if pid == 0:
             self._lock = threading.Lock()  # a thread that is not there may have held it
         return pid

@@ -285,6 +285,10 @@ class Judge:
             return self._write(Write(op, path)).allowed
         return self._writable(path)
 
+    def shuts(self, path: str) -> bool:
+        """Whether a deny rule covers this path, and with it all that lies below: nothing there can be written."""
+        return self._writes.node(path).deny is not None
+
     def minds_move(self, old: str, new: str) -> bool:
         """Whether `decide(Move(...))` could be no, for this file or for anything in this directory.
 

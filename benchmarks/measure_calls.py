@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 ROUNDS = int(os.environ.get("FENCE_BENCH_ROUNDS", "15"))
 LOOPS = 1000
 THREADS = 8
@@ -55,6 +57,45 @@ def racing(make: Callable[[int], Callable[[], object]]) -> float:
     return min(rounds)
 
 
+ELSEWHERE = Path(os.environ.get("FENCE_BENCH_ELSEWHERE", "."))
+"""Where the fence's rules allow nothing; the test's marker does. So there the broker makes the calls itself."""
+
+
+def changes(directory: Path) -> dict[str, float]:
+    """Calls that change files, one by one: what undoes each is not timed."""
+    path, moved, folder = (str(directory / name) for name in ("changed", "moved", "made"))
+    Path(path).write_bytes(b"x")
+
+    def made(make: Callable[[], object], undo: Callable[[], object]) -> float:
+        rounds = []
+        for _ in range(ROUNDS):
+            spent = 0
+            for _ in range(LOOPS // 10):
+                start = time.perf_counter_ns()
+                make()
+                spent += time.perf_counter_ns() - start
+                undo()
+            rounds.append(spent / (LOOPS // 10))
+        return min(rounds)
+
+    found = {
+        "open + close": nanoseconds(lambda: os.close(os.open(path, os.O_WRONLY))),
+        "create + close": made(
+            lambda: os.close(os.open(moved, os.O_WRONLY | os.O_CREAT | os.O_EXCL)), lambda: os.unlink(moved)
+        ),
+        "mkdir": made(lambda: os.mkdir(folder), lambda: os.rmdir(folder)),
+        "chmod": nanoseconds(lambda: os.chmod(path, 0o600)),
+        "rename": made(lambda: os.rename(path, moved), lambda: os.rename(moved, path)),
+    }
+    links = made(lambda: os.link(path, moved), lambda: os.unlink(moved))
+    os.link(path, moved)
+    found["unlink"] = made(lambda: os.unlink(moved), lambda: os.link(path, moved))
+    os.unlink(moved)
+    os.unlink(path)
+    return {**found, "link": links}
+
+
+@pytest.mark.fence(allow_write=[str(ELSEWHERE)])
 def test_measure(tmp_path: Path) -> None:
     plain = str(tmp_path / "file")
     folder = str(tmp_path / "folder")
@@ -73,6 +114,8 @@ def test_measure(tmp_path: Path) -> None:
     found: dict[str, float] = {}
     found["open for writing + close"] = nanoseconds(open_to_write)
     found["mkdir + rmdir"] = nanoseconds(folders)
+    found |= {f"{name}, within the rules": each for name, each in changes(tmp_path).items()}
+    found |= {f"{name}, by a marker": each for name, each in changes(ELSEWHERE).items()}
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,

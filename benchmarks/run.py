@@ -3,6 +3,7 @@
 
     python benchmarks/run.py                          start-up, per test, per call
     python benchmarks/run.py --only calls --json out.json
+    python benchmarks/run.py --only files             a suite that changes 10,000 small files
     python benchmarks/run.py --only names             connections by name, beside proxies
     python benchmarks/run.py --corpus RUNNER NAME...  real suites; see benchmarks/corpus/README.md
 
@@ -67,12 +68,20 @@ SOCKET = Contestant(
 SANDLOCK = Contestant("sandlock", needs="sandlock", sandboxed=True)
 ALL = (PLAIN, INSTALLED, FENCE, SOCKET, SANDLOCK)
 
+# The presets would let tests write wherever the scratch suite is.
+ONLY_HERE = """
+[tool.fence]
+extends = "default-deny"
+allow_local_binding = true
+allow_write = ["./*", "/dev/null"]
+"""
+
 # Times sandlock's own run(), so that starting Python and importing sandlock are not held against it.
 SANDLOCK_LAUNCHER = """
 import json, sys, time
 from sandlock import Sandbox
 command, writable = json.loads(sys.argv[1])
-box = Sandbox(fs_readable=["/"], fs_writable=[writable, "/dev"], net_allow=["127.0.0.1:*"], net_allow_bind=["*"])
+box = Sandbox(fs_readable=["/"], fs_writable=[*writable, "/dev"], net_allow=["127.0.0.1:*"], net_allow_bind=["*"])
 start = time.perf_counter()
 done = box.run(command)
 print(json.dumps([time.perf_counter() - start, done.exit_code, str(done.error or "")]))
@@ -82,15 +91,19 @@ print(json.dumps([time.perf_counter() - start, done.exit_code, str(done.error or
 class Suite:
     """A scratch project that contestants run, and the environment they run it in."""
 
-    def __init__(self, base: Path, name: str, files: dict[str, str]) -> None:
+    def __init__(self, base: Path, name: str, files: dict[str, str], elsewhere: Path | None = None) -> None:
         self.path = base / name
         self.path.mkdir()
         self.result = self.path / "result.json"
-        (self.path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n", encoding="utf-8")
+        # Contestants without the plugin do not know its marker.
+        settings = "[pytest]\naddopts = -p no:cacheprovider\nmarkers = fence\n"
+        (self.path / "pytest.ini").write_text(settings, encoding="utf-8")
         for file, text in files.items():
             (self.path / file).write_text(text, encoding="utf-8")
         (self.path / "tmp").mkdir()
         (self.path / "home").mkdir()
+        self.elsewhere = elsewhere
+        """A directory that only a marker lets tests write to."""
 
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
@@ -101,7 +114,8 @@ class Suite:
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             "PYTHONHASHSEED": "0",
             "FENCE_BENCH_RESULT": str(self.result),
-            **{name: value for name, value in os.environ.items() if name.startswith("FENCE_BENCH_ROUNDS")},
+            **({"FENCE_BENCH_ELSEWHERE": str(self.elsewhere)} if self.elsewhere else {}),
+            **{name: os.environ[name] for name in ("FENCE_BENCH_ROUNDS", "FENCE_BENCH_FILES") if name in os.environ},
         }
 
     def run(self, contestant: Contestant, *, refused: bool = False) -> float:
@@ -112,7 +126,8 @@ class Suite:
         command = [sys.executable, "-m", "pytest", "-q", *contestant.options]
         self.result.unlink(missing_ok=True)
         if contestant.sandboxed:
-            whole = [sys.executable, "-c", SANDLOCK_LAUNCHER, json.dumps([command, str(self.path)])]
+            writable = [str(path) for path in (self.path, self.elsewhere) if path]
+            whole = [sys.executable, "-c", SANDLOCK_LAUNCHER, json.dumps([command, writable])]
         else:
             whole = command
         start = time.perf_counter()
@@ -213,14 +228,17 @@ def per_test(base: Path, contestants: Sequence[Contestant], rounds: int, tests: 
 
 
 def per_call(base: Path, contestants: Sequence[Contestant], rounds: int) -> dict[str, dict[str, Series]]:
-    suite = Suite(base, "calls", {"test_calls.py": (HERE / "measure_calls.py").read_text(encoding="utf-8")})
+    elsewhere = base / "elsewhere"
+    elsewhere.mkdir()
+    code = (HERE / "measure_calls.py").read_text(encoding="utf-8")
+    suite = Suite(base, "calls", {"test_calls.py": code, "pyproject.toml": ONLY_HERE}, elsewhere)
 
     def measure(contestant: Contestant) -> dict[str, float]:
         suite.run(contestant)
         return {name: float(ns) for name, ns in json.loads(suite.result.read_text(encoding="utf-8")).items()}
 
     found = interleave(contestants, rounds, measure)
-    print("\nPer call (aim: trapped +12 us a call, untrapped 1.02)")
+    print("\nPer call (aim: trapped +12 us a call, untrapped 1.02). By a marker: the broker makes the call itself")
     for title, wanted in (("trapped", False), ("untrapped", True)):
         rows = []
         for operation, by_name in found.items():
@@ -235,6 +253,20 @@ def per_call(base: Path, contestants: Sequence[Contestant], rounds: int) -> dict
             table(["operation", "contestant", "takes", "ratio (least to greatest)", "extra", "of the best"], rows),
             flush=True,
         )
+    return found
+
+
+def many_files(base: Path, rounds: int) -> dict[str, dict[str, Series]]:
+    """A suite that does little but change small files."""
+    suite = Suite(base, "files", {"test_files.py": (HERE / "measure_files.py").read_text(encoding="utf-8")})
+    found = interleave([PLAIN, FENCE], rounds, lambda contestant: {"files": suite.run(contestant)})
+    count = int(os.environ.get("FENCE_BENCH_FILES", "10000"))
+    print(f"\nFiles: {count:,} written, read, renamed, chmod'ed and deleted by 200 tests (aim: 1.25)\n")
+    rows = []
+    for name, series in found["files"].items():
+        compared = [ratio(series), *extra(series, 1e6 / count, "us a file")] if name != PLAIN.name else ["", "", ""]
+        rows.append([name, f"{statistics.median(series.values):.2f} s", *compared])
+    print(table(["contestant", "takes", "ratio (least to greatest)", "extra", "of the best"], rows), flush=True)
     return found
 
 
@@ -328,14 +360,14 @@ def machine() -> dict[str, object]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="projects of the corpus (default: all)")
-    parser.add_argument("--only", action="append", choices=("startup", "tests", "calls", "names", "corpus"))
+    parser.add_argument("--only", action="append", choices=("startup", "tests", "calls", "files", "names", "corpus"))
     parser.add_argument("--repeats", type=int, default=9, help="rounds (default: %(default)s)")
     parser.add_argument("--tests", type=int, default=10_000, help="empty tests in one suite (default: %(default)s)")
     parser.add_argument("--corpus", type=Path, metavar="RUNNER", help="the corpus' run.py")
     parser.add_argument("--corpus-options", default="", metavar="OPTIONS", help="further pytest options, e.g. '-n 2'")
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything that was measured")
     options = parser.parse_args(argv)
-    wanted = options.only or ["startup", "tests", "calls", "names", *(["corpus"] if options.corpus else [])]
+    wanted = options.only or ["startup", "tests", "calls", "files", "names", *(["corpus"] if options.corpus else [])]
     if "corpus" in wanted and options.corpus is None:
         parser.error("--only corpus needs --corpus RUNNER")
     if options.names and "corpus" not in wanted:
@@ -358,6 +390,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         if "calls" in wanted:
             series |= per_call(scratch, [c for c in here if c is not INSTALLED], max(3, options.repeats // 2))
+        if "files" in wanted:
+            series |= many_files(scratch, max(5, options.repeats))
         if "names" in wanted and not shutil.which("openssl"):
             print("connections by name: not measured, openssl is not installed")
         elif "names" in wanted:

@@ -153,8 +153,8 @@ def test_another_root(fenced: Fenced, planted: Path) -> None:
 
 
 def test_memory_of_others(fenced: Fenced) -> None:
-    """Of a process outside nothing is written to, by whatever file of its own. An ordinary user is refused most of it by
-    the kernel, which is no violation."""
+    """Of a process outside nothing is written to, by whatever file of its own. An ordinary user is refused most of it
+    by the kernel, which is no violation."""
     command = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None

@@ -14,7 +14,7 @@ from fence_core.policy import load
 from fence_core.policy.merge import merge, merge_settings
 from fence_core.policy.model import Config
 from fence_core.policy.templates import TemplateContext
-from fence_core.policy.validate import KEYS, camel, parse_overlay
+from fence_core.policy.validate import KEYS, camel, parse_overlay, unwatched
 
 if TYPE_CHECKING:
     from fence_core.events.model import Violation as Violation
@@ -36,6 +36,7 @@ __all__ = [
     "obstacles",
     "respawn",
     "to_wire",
+    "unwatched",
 ]
 
 Role = Literal["session", "worker", "nested"]
@@ -47,6 +48,7 @@ class Fence(Protocol):
     role: str
     mode: str
     layers: tuple[str, ...]
+    watches_reads: bool
 
     def register_policy(self, raw: Mapping[str, object], source: str) -> int: ...
     def enter(self, nodeid: str, phase: str, policy: int = 0) -> None: ...
@@ -85,6 +87,12 @@ def find_config(
 def check_marker(raw: Mapping[str, object], *, source: str, base_dir: str) -> None:
     """Raises PolicyError with everything that is wrong with these marker arguments."""
     parse_overlay(raw, source=source, base_dir=base_dir)
+
+
+def denies_reading(raw: Mapping[str, object]) -> bool:
+    """Whether valid marker arguments have a `deny_read`."""
+    files = by_section(raw).get("filesystem")
+    return isinstance(files, Mapping) and bool(files.get("deny_read"))
 
 
 def by_section(raw: Mapping[str, object]) -> dict[str, object]:

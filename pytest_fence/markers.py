@@ -80,6 +80,8 @@ class MarkedPolicies:
             engine.check_marker(plain(mark.kwargs), source="@pytest.mark.fence", base_dir=self._base_dir)
         except engine.PolicyError as error:
             return [f"{where}: {problem}" for problem in error.problems]
+        if engine.denies_reading(plain(mark.kwargs)) and not self._fence.watches_reads:
+            return [f"{where}: {engine.unwatched('@pytest.mark.fence')}"]
         return []
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from fence_core.broker.scopes import Scope, Worker
 from fence_core.errors import PolicyError
+from fence_core.policy.requests import printable
+from fence_core.policy.validate import unwatched
 from fence_core.policy.wire import policy_from_wire
 
 if TYPE_CHECKING:
@@ -113,13 +115,17 @@ def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict
             return {"error": "no workers are expected here"}
         return _welcome(broker, "worker", _worker(broker, process))
     config = request["config"]
+    policy = policy_from_wire(config["policy"])
+    if policy.filesystem.deny_read and not broker.watches_reads:
+        raise PolicyError((unwatched(printable(str(config["source"]))),))
     scope = Scope(
         len(broker.scopes),
-        policy_from_wire(config["policy"]),
+        policy,
         mode=config["mode"] if config["mode"] in _MODES else "enforce",
         source=str(config["source"]),
         syntax=str(config["syntax"]),
         base_dir=Path(config["base_dir"]),
+        watches_reads=broker.watches_reads,
     )
     return _welcome(broker, "nested", broker.add_worker(broker.open_scope(scope), process, here.judges))
 
@@ -137,6 +143,7 @@ def _welcome(broker: Broker, role: str, worker: Worker) -> dict[str, Any]:
         "layers": list(broker.layers),
         "source": worker.scope.source,
         "stacks": broker.recorder.stacks_work,
+        "watches_reads": broker.watches_reads,
     }
 
 

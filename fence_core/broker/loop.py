@@ -89,6 +89,7 @@ class Broker:
         layers: tuple[str, ...],
         stacks: bool,
         ceiling: Ceiling,
+        watches_reads: bool,
     ) -> None:
         self.listener = seccomp.Listener(listener_fd)
         self.listener.set_sync_wake_up()
@@ -97,6 +98,8 @@ class Broker:
         self.identities = Identities()
         self.resolver = Resolver(self._closing.append, lambda pid: self.processes.is_ours(pid), self.identities)
         self.ceiling = ceiling
+        self.watches_reads = watches_reads
+        """Whether opens for reading are trapped: the filter cannot be changed later."""
         self.inside = InsideSockets()
         self.epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}

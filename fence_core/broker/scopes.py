@@ -21,7 +21,7 @@ from fence_core.policy.decide import Judge
 from fence_core.policy.domains import parse_pattern
 from fence_core.policy.merge import merge
 from fence_core.policy.model import Policy
-from fence_core.policy.validate import parse_overlay
+from fence_core.policy.validate import parse_overlay, unwatched
 
 POLICIES_MAX = 20_000
 
@@ -53,9 +53,30 @@ class Binding:
 class Scope:
     """One fenced session: what it allows, what it does about violations."""
 
-    __slots__ = ("base", "base_dir", "judges", "mode", "number", "policies", "reach_out", "source", "syntax")
+    __slots__ = (
+        "base",
+        "base_dir",
+        "judges",
+        "mode",
+        "number",
+        "policies",
+        "reach_out",
+        "source",
+        "syntax",
+        "watches_reads",
+    )
 
-    def __init__(self, number: int, base: Policy, *, mode: str, source: str, syntax: str, base_dir: Path) -> None:
+    def __init__(
+        self,
+        number: int,
+        base: Policy,
+        *,
+        mode: str,
+        source: str,
+        syntax: str,
+        base_dir: Path,
+        watches_reads: bool = False,
+    ) -> None:
         self.number = number
         self.base = base
         self.mode = mode
@@ -64,6 +85,7 @@ class Scope:
         self.syntax = syntax
         """``toml``, ``json`` or ``yaml``: how a remedy is written."""
         self.base_dir = base_dir
+        self.watches_reads = watches_reads
         self.policies: list[Policy] = [base]
         self.judges: list[Judge] = [Judge(base)]
         self.reach_out: list[bool] = [_lists_addresses(base)]
@@ -76,6 +98,8 @@ class Scope:
             raise PolicyError(
                 (Problem(source, "fence", f"more than {POLICIES_MAX} different policies", "fewer different markers"),)
             )
+        if overlay.filesystem.deny_read and not self.watches_reads:
+            raise PolicyError((unwatched(source),))
         policy = merge(self.base, overlay)
         self.policies.append(policy)
         self.judges.append(Judge(policy))

@@ -175,7 +175,7 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     "setsockopt": (network.setsockopt, _SETSOCKOPT),
     # programs
     "execve": (exec_.execve, TRAP),
-    "execveat": (exec_.execve, TRAP),
+    "execveat": (exec_.execveat, TRAP),
     "chroot": (exec_.change_root, TRAP),
     "setns": (exec_.setns, TRAP),
     "prlimit64": (exec_.prlimit, _PRLIMIT),
@@ -229,13 +229,26 @@ _EPERM = (
 )
 
 
-def rules(arch: Arch) -> dict[int, bpf.Action]:
+_WATCHING_READS: Mapping[str, bpf.Action] = {
+    "open": TRAP,
+    "openat": TRAP,
+    # Gives descriptors of the files that others open.
+    "fanotify_init": bpf.errno_action(errno.EPERM),
+    "uselib": bpf.errno_action(errno.ENOSYS),
+}
+"""What is different where the policy has `deny_read`. Nothing else opens a file by its path, and has its content, but
+execve(2), which is trapped anyway; readlink(2), stat(2) and getxattr(2) tell of files without reading them."""
+
+
+def rules(arch: Arch, *, watch_reads: bool = False) -> dict[int, bpf.Action]:
     """Call number to action, for calls this machine has."""
     calls = arch.calls
     found: dict[int, bpf.Action] = {calls[name]: action for name, (_, action) in TRAPPED.items() if name in calls}
     found[calls["setrlimit"]] = _SETRLIMIT
     found.update({calls[name]: bpf.errno_action(errno.ENOSYS) for name in _ENOSYS if name in calls})
     found.update({calls[name]: bpf.errno_action(errno.EPERM) for name in _EPERM if name in calls})
+    if watch_reads:
+        found.update({calls[name]: action for name, action in _WATCHING_READS.items() if name in calls})
     return found
 
 
@@ -244,6 +257,6 @@ def handlers(arch: Arch) -> dict[int, Handler]:
     return {arch.calls[name]: handler for name, (handler, _) in TRAPPED.items() if name in arch.calls}
 
 
-def filter_program(arch: Arch) -> bytes:
-    """The seccomp program. Depends on nothing but the machine."""
-    return bpf.assemble(rules(arch), arch=arch)
+def filter_program(arch: Arch, *, watch_reads: bool = False) -> bytes:
+    """The seccomp program. Depends on nothing but the machine, and on whether opens for reading are watched."""
+    return bpf.assemble(rules(arch, watch_reads=watch_reads), arch=arch)

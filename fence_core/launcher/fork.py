@@ -143,9 +143,10 @@ def _supervise(
             source=config.source,
             syntax=source_kind(config.path),
             base_dir=Path(base_dir(config)),
+            watches_reads=_watches_reads(config),
         )
         places = existing(root.judges[0].places) if _has_file_floor(config, found) else None
-        plan = memoryview(pack_plan(filter_program(arch.current()), places or ()))
+        plan = memoryview(pack_plan(filter_program(arch.current(), watch_reads=_watches_reads(config)), places or ()))
         while plan:
             plan = plan[os.write(to_child, plan) :]
 
@@ -167,6 +168,7 @@ def _supervise(
             layers=_layers(found),
             stacks=found.available("wait_killable"),
             ceiling=Ceiling(places),
+            watches_reads=_watches_reads(config),
         )
         supervisor = Supervisor(
             broker,
@@ -183,6 +185,10 @@ def _supervise(
         why = str(error) if isinstance(error, FenceError | OSError) else f"{type(error).__name__}: {error}"
         leave_quietly(f"ERROR: fence: the fence could not be raised: {why}", EXIT_UNAVAILABLE)
     supervisor.run()
+
+
+def _watches_reads(config: Config) -> bool:
+    return config.settings.watch_reads or bool(config.policy.filesystem.deny_read)
 
 
 def _has_file_floor(config: Config, found: features.Features) -> bool:

@@ -57,6 +57,8 @@ class Fence:
         self.layers: tuple[str, ...] = tuple(answer["layers"])
         """What is active, for the header: ``seccomp``, ``landlock 7``."""
         self.source: str = answer["source"]
+        self.watches_reads: bool = answer["watches_reads"]
+        """Whether `deny_read` can be kept: that is settled when the session starts."""
         page = knock("page")
         if page is None:
             raise BrokerError("the broker gave no page")

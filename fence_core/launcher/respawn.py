@@ -36,6 +36,7 @@ def respawn_fenced(config: Config, argv: list[str], *, layers_required: tuple[st
         "policy": policy_to_wire(config.policy),
         "mode": config.settings.mode,
         "leftovers": config.settings.leftovers,
+        "watch_reads": config.settings.watch_reads,
         "source": config.source,
         "path": str(config.path) if config.path else "",
         "layers": list(layers_required),
@@ -54,7 +55,9 @@ def supervise(order: dict[str, Any]) -> NoReturn:
     """Run by the new program: fork, fence the child, start the command in it."""
     config = Config(
         policy=policy_from_wire(order["policy"]),
-        settings=Settings(enabled=True, mode=order["mode"], leftovers=order["leftovers"]),
+        settings=Settings(
+            enabled=True, mode=order["mode"], leftovers=order["leftovers"], watch_reads=order["watch_reads"]
+        ),
         source=order["source"],
         path=Path(order["path"]) if order["path"] else None,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from typing import TYPE_CHECKING, Literal
 
 from fence_core.policy import domains, paths, protected
@@ -247,8 +248,8 @@ class Judge:
     """
 
     __slots__ = (
-        "_allowed", "_denied", "_hosts", "_network", "_outbound", "_reads", "_sockets", "_spoken_of", "_tried",
-        "_writable", "_writes", "places",
+        "_allowed", "_denied", "_hosts", "_network", "_outbound", "_reads", "_secrets", "_sockets", "_spoken_of",
+        "_tried", "_writable", "_writes", "places",
     )  # fmt: skip
 
     def __init__(self, policy: Policy, *, links: Links | None = None) -> None:
@@ -266,6 +267,7 @@ class Judge:
         self._writes = compiler.writes()
         self._writable = self._writes.writable
         self._reads = compiler.reads()
+        self._secrets = compiler.secrets()
         self._spoken_of = compiler.spoken_of
         self.places = compiler.places()
         """Paths that `allow_write` names without a glob, or with one that means all that lies in them; links followed.
@@ -288,6 +290,14 @@ class Judge:
     def shuts(self, path: str) -> bool:
         """Whether a deny rule covers this path, and with it all that lies below: nothing there can be written."""
         return self._writes.node(path).deny is not None
+
+    def may_read(self, path: str) -> bool:
+        """The same answer as `decide(Read(path))`, for every open of a session that watches reads."""
+        return self._reads is None or self._reads.node(path).deny is None
+
+    def secret_name(self, status: os.stat_result) -> str:
+        """The path that `deny_read` names of this file, whatever other name it has; empty if it names none."""
+        return self._secrets.get((status.st_dev, status.st_ino), "") if self._secrets else ""
 
     def minds_move(self, old: str, new: str) -> bool:
         """Whether `decide(Move(...))` could be no, for this file or for anything in this directory.
@@ -631,6 +641,21 @@ class _Compiler:
         self._add_all(tree, "filesystem.deny_read", "deny", self._rules.deny_read)
         tree.seal()
         return tree
+
+    def secrets(self) -> dict[tuple[int, int], str]:
+        """Files that `deny_read` names, by device and inode: one of several hard links is as good as the other."""
+        found = {}
+        for entry in self._rules.deny_read:
+            literal = paths.literal_of(entry.pattern or entry.text)
+            if literal is None:
+                continue
+            try:
+                status = os.stat(literal)
+            except (OSError, ValueError):
+                continue
+            if stat.S_ISREG(status.st_mode):
+                found[status.st_dev, status.st_ino] = self._resolve(literal, self._link)
+        return found
 
     def sockets(self, entries: Iterable[Entry]) -> _Tree:
         tree = _Tree()

@@ -60,6 +60,7 @@ def merge_settings(base: Settings, *overlays: Overlay) -> Settings:
             mode=_pick(given, "mode", over.mode, settings.mode),
             require=_add(settings.require, over.require),
             leftovers=_pick(given, "leftovers", over.leftovers, settings.leftovers),
+            watch_reads=_pick(given, "watch_reads", over.watch_reads, settings.watch_reads),
             scope=_pick(given, "scope", over.scope, settings.scope),
             sources=_add_sources(settings.sources, over.sources),
         )

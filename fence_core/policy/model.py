@@ -22,7 +22,6 @@ Sources = tuple[tuple[str, str], ...]
 NOT_SUPPORTED_YET = frozenset(
     {
         "network.socks_proxy_port",
-        "filesystem.deny_read",
         "command.deny",
         "command.allow",
         "env_deny",
@@ -134,6 +133,8 @@ class Settings(Record):
     """Layers without which the run is refused."""
     leftovers: Leftovers = "end"
     """What happens to processes of the tests that are still alive when the session has ended."""
+    watch_reads: bool = False
+    """Have what is read pass the broker although the session's own policy has no `deny_read`: for markers that have."""
     scope: TestScope = "session"
     """``test``: each test runs in a process of its own, with a Landlock layer of its own."""
     sources: Sources = ()

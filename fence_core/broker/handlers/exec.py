@@ -6,6 +6,8 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from fence_core.broker.handlers import reads
+from fence_core.broker.handlers.arguments import AT_FDCWD, signed
 from fence_core.broker.reply import CONTINUE, Reply
 from fence_core.policy.requests import printable
 
@@ -15,9 +17,21 @@ if TYPE_CHECKING:
 
 
 def execve(broker: Broker, tid: int, args: Arguments) -> Reply:
-    """Nothing is refused here yet. Stopping is what counts: a new program is bound to the test that starts it while
+    return _execute(broker, tid, AT_FDCWD, args[0], 0)
+
+
+def execveat(broker: Broker, tid: int, args: Arguments) -> Reply:
+    return _execute(broker, tid, signed(args[0]), args[1], args[4] & 0xFFFF_FFFF)
+
+
+def _execute(broker: Broker, tid: int, dirfd: int, address: int, flags: int) -> Reply:
+    """Only `deny_read` is judged. Stopping is what counts: a new program is bound to the test that starts it while
     its parent is still there, and the stack signal, which would now kill it, is forgotten."""
     process = broker.processes.find(tid)
+    if broker.watches_reads:
+        refused = reads.refuse_program(broker, process, tid, dirfd, address, flags)
+        if refused is not None:
+            return refused
     process.stacks = None
     process.leave_test()
     process.forget_memory(for_exec=True)

@@ -11,6 +11,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from fence_core.broker import opener
+from fence_core.broker.handlers import reads
 from fence_core.broker.handlers.acting import DIRECTORY_ENDS, entry, is_of_a_stranger, judged_path, perform, refusal
 from fence_core.broker.handlers.arguments import AT_FDCWD, AT_REMOVEDIR, Arguments, signed
 from fence_core.broker.reply import CONTINUE, HandOver, Reply
@@ -48,8 +49,10 @@ def _open(broker: Broker, tid: int, dirfd: int, address: int, flags: int, mode: 
     raw = process.read_string(tid, address)
     if raw.startswith(b"/proc/fence/"):
         return broker.doors(process, tid, raw)
-    if flags & os.O_PATH or not flags & CHANGES:
+    if flags & os.O_PATH:
         return CONTINUE
+    if not flags & CHANGES:
+        return reads.open_to_read(broker, process, tid, dirfd, raw, flags) if broker.watches_reads else CONTINUE
     for _ in range(_ATTEMPTS):
         reply = _open_located(broker, process, tid, dirfd, raw, flags, mode)
         if reply is not None:
@@ -82,13 +85,20 @@ def _open_located(
     judged = judged_path(broker, process, located.path)
     if located.is_file and not process.may_write(judged):
         if flags & os.O_CREAT and not flags & (CHANGES & ~os.O_CREAT | os.O_EXCL) and _exists(located):
-            return CONTINUE  # it changes nothing where the file exists; were it gone by then, Landlock would make none
+            # It changes nothing where the file exists; were it gone by then, Landlock would make none.
+            if broker.watches_reads:
+                return reads.open_to_read(broker, process, tid, dirfd, raw, flags & ~os.O_CREAT)
+            return CONTINUE
         # A rule for an unnamed file can only be one for its directory.
         shown = "create" if flags & _TMPFILE else "open"
         refused = refusal(broker, process, tid, "open", located, flags=flags, shown=shown)
         if refused != CONTINUE:
             return refused
-    if _kernel_may(broker, located, flags):
+    if broker.watches_reads and flags & os.O_ACCMODE != os.O_WRONLY and not flags & _TMPFILE:
+        reply = reads.refuse_open(broker, process, tid, located, flags)
+        if reply is not None:
+            return reply
+    elif _kernel_may(broker, located, flags):
         return CONTINUE
     if located.is_file and is_of_a_stranger(judged):
         return errno.EACCES

@@ -1,0 +1,185 @@
+"""Opens for reading, and programs to be started, in sessions with `deny_read`: elsewhere neither is trapped for that.
+
+The broker opens what it has judged, and hands the descriptor over: carried on by the kernel, the path could lead to
+another file by then, and Landlock cannot take a file out of what may be read. Facts and consequences:
+
+* What a process outside shows of itself in procfs the kernel tells nobody inside (Landlock is asked as ptrace is), but
+  it would tell the broker: of those only what everybody may read is opened.
+* Opening a pipe waits for its other end: that is left to a process of its own (`opener.py`).
+* A terminal becomes that of a program that leads a session and has none, if it opens it itself. Such an open is
+  continued; it is the one that could be led elsewhere.
+* ``/dev/tty`` means the caller's terminal, which proc_pid_stat(5) names.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from fence_core.broker import opener
+from fence_core.broker.handlers.acting import DIRECTORY_ENDS, is_of_a_stranger, judged_path, perform
+from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
+from fence_core.broker.reply import CONTINUE, HandOver, Reply
+from fence_core.kernel import process as kernel_process
+from fence_core.policy.requests import Read
+
+if TYPE_CHECKING:
+    from fence_core.broker.attribution import Process
+    from fence_core.broker.loop import Broker
+    from fence_core.broker.resolve import Located
+
+_SHOWN_TO_ALL = frozenset(
+    {
+        "attr", "autogroup", "cgroup", "cmdline", "comm", "coredump_filter", "cpuset", "gid_map", "limits", "loginuid",
+        "mountinfo", "mounts", "mountstats", "net", "oom_adj", "oom_score", "oom_score_adj", "sched", "schedstat",
+        "sessionid", "setgroups", "stat", "statm", "status", "task", "uid_map",
+    }
+)  # fmt: skip
+"""Of ``/proc/PID``: what proc(5) does not make dependent on ptrace(2) access when it is opened."""
+_TERMINAL_MAJORS = frozenset({4, 5, *range(136, 144)})  # Documentation/admin-guide/devices.txt
+_TTY = os.makedev(5, 0)
+
+
+def open_to_read(broker: Broker, process: Process, tid: int, dirfd: int, raw: bytes, flags: int) -> Reply:
+    """An open that changes nothing."""
+    follow = not flags & os.O_NOFOLLOW or raw.endswith(DIRECTORY_ENDS) or raw in (b".", b"..")
+    located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=follow)
+    if located.errno:
+        return located.errno if located.errno > 0 else errno.ENOENT
+    handle = located.handle
+    if handle < 0:
+        if follow:
+            return errno.ENOENT
+        try:
+            handle = os.open(located.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=located.directory)
+        except OSError as error:
+            return error.errno or errno.ENOENT
+        broker.close_after(handle)
+    return hand_over(broker, process, tid, located, handle, flags)
+
+
+def hand_over(broker: Broker, process: Process, tid: int, located: Located, handle: int, flags: int) -> Reply:
+    """Open the file behind an O_PATH descriptor for the caller, if it may be read."""
+    status = os.fstat(handle)
+    if stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) in _TERMINAL_MAJORS:
+        return _terminal(broker, tid, handle, flags, status.st_rdev)
+    if stat.S_ISFIFO(status.st_mode) and not flags & os.O_NONBLOCK and may_read(broker, process, located, status):
+        return opener.open_elsewhere(broker, tid, handle, flags)
+    stranger = located.is_file and is_of_a_stranger(judged_path(broker, process, located.path))
+    if stranger and not _is_shown_to_all(located.path):
+        return errno.EACCES
+    opened = _open(broker, tid, handle, flags)
+    if opened == errno.EAGAIN and not flags & os.O_NONBLOCK:
+        return opener.open_elsewhere(broker, tid, handle, flags)  # somebody has a lease on it
+    if not isinstance(opened, HandOver):
+        return opened  # the kernel's own refusal comes first, and is no violation
+    if may_read(broker, process, located, status):
+        return opened
+    refused = broker.refuse(process, tid, _asked(process, located, status), errno.EACCES)
+    if refused == CONTINUE:
+        return opened
+    os.close(opened.fd)
+    return refused
+
+
+def refuse_open(broker: Broker, process: Process, tid: int, located: Located, flags: int) -> Reply | None:
+    """For an open that may change something and reads as well: the refusal, or what a terminal answers; None where it
+    is for the broker to open the file."""
+    try:
+        status = os.fstat(located.handle) if located.handle >= 0 else os.lstat(located.name, dir_fd=located.directory)
+    except OSError:
+        return None  # a new file: there is nothing to read
+    if stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) in _TERMINAL_MAJORS and located.handle >= 0:
+        return _terminal(broker, tid, located.handle, flags, status.st_rdev)
+    if may_read(broker, process, located, status):
+        return None
+    return broker.refuse(process, tid, _asked(process, located, status), errno.EACCES) or None
+
+
+def may_read(broker: Broker, process: Process, located: Located, status: os.stat_result) -> bool:
+    """Whether no rule keeps this file from being read, by the path it was found at or by any other name of it."""
+    if not located.is_file:
+        return True
+    path = judged_path(broker, process, located.path)
+    return all(
+        judge.may_read(path) and not (status.st_nlink > 1 and judge.secret_name(status))
+        for _, judge in process.account().judges
+    )
+
+
+def _asked(process: Process, located: Located, status: os.stat_result) -> Read:
+    """By the name that a rule speaks of: a hard link may have been made long ago, under another one."""
+    for _, judge in process.account().judges:
+        if not judge.may_read(located.path):
+            break
+        name = judge.secret_name(status)
+        if name:
+            return Read(name)
+    return Read(located.path)
+
+
+def _open(broker: Broker, tid: int, handle: int, flags: int) -> HandOver | int:
+    opened = -1
+
+    def act() -> None:
+        nonlocal opened
+        # O_NONBLOCK: somebody may have a lease on it. O_NOCTTY: the terminal is not for us.
+        kept = flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+        opened = os.open(f"/proc/self/fd/{handle}", kept | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+    failed = perform(broker, tid, act)
+    if isinstance(failed, int):
+        if flags & os.O_NOFOLLOW and stat.S_ISLNK(os.fstat(handle).st_mode):
+            return errno.ENOTDIR if flags & os.O_DIRECTORY else errno.ELOOP
+        return failed
+    if not flags & os.O_NONBLOCK:
+        os.set_blocking(opened, True)
+    return HandOver(opened, cloexec=bool(flags & os.O_CLOEXEC))
+
+
+def _terminal(broker: Broker, tid: int, handle: int, flags: int, device: int) -> Reply:
+    # Fields of proc_pid_stat(5), counted from the third: session is the sixth, tty_nr the seventh.
+    fields = kernel_process.read_proc(f"/proc/{tid}/stat").rpartition(b")")[2].split()
+    session, terminal = int(fields[3]), int(fields[4])
+    if device == _TTY:
+        if not terminal:
+            return errno.ENXIO
+        major, minor = terminal >> 8 & 0xFFF, terminal & 0xFF | terminal >> 12 & 0xFFF00
+        name = f"/dev/pts/{minor + (major - 136) * 256}" if major in range(136, 144) else f"/dev/tty{minor}"
+        try:
+            handle = os.open(name, os.O_PATH | os.O_CLOEXEC)
+        except OSError as error:
+            return error.errno or errno.ENXIO
+        broker.close_after(handle)
+        if os.fstat(handle).st_rdev != os.makedev(major, minor):
+            return errno.ENXIO
+    elif not terminal and not flags & os.O_NOCTTY and session == kernel_process.thread_group(tid):
+        return CONTINUE
+    return _open(broker, tid, handle, flags)
+
+
+def _is_shown_to_all(path: str) -> bool:
+    parts = path.split("/")[3:]
+    if parts[:1] == ["task"] and len(parts) > 1:
+        parts = parts[2:]
+    return not parts or parts[0] in _SHOWN_TO_ALL
+
+
+def refuse_program(broker: Broker, process: Process, tid: int, dirfd: int, address: int, flags: int) -> Reply | None:
+    """Whoever runs a file has read it. None where it may be run; the kernel carries that out."""
+    raw = process.read_string(tid, address)
+    if not raw and flags & AT_EMPTY_PATH:
+        located = broker.resolver.descriptor(tid, dirfd)
+    else:
+        follow = not flags & AT_SYMLINK_NOFOLLOW
+        located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=follow)
+    if located.errno or located.handle < 0:
+        return None  # the kernel says the same
+    status = os.fstat(located.handle)
+    if may_read(broker, process, located, status):
+        return None
+    if not status.st_mode & 0o111 or not stat.S_ISREG(status.st_mode):
+        return errno.EACCES
+    return broker.refuse(process, tid, _asked(process, located, status), errno.EACCES) or None

@@ -37,6 +37,7 @@ __all__ = [
     "respawn",
     "to_wire",
     "unwatched",
+    "variables_denied",
 ]
 
 Role = Literal["session", "worker", "nested"]
@@ -49,6 +50,7 @@ class Fence(Protocol):
     mode: str
     layers: tuple[str, ...]
     watches_reads: bool
+    withheld: tuple[str, ...]
 
     def register_policy(self, raw: Mapping[str, object], source: str) -> int: ...
     def enter(self, nodeid: str, phase: str, policy: int = 0) -> None: ...
@@ -154,6 +156,15 @@ def to_wire(violation: Violation) -> dict[str, Any]:
 
 
 # Processes
+
+
+def variables_denied(config: Config) -> tuple[str, ...]:
+    """The variables of this process that `env_deny` matches."""
+    if not config.settings.env_deny:
+        return ()
+    from fence_core.launcher import withhold
+
+    return withhold.named(config.settings)
 
 
 def maybe_join(config: Config | None, *, role: Role) -> Fence | None:

@@ -50,9 +50,21 @@ class ReportHooks:
         lines = [f"fence: {'; '.join(part for part in parts if part)}"]
         if fence.mode == "audit":
             lines.append("fence: audit only lists; nothing is refused, writes to protected files included")
+        lines += self._variables()
         if self._vscode:
             lines.append(f"fence: {VSCODE_PIPE} names {self._vscode}, which may be connected to")
         return lines
+
+    def _variables(self) -> list[str]:
+        """The names that `env_deny` withholds; an audit withholds nothing and lists them."""
+        names, verb = self._fence.withheld, "withheld"
+        if self._fence.mode == "audit":
+            names, verb = engine.variables_denied(self._chosen), "env_deny would withhold"
+        if not names:
+            return []
+        from fence_core.report.text import escape
+
+        return [f"fence: {verb} from the tests: {', '.join(map(escape, names))}"]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:

@@ -62,6 +62,12 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine
             f"workers started by {', '.join(remote)} would run outside the fence: use popen workers "
             "(-n NUM, --tx NUM*popen), or --no-fence"
         )
+    denied = engine.variables_denied(chosen) if others and chosen.settings.mode != "audit" else ()
+    if denied:
+        raise pytest.UsageError(
+            f"another pytest session is running in this process, and env_deny would take {', '.join(denied)} away "
+            "from that one too: run this one in a process of its own (pytester: runpytest_subprocess)"
+        )
     fence = engine.maybe_join(chosen, role="nested")
     if fence is not None:
         return fence

@@ -142,6 +142,7 @@ def _welcome(broker: Broker, role: str, worker: Worker) -> dict[str, Any]:
         "mode": worker.scope.mode,
         "layers": list(broker.layers),
         "source": worker.scope.source,
+        "withheld": list(broker.withheld) if role == "session" else [],
         "stacks": broker.recorder.stacks_work,
         "watches_reads": broker.watches_reads,
     }

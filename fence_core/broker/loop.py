@@ -94,6 +94,8 @@ class Broker:
         self.listener = seccomp.Listener(listener_fd)
         self.listener.set_sync_wake_up()
         self.layers = layers
+        self.withheld: tuple[str, ...] = ()
+        """Names of the variables that were kept from the tests."""
         self._closing: list[int] = []
         self.identities = Identities()
         self.resolver = Resolver(self._closing.append, lambda pid: self.processes.is_ours(pid), self.identities)

@@ -119,6 +119,19 @@ def bare_fork() -> int:
     return pid
 
 
+def variable_names() -> set[bytes]:
+    """The names in the C library's environment, those that Python knows nothing of included. Source: environ(7)."""
+    if _dll is None or ctypes.c_void_p.in_dll(_dll, "environ").value is None:  # after clearenv(3)
+        return set()
+    names = set()
+    at = ctypes.POINTER(ctypes.c_char_p).in_dll(_dll, "environ")
+    place = 0
+    while (entry := at[place]) is not None:
+        names.add(entry.partition(b"=")[0])
+        place += 1
+    return names - {b""}
+
+
 def exit_now(status: int) -> NoReturn:
     """End this process at once with `status` (0 to 255): no atexit handlers, no flushing.
 

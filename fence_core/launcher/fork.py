@@ -83,11 +83,23 @@ def fence_this_process(
 
 
 def fork_fenced(
-    config: Config, layers_required: Iterable[str] = (), meanwhile: Callable[[], object] = lambda: None
+    config: Config,
+    layers_required: Iterable[str] = (),
+    meanwhile: Callable[[], object] = lambda: None,
+    *,
+    withheld: Iterable[str] = (),
 ) -> None:
-    """Fork: returns in the child, with the fence around it. Raises FenceUnavailable before anything was done."""
+    """Fork: returns in the child, with the fence around it. Raises FenceUnavailable before anything was done.
+
+    `withheld`: variables that were kept from the tests already.
+    """
     found = check_layers(layers_required)
     arch.current()  # raises on a machine whose calls we do not know
+    gone = tuple(withheld)
+    if config.settings.env_deny:
+        from fence_core.launcher.withhold import withhold
+
+        gone = tuple(sorted({*gone, *withhold(config.settings)}))
     to_supervisor_r, to_supervisor_w = os.pipe2(os.O_CLOEXEC)
     from_supervisor_r, from_supervisor_w = os.pipe2(os.O_CLOEXEC)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -119,7 +131,7 @@ def fork_fenced(
     os.close(from_supervisor_r)
     os.close(orders.supervisor_pidfd)
     theirs.close()
-    _supervise(config, child, to_supervisor_r, from_supervisor_w, ours, found)
+    _supervise(config, child, to_supervisor_r, from_supervisor_w, ours, found, gone)
 
 
 def _supervise(
@@ -129,6 +141,7 @@ def _supervise(
     to_child: int,
     guardian_control: socket.socket,
     found: features.Features,
+    withheld: tuple[str, ...],
 ) -> NoReturn:
     try:
         # What only the supervisor needs is imported here, while the child builds its part of the fence.
@@ -170,6 +183,7 @@ def _supervise(
             ceiling=Ceiling(places),
             watches_reads=_watches_reads(config),
         )
+        broker.withheld = withheld
         supervisor = Supervisor(
             broker,
             child,

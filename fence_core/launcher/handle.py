@@ -59,6 +59,8 @@ class Fence:
         self.source: str = answer["source"]
         self.watches_reads: bool = answer["watches_reads"]
         """Whether `deny_read` can be kept: that is settled when the session starts."""
+        self.withheld: tuple[str, ...] = tuple(answer["withheld"])
+        """Variables that `env_deny` keeps from the tests."""
         page = knock("page")
         if page is None:
             raise BrokerError("the broker gave no page")

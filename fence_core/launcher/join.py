@@ -45,6 +45,12 @@ def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nes
             "base_dir": base_dir(config),
         }
     fence = Fence(role, plain)
+    if config is not None and config.settings.env_deny and fence.role == "nested":
+        from fence_core.launcher.withhold import withhold
+
+        # What this session starts does without them. Tests of the one around it had them, and their processes show
+        # them to these.
+        fence.withheld = withhold(config.settings)
     bind_forks()
     return fence
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fence_core.launcher.fork import EXIT_UNAVAILABLE, check_layers, fork_fenced, leave_quietly
+from fence_core.launcher.withhold import check_restart, withhold
 from fence_core.policy.model import Config, Settings
 from fence_core.policy.wire import policy_from_wire, policy_to_wire
 
@@ -26,9 +27,10 @@ _START = (
 def respawn_fenced(config: Config, argv: list[str], *, layers_required: tuple[str, ...] = ()) -> NoReturn:
     """Replace this process by a supervisor that runs `argv` (as in `sys.orig_argv`) fenced.
 
-    Raises FenceUnavailable while there is still a way back, OSError if the exec fails.
+    Raises FenceUnavailable or PolicyError while there is still a way back, OSError if the exec fails.
     """
     check_layers(layers_required)
+    check_restart(config)
     order = {
         "argv": argv,
         "executable": sys.executable,
@@ -37,6 +39,8 @@ def respawn_fenced(config: Config, argv: list[str], *, layers_required: tuple[st
         "mode": config.settings.mode,
         "leftovers": config.settings.leftovers,
         "watch_reads": config.settings.watch_reads,
+        # Before the exec, whose program gets the rest: the name is all that is left to hand on.
+        "withheld": withhold(config.settings),
         "source": config.source,
         "path": str(config.path) if config.path else "",
         "layers": list(layers_required),
@@ -61,7 +65,7 @@ def supervise(order: dict[str, Any]) -> NoReturn:
         source=order["source"],
         path=Path(order["path"]) if order["path"] else None,
     )
-    fork_fenced(config, order["layers"])
+    fork_fenced(config, order["layers"], withheld=order["withheld"])
     try:
         os.execv(order["executable"], order["argv"])
     except OSError as error:

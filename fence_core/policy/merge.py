@@ -62,6 +62,7 @@ def merge_settings(base: Settings, *overlays: Overlay) -> Settings:
             leftovers=_pick(given, "leftovers", over.leftovers, settings.leftovers),
             watch_reads=_pick(given, "watch_reads", over.watch_reads, settings.watch_reads),
             scope=_pick(given, "scope", over.scope, settings.scope),
+            env_deny=_add(settings.env_deny, over.env_deny),
             sources=_add_sources(settings.sources, over.sources),
         )
     return settings

@@ -24,7 +24,6 @@ NOT_SUPPORTED_YET = frozenset(
         "network.socks_proxy_port",
         "command.deny",
         "command.allow",
-        "env_deny",
     }
 )
 """Keys that are understood but that nothing enforces yet.
@@ -137,6 +136,8 @@ class Settings(Record):
     """Have what is read pass the broker although the session's own policy has no `deny_read`: for markers that have."""
     scope: TestScope = "session"
     """``test``: each test runs in a process of its own, with a Landlock layer of its own."""
+    env_deny: tuple[str, ...] = ()
+    """Patterns of environment variables that are kept from the tests: see `variables.py`."""
     sources: Sources = ()
 
     def source_of(self, name: str) -> str:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KEYS", "Key", "camel", "parse_overlay", "unwatched"]
 
-Kind = Literal["bool", "port", "url", "domains", "paths", "commands", "names", "ports", "hosts", "choice"]
+Kind = Literal["bool", "port", "url", "domains", "paths", "commands", "names", "variables", "ports", "hosts", "choice"]
 
 
 class Key(Record):
@@ -81,7 +81,7 @@ KEYS = (
     Key("", "leftovers", "choice", choices=("end", "wait")),
     Key("", "scope", "choice", choices=("session", "test")),
     Key("", "watch_reads", "bool", default=False),
-    Key("", "env_deny", "names", deny=True),
+    Key("", "env_deny", "variables", deny=True),
     Key("", "extends", "choice"),
     Key("", "allow_pty", "bool", default=False),
 )
@@ -368,6 +368,14 @@ class _Parser:
     def _names(self, key: Key, path: str, value: object) -> tuple[str, ...]:
         return tuple(text for _, text in self._strings(path, value, "landlock"))
 
+    def _variables(self, key: Key, path: str, value: object) -> tuple[str, ...]:
+        found = []
+        for here, text in self._strings(path, value, "*_TOKEN"):
+            if "=" in text or text != text.strip():
+                self.problem(here, f"{_quote(text)} is no name", 'the name of a variable, with "*" and "?" as globs')
+            found.append(text)
+        return tuple(found)
+
     # --- what it all comes to ---
 
     def overlay(self) -> Overlay:
@@ -424,6 +432,7 @@ class _Parser:
             leftovers=cast("Leftovers", values.get("leftovers", "end")),
             watch_reads=bool(values.get("watch_reads", False)),
             scope=cast("TestScope", values.get("scope", "session")),
+            env_deny=cast("tuple[str, ...]", values.get("env_deny", ())),
             sources=sources(""),
         )
         return Overlay(self.source, network, filesystem, command, settings, cast("str | None", values.get("extends")))

@@ -1,0 +1,64 @@
+"""Keeping variables from the tests: what `env_deny` matches leaves the environment before the fork.
+
+Run by the process that the user started, and by a session nested in a fence. What forks from it afterwards, inside of
+the fence and beside it, has never had them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from fence_core.errors import FenceUnavailable, PolicyError, Problem
+from fence_core.kernel import environment, features
+from fence_core.policy.variables import matcher
+
+if TYPE_CHECKING:
+    from fence_core.policy.model import Config, Settings
+
+_STARTS = ("PYTEST_", "PYTHON")
+"""What decides how Python and pytest start."""
+
+
+def named(settings: Settings) -> tuple[str, ...]:
+    """The variables of this process that `env_deny` matches, whatever the mode."""
+    return tuple(sorted(filter(matcher(settings.env_deny), os.environ)))
+
+
+def withhold(settings: Settings) -> tuple[str, ...]:
+    """Take what `env_deny` matches out of this process's environment; the names of what was there.
+
+    Nothing in mode ``audit``, which changes nothing. Raises FenceUnavailable, before anything was done, where the
+    kernel would show the environment of processes outside: the shell that started pytest has the same variables.
+    """
+    if not settings.env_deny or settings.mode == "audit":
+        return ()
+    scopes = features.detect()["landlock_scopes"]
+    if not scopes.available:
+        # Without them no Landlock domain is entered, and it is the domain that closes /proc/PID/environ of others.
+        raise FenceUnavailable(
+            "env_deny",
+            f"the tests could read the environment of processes outside, since this kernel has no landlock_scopes "
+            f"({scopes.detail})",
+            "Take env_deny out of the configuration, and start pytest without what it was to keep from the tests.",
+        )
+    return environment.remove(matcher(settings.env_deny))
+
+
+def check_restart(config: Config) -> None:
+    """Raises PolicyError if a command that is started once more, in a fence, would miss what it was started with."""
+    if config.settings.mode == "audit":
+        return
+    taken = [name for name in named(config.settings) if name.startswith(_STARTS)]
+    if taken:
+        raise PolicyError(
+            (
+                Problem(
+                    config.settings.source_of("env_deny"),
+                    "env_deny",
+                    f"takes {', '.join(taken)} away, and pytest has to be started once more because a plugin has "
+                    "started threads",
+                    "patterns that leave these variables alone",
+                ),
+            )
+        )

@@ -123,11 +123,13 @@ def _open(status: os.stat_result | None, located: Located, flags: int, who: Cred
             return errno.EISDIR
         if flags & os.O_DIRECTORY:
             return errno.EINVAL
+        if _in_procfs(located.path):
+            return errno.ENOENT
         return _directory(located.parent or os.path.dirname(located.path), None, who)
     if flags & os.O_CREAT and flags & os.O_EXCL:
         return errno.EEXIST
     if stat.S_ISLNK(status.st_mode):
-        return errno.ELOOP
+        return errno.ENOENT if located.name.endswith(b"/") else errno.ELOOP  # followed, and nothing there; not followed
     if stat.S_ISDIR(status.st_mode):
         return errno.EISDIR
     if flags & os.O_DIRECTORY:

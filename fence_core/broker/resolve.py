@@ -101,6 +101,7 @@ class Resolver:
         self._mounts = os.readlink("/proc/self/ns/mnt")
         self._fds = os.open("/proc/self/fd", _O_PARENT)
         self._nr = arch.current().calls["openat2"]
+        self._any = _how(_O_PATH, 0)
         self._file = _how(_O_PATH, _RESOLVE_NO_MAGICLINKS)
         self._parent = _how(_O_PARENT, _RESOLVE_NO_MAGICLINKS)
         self._plain = _how(_O_PATH | os.O_NOFOLLOW, _RESOLVE_NO_SYMLINKS)
@@ -257,6 +258,11 @@ class Resolver:
 
     def _walk(self, base: int, raw: bytes, tid: int, tgid: int) -> Located:
         """Component by component, with the caller's meaning of magic links. Slow, and rarely needed."""
+        once_more = self._open(base, raw or b"/", self._any)
+        if once_more == -errno.ELOOP:
+            return Located(os.fsdecode(raw), errno=errno.ELOOP)  # no magic link: links that lead to each other
+        if once_more >= 0:
+            os.close(once_more)
         start = b"/" if raw[:1] == b"/" else os.readlink(os.fsencode(f"/proc/self/fd/{base}"))
         todo = [part for part in reversed(raw.split(b"/")) if part and part != b"."]
         here = start

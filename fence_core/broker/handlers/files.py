@@ -6,6 +6,7 @@ Every handler takes the broker, the calling thread and the six argument register
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -53,6 +54,8 @@ def _open(broker: Broker, tid: int, dirfd: int, address: int, flags: int, mode: 
         return CONTINUE
     if not flags & CHANGES:
         return reads.open_to_read(broker, process, tid, dirfd, raw, flags) if broker.watches_reads else CONTINUE
+    if _is_nonsense(flags):
+        return errno.EINVAL
     for _ in range(_ATTEMPTS):
         reply = _open_located(broker, process, tid, dirfd, raw, flags, mode)
         if reply is not None:
@@ -60,11 +63,29 @@ def _open(broker: Broker, tid: int, dirfd: int, address: int, flags: int, mode: 
     return errno.EAGAIN  # somebody makes and removes the file in turns
 
 
+def _is_nonsense(flags: int) -> bool:
+    """What the kernel refuses before it looks at the path (build_open_flags, fs/open.c)."""
+    if flags & _TMPFILE:
+        return bool(flags & os.O_CREAT or not flags & os.O_DIRECTORY or flags & os.O_ACCMODE == os.O_RDONLY)
+    return flags & (os.O_CREAT | os.O_DIRECTORY) == os.O_CREAT | os.O_DIRECTORY and _makes_no_directory()
+
+
+@functools.cache
+def _makes_no_directory() -> bool:
+    """Whether O_CREAT with O_DIRECTORY is an error as such: since Linux 6.4. This one makes nothing on any kernel."""
+    try:
+        os.close(os.open("/", os.O_CREAT | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.EINVAL
+    return False
+
+
 def _open_located(
     broker: Broker, process: Process, tid: int, dirfd: int, raw: bytes, flags: int, mode: int
 ) -> Reply | None:
     """None where the file was made between looking and opening: to be looked at once more."""
-    follow = (
+    slash = bool(flags & os.O_CREAT) and raw.endswith(b"/")  # EISDIR, whatever is there (open_last_lookups, fs/namei.c)
+    follow = not slash and (
         not (flags & os.O_NOFOLLOW or (flags & os.O_CREAT and flags & os.O_EXCL))
         or raw.endswith(DIRECTORY_ENDS)
         or raw in (b".", b"..")
@@ -72,6 +93,8 @@ def _open_located(
     located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=follow)
     if located.errno:
         return located.errno if located.errno > 0 else errno.EISDIR
+    if slash:
+        return errno.EISDIR
     if flags & _TMPFILE:
         if located.handle < 0:
             try:
@@ -102,8 +125,6 @@ def _open_located(
         return CONTINUE
     if located.is_file and is_of_a_stranger(judged):
         return errno.EACCES
-    if flags & os.O_CREAT and located.name.endswith(b"/"):
-        return errno.EISDIR
     return _perform_open(broker, tid, located, flags, mode)
 
 
@@ -135,6 +156,8 @@ def _perform_open(broker: Broker, tid: int, located: Located, flags: int, mode: 
         return errno.ENOENT
     if handle < 0:
         handle = _special(broker, located)
+    if handle >= 0 and flags & os.O_CREAT and flags & os.O_EXCL:
+        return errno.EEXIST
     opened = -1
     again = False
 
@@ -143,11 +166,10 @@ def _perform_open(broker: Broker, tid: int, located: Located, flags: int, mode: 
         # O_NONBLOCK: somebody may have a lease on it. O_NOCTTY: the terminal is not for us.
         ours = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         if handle < 0:
+            # Either of the two: no symlink is followed, and the flags are what fcntl(2) says of them afterwards.
             exclusive = os.O_EXCL if flags & os.O_CREAT and not flags & os.O_NOFOLLOW else 0
             try:
-                opened = os.open(
-                    located.name, flags | ours | os.O_NOFOLLOW | exclusive, mode & 0o7777, dir_fd=located.directory
-                )
+                opened = os.open(located.name, flags | ours | exclusive, mode & 0o7777, dir_fd=located.directory)
             except FileExistsError:
                 again = bool(exclusive) and not flags & os.O_EXCL
                 raise

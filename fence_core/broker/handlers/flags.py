@@ -52,10 +52,22 @@ REFUSED = (
     0x4048587B,  # XFS_IOC_ATTRMULTI_BY_HANDLE
     # fs/ocfs2/ocfs2_ioctl.h: makes a file by its path
     0x40186F04,  # OCFS2_IOC_REFLINK
+    # include/uapi/linux/nvme_ioctl.h: any command to the device, from who has CAP_SYS_ADMIN or CAP_SYS_RAWIO
+    0xC0484E41,  # NVME_IOCTL_ADMIN_CMD
+    0x40304E42,  # NVME_IOCTL_SUBMIT_IO
+    0xC0484E43,  # NVME_IOCTL_IO_CMD
+    0xC0504E47,  # NVME_IOCTL_ADMIN64_CMD
+    0xC0504E48,  # NVME_IOCTL_IO64_CMD
+    0xC0504E49,  # NVME_IOCTL_IO64_CMD_VEC
 )
 """Requests that change the disk through a descriptor open for reading, and that no test needs: the filter refuses them
 itself."""
-REFUSED_PLAIN = (0x6609,)  # EXT4_IOC_MIGRATE (fs/ext4/ext4.h)
+REFUSED_PLAIN = (
+    0x6609,  # EXT4_IOC_MIGRATE (fs/ext4/ext4.h)
+    0x2285,  # SG_IO (include/scsi/sg.h): any command to the device, from who has CAP_SYS_RAWIO
+    0x5393,  # CDROM_SEND_PACKET (include/uapi/linux/cdrom.h)
+    1,  # SCSI_IOCTL_SEND_COMMAND (include/scsi/scsi_ioctl.h); and FIBMAP, which others than root are refused as well
+)
 """The same, of those without the bits that tell size and direction."""
 
 # include/uapi/linux/fs.h: struct file_attr, and the page that bounds what is taken

@@ -97,6 +97,8 @@ def check(request: Request) -> None:
         (Write("open", "/home/ci/proj/a*b"), 'allow_write=["./a[*]b"]'),
         (Write("open", "/home/ci/proj/~x"), 'allow_write=["./~x"]'),
         (Write("open", "/srv/data/x"), 'allow_write=["/srv/data/x"]'),
+        (Write("chattr", "/srv/data/x"), 'allow_write=["/srv/data/x"]'),
+        (Write("unlink", "/dev/mqueue/jobs"), 'allow_write=["/dev/mqueue/jobs"]'),
         (Write("open", "/srv/data/a\nb\udcff"), 'allow_write=["/srv/data/a?b?"]'),
         (Write("open", '/srv/data/q"\\u'), 'allow_write=["/srv/data/q\\"\\\\u"]'),
     ],

@@ -9,7 +9,7 @@ import pytest
 
 from tests.end_to_end.caught import ONLY_HERE, Fenced
 
-ROUNDS = 10_000
+ROUNDS = 2_000
 SWAPPED = [
     *(("path", call) for call in ("chmod", "chown", "utimensat", "setxattr", "truncate")),
     *(("fd", call) for call in ("chmod", "chown", "utimensat", "setxattr", "chattr")),

@@ -116,7 +116,7 @@ def test_user_namespace(fenced: Fenced, anyone: Path) -> None:
     """In a user namespace of its own a program has other ids: they are translated, and those that do not exist there
     are refused as the kernel does it."""
     test = f"""
-import ctypes, errno, os
+import ctypes, errno, os, struct
 import pytest
 
 NOBODY = 65534
@@ -155,13 +155,23 @@ def in_a_namespace(path, line, mapped):
         lambda: os.chown(path, -1, 77),
         lambda: os.setxattr(path, "user.x", b"1"),
         lambda: os.chmod(path + "-of-roots", 0o600),
+        lambda: os.setxattr(path + "-listed", "system.posix_acl_access", access_list(0)),
+        lambda: os.setxattr(path + "-listed", "system.posix_acl_access", access_list(5)),
     ])]
+
+def access_list(uid):
+    # A user beside the owner, who may read.
+    nobody = 0xFFFFFFFF
+    entries = [(1, 6, nobody), (2, 4, uid), (4, 0, nobody), (0x10, 4, nobody), (0x20, 0, nobody)]
+    return struct.pack("=I", 2) + b"".join(struct.pack("=HHI", *entry) for entry in entries)
 
 def check(path):
     write(path, "mine")
     write(path + "-of-roots", "not mine")
     owner = (os.getuid() or NOBODY, os.getgid() or NOBODY)
-    os.chown(path, *owner)
+    write(path + "-listed", "mine")
+    for each in path, path + "-listed":
+        os.chown(each, *owner)
     ours, theirs = os.pipe()
     mapped, map_made = os.pipe()
     child = os.fork()
@@ -183,7 +193,8 @@ def check(path):
     if found == "no namespace":
         pytest.skip("this machine lets nobody make user namespaces")
     of_roots = "EPERM" if os.getuid() == 0 else "0"
-    assert found == f"0 0 0 0 0 0 EINVAL EINVAL 0 {{of_roots}}"
+    assert found == f"0 0 0 0 0 0 EINVAL EINVAL 0 {{of_roots}} 0 EINVAL"
+    assert os.getxattr(path + "-listed", "system.posix_acl_access") == access_list(owner[0])
     status = os.stat(path)
     assert (status.st_uid, status.st_gid) == owner
     assert (status.st_mode & 0o777, status.st_atime_ns) == (0o606, 1_000_000_001)

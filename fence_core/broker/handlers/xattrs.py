@@ -25,6 +25,13 @@ _ARGUMENTS = struct.Struct("=QII")
 _ARGUMENTS_MAX = 4096
 """PAGE_SIZE: what is larger is E2BIG, whatever is in it."""
 
+# include/uapi/linux/posix_acl_xattr.h, posix_acl.h: a version, then entries of tag, rights and id
+_LISTS = frozenset({b"system.posix_acl_access", b"system.posix_acl_default"})
+_LIST_HEAD = 4
+_ENTRY = struct.Struct("=HHI")
+_USER, _GROUP = 0x02, 0x08
+_NO_ID = 0xFFFF_FFFF
+
 
 def setxattr(broker: Broker, tid: int, args: Arguments) -> Reply:
     attribute = _Attribute(broker, tid, args[1], args[2], args[3], args[4])
@@ -132,6 +139,22 @@ def _at(
     return change_path(broker, tid, op, dirfd, address, act, flags=flags, refused=refused)
 
 
+def _translated(broker: Broker, tid: int, given: bytes) -> bytes | None:
+    """An access control list with the ids as our user namespace has them; None where one has no counterpart there."""
+    if len(given) % _ENTRY.size != _LIST_HEAD:
+        return given  # malformed: the kernel says so
+    entries = [given[:_LIST_HEAD]]
+    for tag, rights, number in _ENTRY.iter_unpack(given[_LIST_HEAD:]):
+        outer = number
+        if tag in (_USER, _GROUP):
+            ids = broker.identities.outer_ids(tid, *((number, _NO_ID) if tag == _USER else (_NO_ID, number)))
+            if ids is None:
+                return None
+            outer = ids[0] if tag == _USER else ids[1]
+        entries.append(_ENTRY.pack(tag, rights, outer))
+    return b"".join(entries)
+
+
 class _Attribute:
     """An attribute copied from the caller's memory, and what is to become of it."""
 
@@ -160,6 +183,9 @@ class _Attribute:
             self.failed = errno.E2BIG
         elif size:
             self._value = process.read(tid, value_at, size)
+            if broker.identities.changed and self._name in _LISTS:
+                self._value = _translated(broker, tid, self._value) or b""
+                self.failed = 0 if self._value else errno.EINVAL
 
     def set(self, fd: int, borrowed: bool) -> None:
         os.setxattr(for_os(fd, borrowed), self._name, self._value, self._flags)

@@ -121,6 +121,9 @@ class ForkedTests:
             stack.enter_context(catch_warnings_for_item(self._config, item.ihook, "runtest", item))
             os.environ["PYTEST_CURRENT_TEST"] = f"{item.nodeid} ({when})".replace("\0", "(null)")
             stack.callback(os.environ.pop, "PYTEST_CURRENT_TEST", None)
+            contexts: Any = manager.get_plugin("_cov_contexts")  # pytest-cov's, with --cov-context=test
+            if contexts is not None:
+                contexts.switch_context(item, when)
             logging = manager.get_plugin("logging-plugin")
             if logging is not None:
                 if when != "setup":

@@ -30,6 +30,8 @@ class FakeFence:
     """What `fence_core.launcher.handle.Fence` does, without any kernel in it."""
 
     layers = ("seccomp", "landlock 7")
+    watches_reads = False
+    withheld: tuple[str, ...] = ()
 
     def __init__(self, role: str, mode: str) -> None:
         self.role = role

@@ -174,3 +174,31 @@ def test_what_cannot_be_changed_so_is_no_violation():
         run.clean(f"test_inside[{name}]")
     run.clean("test_what_cannot_be_changed_so_is_no_violation")
     _as_it_was(fenced, before)
+
+
+def test_audit_lets_it_happen(fenced: Fenced) -> None:
+    """In `audit` mode what no rule allows is carried out and listed: the broker does it, there as well."""
+    _outside(fenced)
+    run = fenced.run(
+        files={
+            "test_it.py": _HEAD
+            + """
+def test_it():
+    path = os.fsencode(OUTSIDE) + b"/old"
+    fd = os.open(path, os.O_RDONLY)
+    assert call("fchmodat", AT_FDCWD, path, 0o604) == (0, 0)
+    assert call("fsetxattr", fd, b"user.new", b"new", 3, 0) == (0, 0)
+    assert call("utimensat", fd, None, times(5, 1, 6, 2), 0) == (0, 0)
+    assert call("truncate", path, 2) == (0, 0)
+"""
+        },
+        policy=ONLY_HERE,
+        flags=("--fence", "--fence-mode=audit"),
+    )
+    old = fenced.outside / "old"
+    assert [attempt.what for attempt in run.attempts("test_it")] == [
+        f"{op} {old}" for op in ("chmod", "setxattr", "utime", "truncate")
+    ]
+    assert run.report("test_it")["outcome"] == "passed"
+    assert (old.stat().st_mode & 0o777, old.stat().st_atime_ns, old.read_text()) == (0o604, 5_000_000_001, "as")
+    assert os.getxattr(old, "user.new") == b"new"

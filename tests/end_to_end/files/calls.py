@@ -386,19 +386,17 @@ def attributes() -> dict[str, Row]:
             "setxattrat", (Held("file"), "", AT_EMPTY_PATH, "user.new", Attribute(b"new"), 16), "setxattr file", True
         ),
         "removexattrat": Row("removexattrat", (At("file"), 0, "user.old"), "removexattr file", True),
-        "file_setattr": Row("file_setattr", (At("file"), FILE_ATTRIBUTES, 24, 0), "setattr file", True),
+        "file_setattr": Row("file_setattr", (At("file"), FILE_ATTRIBUTES, 24, 0), "chattr file", True),
         "file_setattr-held": Row(
-            "file_setattr", (Held("file"), "", FILE_ATTRIBUTES, 24, AT_EMPTY_PATH), "setattr file", True
+            "file_setattr", (Held("file"), "", FILE_ATTRIBUTES, 24, AT_EMPTY_PATH), "chattr file", True
         ),
-        "ioctl-setflags": Row("ioctl", flags, "setflags file", True),
-        "ioctl-setflags-directory": Row(
-            "ioctl", (Held("directory"), FS_IOC_SETFLAGS, FLAGS), "setflags directory", True
-        ),
-        "ioctl-fssetxattr": Row("ioctl", extended, "setflags file", True),
+        "ioctl-setflags": Row("ioctl", flags, "chattr file", True),
+        "ioctl-setflags-directory": Row("ioctl", (Held("directory"), FS_IOC_SETFLAGS, FLAGS), "chattr directory", True),
+        "ioctl-fssetxattr": Row("ioctl", extended, "chattr file", True),
     }
 
 
 ROWS: dict[str, Row] = {**opens(), **names(), **contents(), **modes(), **owners(), **times(), **attributes()}
 
-ANSWERED_AS_MISSING = frozenset({"openat2", "file_setattr"})
+ANSWERED_AS_MISSING = frozenset({"openat2"})
 """Calls that the fence answers as a kernel does that has not got them: programs do the same by older ones."""

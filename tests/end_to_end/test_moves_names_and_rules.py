@@ -153,3 +153,43 @@ def test_only_audited(fenced: Fenced) -> None:
         f"link {fenced.outside}/back",
     }
     assert (fenced.outside / "back").read_text() == "old"
+
+
+def test_a_place_of_the_session_that_a_marker_lets_be_moved(fenced: Fenced) -> None:
+    """The kernel's rule goes with the directory; what takes its place is as writable as it was."""
+    place = fenced.outside / "place"
+    place.mkdir()
+    (fenced.outside / "other").mkdir()
+    run = fenced.run(
+        """
+        import os
+        import pytest
+        from here import OUTSIDE
+
+        PLACE, MOVED, OTHER = OUTSIDE + "/place", OUTSIDE + "/moved", OUTSIDE + "/other"
+
+        def test_before():
+            with pytest.raises(PermissionError):
+                os.rename(PLACE, MOVED)
+
+        @pytest.mark.fence(allow_write=[OUTSIDE])
+        def test_moved():
+            os.rename(PLACE, MOVED)
+            os.mkdir(PLACE)
+            open(PLACE + "/one", "w").close()
+            os.rename(PLACE + "/one", PLACE + "/two")
+            os.replace(OTHER, MOVED)
+
+        def test_afterwards():
+            open(PLACE + "/three", "w").close()
+            os.mkdir(PLACE + "/four")
+            os.rename(PLACE + "/three", PLACE + "/four/five")
+            with pytest.raises(PermissionError):
+                open(MOVED + "/six", "w")
+        """,
+        policy=ONLY_HERE.replace('"./*"', f'"./*", "{place}"'),
+    )
+    run.refused("test_before", f"rename {fenced.outside}/moved")
+    run.clean("test_moved")
+    run.refused("test_afterwards", f"write {fenced.outside}/moved/six")
+    assert (place / "four/five").exists()

@@ -143,7 +143,7 @@ def tree(directory: Path) -> list[tuple[object, ...]]:
         status = path.lstat()
         name = str(path.relative_to(directory))
         inside = os.readlink(path) if path.is_symlink() else ""
-        if stat.S_ISREG(status.st_mode):
+        if stat.S_ISREG(status.st_mode) and os.access(path, os.R_OK):
             inside = path.read_text()
         found.append(
             (

@@ -129,7 +129,7 @@ _SPELLINGS = {
 
 
 def high_pair(*, both_ways: bool) -> tuple[int, int]:
-    """Reading and writing end of a pipe, with numbers that are in nobody's way; or of a line that has no such ends.
+    """Reading and writing end of a pipe; or of a line that has no such ends.
 
     Raises OSError.
     """

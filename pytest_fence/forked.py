@@ -211,7 +211,9 @@ class Test:
         self._any = False
         self._ended = False
         self._error: BaseException | None = None
-        self._interrupted = 0
+        self._interrupts = 0
+        self._told = False
+        """Whether the fork surely knows of the interrupt."""
         self._status: int | None = None
         self._reaped = False
         self.known = forked_wire.known_of(item.nodeid, item.location, dict.fromkeys(item.keywords, 1))
@@ -248,8 +250,12 @@ class Test:
     def _wait(self, poll: select.poll, line: int, pidfd: int) -> bool:
         """One turn; whether the process has ended, and all that it said has been heard."""
         try:
-            ready = dict(poll.poll())
-            if line in ready:
+            waits_for_its_end = self._interrupts and not self._told
+            ready = dict(poll.poll(INTERRUPTED_S * 1000 if waits_for_its_end else None))
+            if not ready:
+                self._told = True
+                self._signal(signal.SIGINT)
+            elif line in ready:
                 chunk = os.read(line, _CHUNK)
                 if not chunk:
                     poll.unregister(line)
@@ -299,6 +305,7 @@ class Test:
         elif kind == "exit":
             self._error = pytest.exit.Exception(*rest)
         elif kind == "interrupt":
+            self._told = True
             self._error = _interrupt_at(*rest)
         elif kind == "fault":
             self._error = RuntimeError(f"in the process of {item.nodeid}:\n{rest[0]}")
@@ -353,18 +360,10 @@ class Test:
 
     def _interrupt(self, interrupt: KeyboardInterrupt) -> None:
         """Ctrl-C. The terminal has told the fork as well, which is to end as it would have in this process."""
-        self._interrupted += 1
+        self._interrupts += 1
         self._error = self._error or interrupt
-        if self._interrupted > 1:
+        if self._interrupts > 1:
             self._signal(signal.SIGKILL)
-            return
-        pid = self.pid
-
-        def tell(number: int, frame: object) -> None:
-            os.kill(pid, signal.SIGINT)
-
-        signal.signal(signal.SIGALRM, tell)
-        signal.setitimer(signal.ITIMER_REAL, INTERRUPTED_S)
 
     def _kill(self) -> None:
         if not self._reaped:

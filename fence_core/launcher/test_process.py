@@ -84,7 +84,7 @@ def end(status: int = 0) -> NoReturn:
 
 
 def high_pair(*, both_ways: bool) -> tuple[int, int]:
-    """Two ends, the second of which can be written to, with high numbers: tests expect the low ones as they know them.
+    """Two ends. The second can be written to, and has a high number: tests expect the low ones as they know them.
 
     Closed by exec. Raises OSError.
     """
@@ -94,5 +94,4 @@ def high_pair(*, both_ways: bool) -> tuple[int, int]:
         ends = [end.detach() for end in socket.socketpair()]
     else:
         ends = list(os.pipe2(os.O_CLOEXEC))
-    ours, theirs = map(out_of_the_way, ends)
-    return ours, theirs
+    return ends[0], out_of_the_way(ends[1])

@@ -20,7 +20,7 @@ class Patient(Runs):
     """Runs of many calls, on a machine that does other things besides."""
 
     def finish(self, process: subprocess.Popen[Any]) -> Ended:
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=250)
         return Ended(process.returncode, out or "", err or "")
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.end_to_end.caught import ONLY_HERE, Fenced
 from tests.end_to_end.files import trees
 
-ROUNDS = {"session": 100_000, "marker": 30_000}
+ROUNDS = {"session": 100_000, "marker": 20_000}
 """What a marker allows the broker does itself, which takes longer."""
 
 TEST = """
@@ -31,6 +31,7 @@ def test_race():
 
 
 @pytest.mark.needs("program:cc")
+@pytest.mark.timeout(300)  # a quarter of a minute where nothing else runs
 @pytest.mark.parametrize("by", ["session", "marker"])
 @pytest.mark.parametrize("swap", ["string", "link", "parent", "descriptor"])
 def test_race(fenced: Fenced, probe: Callable[..., Path], swap: str, by: str) -> None:

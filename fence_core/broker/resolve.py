@@ -141,7 +141,7 @@ class Resolver:
                 # is closed to everybody but root (PR_SET_DUMPABLE(2const)), to us with its rights as well.
                 if own.end() == len(raw):
                     differ = not follow
-                else:
+                elif own[3]:
                     base, raw = os.open(own[1], _O_PATH), raw[own.end() :].lstrip(b"/") or b"."
         except OSError as error:
             known = errno.EBADF if error.errno == errno.ENOENT else error.errno
@@ -372,7 +372,7 @@ _OWN_LINKS = (
 )
 
 
-_OWN_DESCRIPTOR = re.compile(rb"(/proc/(\d+)/fd/\d+)(?=/|\Z)")
+_OWN_DESCRIPTOR = re.compile(rb"(/proc/(\d+)/fd/(?:(\d+)(?=/|\Z)|[^/]+\Z))")
 
 
 def own_links(raw: bytes, tid: int, tgid: int) -> bytes:

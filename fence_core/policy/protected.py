@@ -109,9 +109,9 @@ PROTECTED = (
     ),
 )
 
-CONTAINER_OPS = frozenset({"rename", "link", "symlink"})
+CONTAINER_OPS = frozenset({"rename", "link", "symlink", "create"})
 """Calls that put a whole tree in place under a new name: done to the directory that a protected name lies in, they
-would bring their own `hooks` along."""
+would bring their own `hooks` along. So does the file `.git` that is made (`create`), which can name any directory."""
 
 
 def containers() -> frozenset[str]:

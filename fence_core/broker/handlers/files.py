@@ -106,14 +106,16 @@ def _open_located(
             broker.close_after(located.handle)
         located.parent, located.path = located.path, f"{located.path}/(unnamed temporary file)"
     judged = judged_path(broker, process, located.path)
-    if located.is_file and not process.may_write(judged):
+    # git takes a file of this name for a link to a directory with hooks.
+    op = "create" if located.handle < 0 and located.name == b".git" and flags & os.O_CREAT else "open"
+    if located.is_file and not process.may_write(judged, op):
         if flags & os.O_CREAT and not flags & (CHANGES & ~os.O_CREAT | os.O_EXCL) and _exists(located):
             # It changes nothing where the file exists; were it gone by then, Landlock would make none.
             if broker.watches_reads:
                 return reads.open_to_read(broker, process, tid, dirfd, raw, flags & ~os.O_CREAT)
             return CONTINUE
         # A rule for an unnamed file can only be one for its directory.
-        shown = "create" if flags & _TMPFILE else "open"
+        shown = "create" if flags & _TMPFILE else op
         refused = refusal(broker, process, tid, "open", located, flags=flags, shown=shown)
         if refused != CONTINUE:
             return refused

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import resource
 import signal
 import stat
 import struct
@@ -27,6 +26,7 @@ from fence_core.broker.handlers.changing import (
 )
 from fence_core.broker.reply import HandOver, Reply, Value, Wait
 from fence_core.kernel import arch, calls, libc
+from fence_core.kernel import process as kernel_process
 
 if TYPE_CHECKING:
     from fence_core.broker.loop import Broker
@@ -245,8 +245,12 @@ def _cut(fd: int, length: int) -> int | None:
 
 
 def _file_size_limit(tid: int) -> int:
-    limit = resource.prlimit(tid, resource.RLIMIT_FSIZE)[0]
-    return limit if limit != resource.RLIM_INFINITY else 1 << 63
+    """From proc_pid_limits(5): prlimit(2) wants CAP_SYS_RESOURCE for a process that has changed its user."""
+    for line in kernel_process.read_proc(f"/proc/{tid}/limits").splitlines():
+        if line.startswith(b"Max file size"):
+            soft = line.split()[3]
+            return 1 << 63 if soft == b"unlimited" else int(soft)
+    return 1 << 63
 
 
 def _signal_thread(tgid: int, tid: int, number: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -337,3 +338,24 @@ def test_no_path_makes_the_judge_raise(path: str, op: str) -> None:
         answer = it.decide(Write(op, asked))
         assert answer.allowed is it.may_write(asked, op)
         assert answer.rule.isprintable()
+
+
+@pytest.mark.parametrize(("path", "allowed"), [("/home/ci/proj/sub/.git", False), ("/tmp/sub/.git", True)])
+def test_a_file_that_git_takes_for_a_link_to_its_directory(path: str, allowed: bool) -> None:
+    assert judge(allow_write=["./*", "/tmp/*"]).may_write(path, "create") is allowed
+    assert judge(allow_write=["./*", "/tmp/*"]).may_write(path, "mkdir")
+
+
+@pytest.mark.parametrize("path", ["/home/ci/.ssh/id_rsa", "/srv/x.pem", "/home/ci/proj/conf/a", "/srv/readable", "/"])
+def test_the_fast_answer_on_reading_is_the_same(path: str) -> None:
+    asked = judge(deny_read=["~/.ssh", "*.pem", "conf/*"])
+    assert asked.may_read(path) == asked.decide(Read(path)).allowed
+
+
+def test_a_hard_link_to_what_may_not_be_read(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("")
+    (tmp_path / "other").hardlink_to(tmp_path / "secret")
+    (tmp_path / "free").write_text("")
+    asked = judge(deny_read=[str(tmp_path / "secret")])
+    assert asked.secret_name((tmp_path / "other").stat()) == str(tmp_path / "secret")
+    assert asked.secret_name((tmp_path / "free").stat()) == ""

@@ -23,7 +23,7 @@ INODE = frozenset({"chmod", "chown", "utime", "setxattr", "removexattr", "chattr
 class Credentials:
     """Effective ids of the calling thread, from proc(5) status."""
 
-    __slots__ = ("gid", "gids", "privileged", "uid")
+    __slots__ = ("capabilities", "gid", "gids", "privileged", "uid")
 
     def __init__(self, tid: int) -> None:
         uid, gid, gids, capabilities = os.geteuid(), os.getegid(), {os.getegid(), *os.getgroups()}, 0
@@ -41,8 +41,13 @@ class Credentials:
         self.uid = uid
         self.gid = gid
         self.gids = gids
-        cap_dac_override = 1 << 1
-        self.privileged = bool(capabilities & cap_dac_override) and in_our_user_namespace(tid)
+        self.capabilities = capabilities if capabilities and in_our_user_namespace(tid) else 0
+        cap_dac_override = 1
+        self.privileged = self.may(cap_dac_override)
+
+    def may(self, capability: int) -> bool:
+        """Whether this capability, a number of capabilities(7), is in force."""
+        return bool(self.capabilities >> capability & 1)
 
     def may_write(self, status: os.stat_result) -> bool:
         """By mode bits; access control lists are not looked at, so a refusal by one is shown as a violation."""
@@ -108,7 +113,8 @@ def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: 
     if op in INODE:
         if _read_only(located.path):
             return errno.EROFS
-        return 0 if who.privileged or status.st_uid == who.uid else errno.EPERM
+        if op in ("chmod", "chattr") and not who.privileged and status.st_uid != who.uid:
+            return errno.EPERM  # of the others `inode_errno` knows more
     return 0
 
 

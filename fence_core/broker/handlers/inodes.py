@@ -11,9 +11,10 @@ import os
 import signal
 import stat
 import struct
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
-from fence_core.broker import opener
+from fence_core.broker import inode_errno, opener
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Arguments, signed
 from fence_core.broker.handlers.changing import (
     AT_FLAGS,
@@ -39,11 +40,11 @@ _set_times = libc.function("syscall", _LONG, _LONG, _LONG, ctypes.c_char_p, ctyp
 
 
 def chmod(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return change_path(broker, tid, "chmod", AT_FDCWD, args[0], _mode(args[1]))
+    return change_path(broker, tid, "chmod", AT_FDCWD, args[0], _mode(args[1]), refused=_no_mode)
 
 
 def fchmodat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return change_path(broker, tid, "chmod", signed(args[0]), args[1], _mode(args[2]))
+    return change_path(broker, tid, "chmod", signed(args[0]), args[1], _mode(args[2]), refused=_no_mode)
 
 
 def fchmodat2(broker: Broker, tid: int, args: Arguments) -> Reply:
@@ -52,11 +53,15 @@ def fchmodat2(broker: Broker, tid: int, args: Arguments) -> Reply:
     flags = args[3] & 0xFFFF_FFFF
     if flags & ~AT_FLAGS:
         return errno.EINVAL
-    return change_path(broker, tid, "chmod", signed(args[0]), args[1], _mode(args[2]), flags=flags)
+    return change_path(broker, tid, "chmod", signed(args[0]), args[1], _mode(args[2]), flags=flags, refused=_no_mode)
 
 
 def fchmod(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return change_descriptor(broker, tid, "chmod", signed(args[0]), _mode(args[1]))
+    return change_descriptor(broker, tid, "chmod", signed(args[0]), _mode(args[1]), refused=_no_mode)
+
+
+def _no_mode(fd: int, borrowed: bool) -> int:
+    return inode_errno.of_mode(fd)
 
 
 def _mode(mode: int) -> Change:
@@ -78,12 +83,15 @@ def _mode(mode: int) -> Change:
 
 
 def chown(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return change_path(broker, tid, "chown", AT_FDCWD, args[0], _owner(broker, tid, args[1], args[2]))
+    owner = _owner(broker, tid, args[1], args[2])
+    return change_path(broker, tid, "chown", AT_FDCWD, args[0], owner.change, refused=owner.refused)
 
 
 def lchown(broker: Broker, tid: int, args: Arguments) -> Reply:
     owner = _owner(broker, tid, args[1], args[2])
-    return change_path(broker, tid, "chown", AT_FDCWD, args[0], owner, flags=AT_SYMLINK_NOFOLLOW)
+    return change_path(
+        broker, tid, "chown", AT_FDCWD, args[0], owner.change, flags=AT_SYMLINK_NOFOLLOW, refused=owner.refused
+    )
 
 
 def fchownat(broker: Broker, tid: int, args: Arguments) -> Reply:
@@ -91,22 +99,29 @@ def fchownat(broker: Broker, tid: int, args: Arguments) -> Reply:
     if flags & ~AT_FLAGS:
         return errno.EINVAL
     owner = _owner(broker, tid, args[2], args[3])
-    return change_path(broker, tid, "chown", signed(args[0]), args[1], owner, flags=flags)
+    return change_path(broker, tid, "chown", signed(args[0]), args[1], owner.change, flags=flags, refused=owner.refused)
 
 
 def fchown(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return change_descriptor(broker, tid, "chown", signed(args[0]), _owner(broker, tid, args[1], args[2]))
+    owner = _owner(broker, tid, args[1], args[2])
+    return change_descriptor(broker, tid, "chown", signed(args[0]), owner.change, refused=owner.refused)
 
 
 _UNCHANGED = 0xFFFF_FFFF
 
 
-def _owner(broker: Broker, tid: int, uid: int, gid: int) -> Change:
+class _Owner(NamedTuple):
+    change: Change
+    refused: Callable[[int, bool], int]
+
+
+def _owner(broker: Broker, tid: int, uid: int, gid: int) -> _Owner:
     uid, gid = uid & _UNCHANGED, gid & _UNCHANGED
     if broker.identities.changed:
         outer = broker.identities.outer_ids(tid, uid, gid)
         if outer is None:
-            return lambda *_: errno.EINVAL  # chown(2) in a user namespace that has no such id
+            # chown(2) in a user namespace that has no such id
+            return _Owner(lambda *_: errno.EINVAL, lambda *_: errno.EINVAL)
         uid, gid = outer
 
     def act(fd: int, borrowed: bool) -> int | None:
@@ -117,7 +132,7 @@ def _owner(broker: Broker, tid: int, uid: int, gid: int) -> Change:
         failed = _syscall(arch.current().calls["fchownat"], fd, b"", uid, gid, AT_EMPTY_PATH)
         return ctypes.get_errno() if failed else None
 
-    return act
+    return _Owner(act, lambda fd, _: inode_errno.of_owner(tid, fd, uid, gid))
 
 
 # ---------------------------------------------------------------- times
@@ -134,7 +149,7 @@ def utime(broker: Broker, tid: int, args: Arguments) -> Reply:
     if args[1]:
         accessed, modified = _PAIR.unpack(broker.processes.find(tid).read(tid, args[1], _PAIR.size))
         times = _PAIRS.pack(accessed, 0, modified, 0)
-    return change_path(broker, tid, "utime", AT_FDCWD, args[0], _times(times))
+    return _change_times(broker, tid, AT_FDCWD, args[0], times, 0)
 
 
 def utimes(broker: Broker, tid: int, args: Arguments) -> Reply:
@@ -167,11 +182,18 @@ def utimensat(broker: Broker, tid: int, args: Arguments) -> Reply:
 
 def _change_times(broker: Broker, tid: int, dirfd: int, address: int, times: bytes | None, flags: int) -> Reply:
     """Without a path it is about the descriptor itself, which is how libc makes futimens."""
+    nanoseconds = None if times is None else _PAIRS.unpack(times)[1::2]
+
+    def refused(fd: int, borrowed: bool) -> int:
+        return inode_errno.of_times(tid, fd, nanoseconds)
+
     if not address and dirfd != AT_FDCWD:
-        return change_descriptor(broker, tid, "utime", dirfd, _times(times)) if not flags else errno.EINVAL
+        if flags:
+            return errno.EINVAL
+        return change_descriptor(broker, tid, "utime", dirfd, _times(times), refused=refused)
     if flags & ~AT_FLAGS:
         return errno.EINVAL
-    return change_path(broker, tid, "utime", dirfd, address, _times(times), flags=flags)
+    return change_path(broker, tid, "utime", dirfd, address, _times(times), flags=flags, refused=refused)
 
 
 def _times(times: bytes | None) -> Change:

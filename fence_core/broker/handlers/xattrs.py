@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from fence_core.broker import inode_errno
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Arguments, signed
 from fence_core.broker.handlers.changing import AT_FLAGS, Change, change_descriptor, change_path, for_os
 from fence_core.broker.reply import Reply
@@ -158,12 +159,13 @@ def _translated(broker: Broker, tid: int, given: bytes) -> bytes | None:
 class _Attribute:
     """An attribute copied from the caller's memory, and what is to become of it."""
 
-    __slots__ = ("_flags", "_name", "_value", "failed")
+    __slots__ = ("_flags", "_name", "_tid", "_value", "failed")
 
     def __init__(
         self, broker: Broker, tid: int, name_at: int, value_at: int = 0, size: int = 0, flags: int = 0
     ) -> None:
         process = broker.processes.find(tid)
+        self._tid = tid
         self._flags = flags & 0xFFFF_FFFF
         self._name = b""
         self._value = b""
@@ -195,6 +197,9 @@ class _Attribute:
 
     def cannot_set(self, fd: int, borrowed: bool) -> int:
         """Why the kernel would not set it; 0 if it might."""
+        forbidden = inode_errno.of_attribute(self._tid, fd, self._name)
+        if forbidden:
+            return forbidden
         present = self._look(fd, borrowed)
         if present == 0:
             return errno.EEXIST if self._flags & os.XATTR_CREATE else 0
@@ -204,6 +209,9 @@ class _Attribute:
 
     def cannot_remove(self, fd: int, borrowed: bool) -> int:
         """Why the kernel would not remove it; 0 if it might."""
+        forbidden = inode_errno.of_attribute(self._tid, fd, self._name)
+        if forbidden:
+            return forbidden
         present = self._look(fd, borrowed)
         return present if present in (errno.ENODATA, errno.EOPNOTSUPP) else 0
 

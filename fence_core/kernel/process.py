@@ -140,6 +140,12 @@ def status_fields(pid: int) -> Status:
     )
 
 
+def has_capability(*numbers: int) -> bool:
+    """Whether this process has one of these capabilities in its effective set. Source: capabilities(7)."""
+    effective = int(field(read_proc("/proc/self/status"), b"CapEff"), 16)
+    return any(effective >> number & 1 for number in numbers)
+
+
 def thread_group(tid: int) -> int:
     """Return the pid of the process that thread `tid` belongs to. Raises `ProcessLookupError`."""
     return int(field(read_proc(f"/proc/{tid}/status"), b"Tgid"))

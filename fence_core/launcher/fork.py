@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 NEEDED = ("seccomp", "pidfd_open", "pidfd_getfd", "process_vm_readv", "ptrace")
 """Without these there is no fence at all; the others make it better."""
+_CAP_SYS_ADMIN, _CAP_PERFMON = 21, 38  # include/uapi/linux/capability.h
 EXIT_UNAVAILABLE = 4
 """pytest's exit status for wrong usage: the run was not made."""
 
@@ -202,7 +203,13 @@ def _supervise(
 
 
 def _watches_reads(config: Config) -> bool:
-    return config.settings.watch_reads or bool(config.policy.filesystem.deny_read)
+    """`env_deny` needs it where this process may look at others' performance: then the kernel shows the environment of
+    processes outside whatever Landlock says (mm_access and perfmon_capable in kernel/fork.c, measured on Linux 6.18 as
+    root); the broker does not."""
+    settings = config.settings
+    if settings.watch_reads or config.policy.filesystem.deny_read:
+        return True
+    return bool(settings.env_deny) and settings.mode != "audit" and process.has_capability(_CAP_PERFMON, _CAP_SYS_ADMIN)
 
 
 def _has_file_floor(config: Config, found: features.Features) -> bool:

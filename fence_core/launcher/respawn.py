@@ -39,6 +39,7 @@ def respawn_fenced(config: Config, argv: list[str], *, layers_required: tuple[st
         "mode": config.settings.mode,
         "leftovers": config.settings.leftovers,
         "watch_reads": config.settings.watch_reads,
+        "env_deny": list(config.settings.env_deny),
         # Before the exec, whose program gets the rest: the name is all that is left to hand on.
         "withheld": withhold(config.settings),
         "source": config.source,
@@ -60,7 +61,11 @@ def supervise(order: dict[str, Any]) -> NoReturn:
     config = Config(
         policy=policy_from_wire(order["policy"]),
         settings=Settings(
-            enabled=True, mode=order["mode"], leftovers=order["leftovers"], watch_reads=order["watch_reads"]
+            enabled=True,
+            mode=order["mode"],
+            leftovers=order["leftovers"],
+            watch_reads=order["watch_reads"],
+            env_deny=tuple(order["env_deny"]),
         ),
         source=order["source"],
         path=Path(order["path"]) if order["path"] else None,

@@ -74,22 +74,23 @@ def find_config(
     Raises PolicyError for a file that cannot be read or parsed, for more than one config, and for all problems in it.
     """
     from fence_core.policy.merge import merge, merge_settings
-    from fence_core.policy.model import Config, Settings
-    from fence_core.policy.templates import TemplateContext, template
+    from fence_core.policy.model import Config
+    from fence_core.policy.templates import TemplateContext, preset
     from fence_core.policy.validate import parse_overlay
 
     if context is None:
         context = TemplateContext.of_run(root)
     found = _find(root) if explicit is None else _read_explicit(explicit)
     if found is None:
-        return Config(template(default_template, context), Settings(), f"preset {default_template}", None)
+        base = preset(default_template, context)
+        return Config(base.policy, base.settings, f"preset {default_template}", None)
     path, source, raw = found
     kind = source_kind(path)
     overlay = parse_overlay(
         raw, source=source, base_dir=path.parent.absolute(), flat=kind != "json", settings=True, home=context.home
     )
-    base = template(overlay.extends or default_template, context)
-    return Config(merge(_lock(base, path), overlay), merge_settings(Settings(), overlay), source, path)
+    base = preset(overlay.extends or default_template, context)
+    return Config(merge(_lock(base.policy, path), overlay), merge_settings(base.settings, overlay), source, path)
 
 
 def _lock(policy: Policy, path: Path) -> Policy:

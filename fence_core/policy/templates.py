@@ -1,8 +1,8 @@
-"""The named policies that configs build on: `default-deny`, `pytest` and `strict`.
+"""The named policies that configs build on: `default-deny`, `pytest`, `strict` and `no-secrets`.
 
 They are data, in `templates/*.json`, in the syntax of any other policy. What differs from machine to machine stands
 there as `{root}`, `{temp}`, `{cache}` and `{report}`, filled in from a `TemplateContext`; an item whose placeholder has
-several values becomes several items.
+several values becomes several items. One may extend another, and say as well how to run (`env_deny`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from fence_core.errors import PolicyError, Problem
 from fence_core.policy import paths
-from fence_core.policy.merge import merge
-from fence_core.policy.model import FilesystemRules, Policy
+from fence_core.policy.merge import merge, merge_settings
+from fence_core.policy.model import FilesystemRules, Policy, Settings
 from fence_core.policy.protected import config_names
 from fence_core.policy.record import Record
 from fence_core.policy.validate import parse_overlay
@@ -23,10 +23,10 @@ from fence_core.policy.validate import parse_overlay
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["TemplateContext", "template", "template_names"]
+__all__ = ["Preset", "TemplateContext", "preset", "template", "template_names"]
 
 _DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
-_NAMES = ("default-deny", "pytest", "strict")
+_NAMES = ("default-deny", "pytest", "strict", "no-secrets")
 
 
 class TemplateContext(Record):
@@ -75,8 +75,20 @@ def template_names() -> tuple[str, ...]:
     return _NAMES
 
 
+class Preset(Record):
+    """What one template says: the policy, and how to run."""
+
+    policy: Policy
+    settings: Settings
+
+
 def template(name: str, context: TemplateContext) -> Policy:
     """The policy of this name, for this run. Raises PolicyError for an unknown name."""
+    return preset(name, context).policy
+
+
+def preset(name: str, context: TemplateContext) -> Preset:
+    """The policy of this name and its settings, for this run. Raises PolicyError for an unknown name."""
     if name not in _NAMES:
         known = ", ".join(f'"{each}"' for each in _NAMES)
         raise PolicyError((Problem("the fence", "extends", f'"{name}" is no template', known),))
@@ -86,7 +98,12 @@ def template(name: str, context: TemplateContext) -> Policy:
     for key in ("allowWrite", "denyWrite"):
         if key in filesystem:
             filesystem[key] = [item for text in filesystem[key] for item in _fill(text, context)]
-    overlay = parse_overlay(raw, source=f"preset {name}", base_dir=context.root, flat=False, home=context.home)
+    overlay = parse_overlay(
+        raw, source=f"preset {name}", base_dir=context.root, flat=False, settings=True, home=context.home
+    )
+    if overlay.extends:
+        below = preset(overlay.extends, context)
+        return Preset(merge(below.policy, overlay), merge_settings(below.settings, overlay))
     # The files of tomorrow's policy are locked whether they are there or not: making one is as good as changing one.
     base = FilesystemRules(
         root=context.root,
@@ -94,7 +111,7 @@ def template(name: str, context: TemplateContext) -> Policy:
         scratch=(*context.temp_dirs, "/dev/shm"),
         locked=tuple(os.path.join(context.root, each) for each in config_names()),
     )
-    return merge(Policy(filesystem=base), overlay)
+    return Preset(merge(Policy(filesystem=base), overlay), merge_settings(Settings(), overlay))
 
 
 def _fill(text: str, context: TemplateContext) -> list[str]:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 _SHOWN_TO_ALL = frozenset(
     {
-        "attr", "autogroup", "cgroup", "cmdline", "comm", "coredump_filter", "cpuset", "gid_map", "limits", "loginuid",
+        "attr", "autogroup", "cgroup", "children", "cmdline", "comm", "coredump_filter", "cpuset", "gid_map", "limits",
+        "loginuid",
         "mountinfo", "mounts", "mountstats", "net", "oom_adj", "oom_score", "oom_score_adj", "sched", "schedstat",
         "sessionid", "setgroups", "stat", "statm", "status", "task", "uid_map",
     }
@@ -77,7 +78,7 @@ def hand_over(broker: Broker, process: Process, tid: int, located: Located, hand
         return opened  # the kernel's own refusal comes first, and is no violation
     if may_read(broker, process, located, status):
         return opened
-    refused = broker.refuse(process, tid, _asked(process, located, status), errno.EACCES)
+    refused = broker.refuse(process, tid, _asked(broker, process, located, status), errno.EACCES)
     if refused == CONTINUE:
         return opened
     os.close(opened.fd)
@@ -95,29 +96,36 @@ def refuse_open(broker: Broker, process: Process, tid: int, located: Located, fl
         return _terminal(broker, tid, located.handle, flags, status.st_rdev)
     if may_read(broker, process, located, status):
         return None
-    return broker.refuse(process, tid, _asked(process, located, status), errno.EACCES) or None
+    return broker.refuse(process, tid, _asked(broker, process, located, status), errno.EACCES) or None
 
 
 def may_read(broker: Broker, process: Process, located: Located, status: os.stat_result) -> bool:
     """Whether no rule keeps this file from being read, by the path it was found at or by any other name of it."""
-    if not located.is_file:
-        return True
-    path = judged_path(broker, process, located.path)
+    path = _named(broker, process, located)
     return all(
         judge.may_read(path) and not (status.st_nlink > 1 and judge.secret_name(status))
         for _, judge in process.account().judges
     )
 
 
-def _asked(process: Process, located: Located, status: os.stat_result) -> Read:
+def _named(broker: Broker, process: Process, located: Located) -> str:
+    """The path that rules speak of. A file that was removed had one: whoever has it open by O_PATH could remove it
+    first, and read it then. For what never had a place on a disk it is no path at all, which no rule covers."""
+    if not located.is_file and located.path.startswith("/"):
+        return located.path.removesuffix(" (deleted)")
+    return judged_path(broker, process, located.path)
+
+
+def _asked(broker: Broker, process: Process, located: Located, status: os.stat_result) -> Read:
     """By the name that a rule speaks of: a hard link may have been made long ago, under another one."""
+    path = _named(broker, process, located)
     for _, judge in process.account().judges:
-        if not judge.may_read(located.path):
+        if not judge.may_read(path):
             break
-        name = judge.secret_name(status)
+        name = judge.secret_name(status) if status.st_nlink > 1 else ""
         if name:
             return Read(name)
-    return Read(located.path)
+    return Read(path)
 
 
 def _open(broker: Broker, tid: int, handle: int, flags: int) -> HandOver | int:
@@ -182,4 +190,4 @@ def refuse_program(broker: Broker, process: Process, tid: int, dirfd: int, addre
         return None
     if not status.st_mode & 0o111 or not stat.S_ISREG(status.st_mode):
         return errno.EACCES
-    return broker.refuse(process, tid, _asked(process, located, status), errno.EACCES) or None
+    return broker.refuse(process, tid, _asked(broker, process, located, status), errno.EACCES) or None

@@ -8,8 +8,9 @@ import pytest
 
 from fence_core.errors import PolicyError
 from fence_core.policy.decide import Judge, Links
-from fence_core.policy.requests import Bind, Connect, Request, Resolve, UnixConnect, Write
-from fence_core.policy.templates import TemplateContext, template, template_names
+from fence_core.policy.requests import Bind, Connect, Read, Request, Resolve, UnixConnect, Write
+from fence_core.policy.templates import TemplateContext, preset, template
+from fence_core.policy.variables import matcher
 
 CONTEXT = TemplateContext(
     root="/home/ci/pro[j]*",
@@ -85,7 +86,7 @@ def judge(name: str) -> Judge:
     ],
 )
 def test_what_may_be_written(path: str, allowed_by: set[str]) -> None:
-    assert {name for name in template_names() if judge(name).may_write(path)} == allowed_by
+    assert {name for name in (DEFAULT, PYTEST, STRICT) if judge(name).may_write(path)} == allowed_by
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,71 @@ def test_what_may_be_written(path: str, allowed_by: set[str]) -> None:
     ],
 )
 def test_whom_the_tests_may_talk_to(request_: Request, allowed_by: set[str]) -> None:
-    assert {name for name in template_names() if judge(name).decide(request_).allowed} == allowed_by
+    assert {name for name in (DEFAULT, PYTEST, STRICT) if judge(name).decide(request_).allowed} == allowed_by
+
+
+def test_no_secrets_is_the_default_with_denials() -> None:
+    """Nothing more may be written or reached than under `pytest`, nothing less either."""
+    base, more = preset(PYTEST, CONTEXT), preset("no-secrets", CONTEXT)
+    assert more.policy.network == base.policy.network
+    assert more.policy.filesystem._replace(deny_read=()) == base.policy.filesystem
+    assert (base.settings.env_deny, base.policy.filesystem.deny_read) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("/home/ci/.aws/credentials", True),
+        ("/home/ci/.ssh/id_ed25519", True),
+        ("/home/ci/.config/gcloud/application_default_credentials.json", True),
+        ("/home/ci/.docker/config.json", True),
+        ("/home/ci/.netrc", True),
+        ("/etc/shadow", True),
+        ("/run/secrets/kubernetes.io/serviceaccount/token", True),
+        ("/home/ci/.docker/contexts/meta.json", False),
+        ("/home/ci/.gitconfig", False),
+        ("/home/ci/.claude/settings.json", False),
+        ("/home/ci/project/.env", False),
+        ("/home/ci/project/tests/.netrc", False),
+        ("/etc/passwd", False),
+    ],
+)
+def test_files_that_no_secrets_keeps(path: str, kept: bool) -> None:
+    it = judge("no-secrets")
+    assert it.may_read(path) is not kept
+    assert it.decide(Read(path)).allowed is not kept
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("GITHUB_TOKEN", True),
+        ("AWS_SECRET_ACCESS_KEY", True),
+        ("AWS_SESSION_TOKEN", True),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", True),
+        ("GOOGLE_APPLICATION_CREDENTIALS", True),
+        ("AZURE_CLIENT_SECRET", True),
+        ("OPENAI_API_KEY", True),
+        ("TWINE_PASSWORD", True),
+        ("ACTIONS_ID_TOKEN_REQUEST_URL", True),
+        ("SLACK_WEBHOOK_URL", True),
+        ("SSH_AUTH_SOCK", True),
+        ("AWS_REGION", False),
+        ("AWS_CA_BUNDLE", False),
+        ("AWS_PROFILE", False),
+        ("GPG_KEY", False),  # which key Python was signed with, in its official images
+        ("DATABASE_URL", False),  # mostly that of a database for the tests
+        ("PGPASSWORD", False),
+        ("PATH", False),
+        ("HOME", False),
+        ("TOKENIZERS_PARALLELISM", False),
+        ("GITHUB_ACTIONS", False),
+        ("PYTEST_ADDOPTS", False),
+        ("PYTHONPATH", False),
+    ],
+)
+def test_variables_that_no_secrets_keeps(name: str, kept: bool) -> None:
+    assert matcher(preset("no-secrets", CONTEXT).settings.env_deny)(name) is kept
 
 
 def test_decisions_name_the_preset() -> None:
@@ -112,7 +177,7 @@ def test_decisions_name_the_preset() -> None:
 
 
 def test_an_unknown_template_lists_ours() -> None:
-    with pytest.raises(PolicyError, match=r'"code" is no template.*"default-deny", "pytest", "strict"'):
+    with pytest.raises(PolicyError, match=r'"code" is no template.*"default-deny", "pytest", "strict", "no-secrets"'):
         template("code", CONTEXT)
 
 

@@ -13,7 +13,6 @@ Strings that stay are left where they are, since the C library's array points in
 from __future__ import annotations
 
 import os
-import posix
 from typing import TYPE_CHECKING
 
 from fence_core.errors import FenceUnavailable
@@ -34,6 +33,8 @@ def remove(chosen: Callable[[str], bool]) -> tuple[str, ...]:
     Raises `FenceUnavailable` if /proc/self/environ shows one of them afterwards, `OSError` where this process's own
     memory cannot be reached.
     """
+    import posix  # not there on Windows, where importing this module must do no harm
+
     start, block = _block()
     shown = _names(block.split(b"\0"))
     names = {name for name in shown | libc.variable_names() | set(posix.environ) if chosen(os.fsdecode(name))}

@@ -203,11 +203,8 @@ SET = {
     "network.socks_proxy_port": 1080,
     "network.proxy_env": True,
     "network.expose_ports": [8000],
-    "filesystem.deny_read": ["~/.aws"],
     "command.deny": ["git push"],
     "command.allow": ["git push origin docs"],
-    "scope": "test",
-    "env_deny": ["*_TOKEN"],
 }
 
 

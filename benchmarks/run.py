@@ -4,6 +4,7 @@
     python benchmarks/run.py                          start-up, per test, per call
     python benchmarks/run.py --only calls --json out.json
     python benchmarks/run.py --only files             a suite that changes 10,000 small files
+    python benchmarks/run.py --only processes         a process for each test, beside pytest-forked
     python benchmarks/run.py --only names             connections by name, beside proxies
     python benchmarks/run.py --corpus RUNNER NAME...  real suites; see benchmarks/corpus/README.md
 
@@ -42,6 +43,7 @@ import names_peers
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 UNTRAPPED = ("open for reading + close", "stat", "getppid", "send + recv", "pread", "pwrite")
+PARTS = ("startup", "tests", "processes", "calls", "files", "names")
 PAIRS = ("mkdir + rmdir",)  # two trapped calls in one operation
 
 
@@ -67,6 +69,21 @@ SOCKET = Contestant(
 )
 SANDLOCK = Contestant("sandlock", needs="sandlock", sandboxed=True)
 ALL = (PLAIN, INSTALLED, FENCE, SOCKET, SANDLOCK)
+BARE_FORK = Contestant("bare fork and wait", ("-p", "bare_fork"))
+SCOPE_TEST = Contestant("--fence-scope=test", (*FENCE.options, "--fence-scope=test"), "pytest_fence")
+PYTEST_FORKED = Contestant("pytest-forked", ("-p", "pytest_forked", "--forked"), "pytest_forked")
+BARE_FORK_PLUGIN = """
+import os
+import pytest
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol():
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return (yield)
+"""
 
 # The presets would let tests write wherever the scratch suite is.
 ONLY_HERE = """
@@ -227,6 +244,28 @@ def per_test(base: Path, contestants: Sequence[Contestant], rounds: int, tests: 
     return found
 
 
+def processes(base: Path, rounds: int, tests: int) -> dict[str, dict[str, Series]]:
+    """A process for each test: the fence's, pytest-forked's, and as little as one can be."""
+    code = "".join(f"def test_{n}():\n    pass\n\n\n" for n in range(tests))
+    suite = Suite(base, "processes", {"test_many.py": code, "bare_fork.py": BARE_FORK_PLUGIN})
+    contestants = [PLAIN, BARE_FORK, FENCE, SCOPE_TEST]
+    if not PYTEST_FORKED.here:
+        print("pytest-forked: not measured, it is not installed")
+    else:
+        try:
+            suite.run(PYTEST_FORKED)
+        except RuntimeError:
+            print("pytest-forked: not measured, it does not work with this version of pytest")
+        else:
+            contestants.append(PYTEST_FORKED)
+    found = interleave(contestants, rounds, lambda contestant: {"processes": suite.run(contestant)})
+    print(f"\nA process for each test: {tests:,} empty tests (aim: +4 ms where a bare fork is 1.6, pytest-forked's)\n")
+    scale = 1e3 / tests
+    rows = [[name, ratio(series), *extra(series, scale, "ms a test")] for name, series in found["processes"].items()]
+    print(table(["contestant", "ratio (least to greatest)", "extra", "of the best"], rows), flush=True)
+    return found
+
+
 def per_call(base: Path, contestants: Sequence[Contestant], rounds: int) -> dict[str, dict[str, Series]]:
     elsewhere = base / "elsewhere"
     elsewhere.mkdir()
@@ -360,14 +399,15 @@ def machine() -> dict[str, object]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="projects of the corpus (default: all)")
-    parser.add_argument("--only", action="append", choices=("startup", "tests", "calls", "files", "names", "corpus"))
+    parser.add_argument("--only", action="append", choices=(*PARTS, "corpus"))
     parser.add_argument("--repeats", type=int, default=9, help="rounds (default: %(default)s)")
     parser.add_argument("--tests", type=int, default=10_000, help="empty tests in one suite (default: %(default)s)")
+    parser.add_argument("--forks", type=int, default=500, help="tests with a process each (default: %(default)s)")
     parser.add_argument("--corpus", type=Path, metavar="RUNNER", help="the corpus' run.py")
     parser.add_argument("--corpus-options", default="", metavar="OPTIONS", help="further pytest options, e.g. '-n 2'")
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything that was measured")
     options = parser.parse_args(argv)
-    wanted = options.only or ["startup", "tests", "calls", "files", "names", *(["corpus"] if options.corpus else [])]
+    wanted = options.only or [*PARTS, *(["corpus"] if options.corpus else [])]
     if "corpus" in wanted and options.corpus is None:
         parser.error("--only corpus needs --corpus RUNNER")
     if options.names and "corpus" not in wanted:
@@ -388,6 +428,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             series |= per_test(
                 scratch, [c for c in here if not c.sandboxed], max(3, options.repeats // 2), options.tests
             )
+        if "processes" in wanted:
+            series |= processes(scratch, max(3, options.repeats // 2), options.forks)
         if "calls" in wanted:
             series |= per_call(scratch, [c for c in here if c is not INSTALLED], max(3, options.repeats // 2))
         if "files" in wanted:

@@ -1,0 +1,149 @@
+"""What a test's own process tells its parent, and what the parent makes of its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from pytest_fence import forked, forked_crash, forked_wire
+from pytest_fence.categories import FenceWarning
+from pytest_fence.forked_wire import Line, Reader
+
+
+def told(*messages: tuple[object, ...]) -> list[list[Any]]:
+    """What arrives of these, however it is cut into pieces."""
+    reading, writing = os.pipe()
+    line, reader = Line(writing, in_step=False), Reader()
+    for message in messages:
+        line.send(*message)
+    os.close(writing)
+    found = []
+    while chunk := os.read(reading, 7):
+        found += reader.feed(chunk)
+    os.close(reading)
+    return found
+
+
+def test_messages_arrive_whole() -> None:
+    messages = [("report", {"text": "a\nb\u2028\udc80\0"}), ("end",)]
+    assert told(*messages) == [list(message) for message in messages]
+
+
+def test_a_message_without_its_end_was_never_said() -> None:
+    assert list(Reader().feed(b'["a"]\n["end"')) == [["a"]]
+
+
+def test_what_is_no_plain_data_goes_as_text() -> None:
+    ((_, data),) = told(("report", {"odd": ValueError("x"), "pair": (1, 2), (3, 4): "left out"}))
+    assert data == {"odd": "x", "pair": [1, 2]}
+
+
+def test_a_fork_of_the_sender_is_not_heard() -> None:
+    reading, writing = os.pipe()
+    line = Line(writing, in_step=False)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            line.send("end")
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(writing)
+    assert os.read(reading, 100) == b""
+    os.close(reading)
+
+
+def test_reports_are_rebuilt() -> None:
+    """What the parent knows is not sent; tuples that JSON makes lists of are tuples again."""
+    known = forked_wire.known_of("a.py::b", ("a.py", 3, "b"), {"b": 1})
+    whole = {
+        **known,
+        "outcome": "skipped",
+        "longrepr": ("a.py", 4, "why"),
+        "sections": [("Captured stdout call", "x")],
+        "user_properties": [("k", 1)],
+        "mine": ["a", ["b"]],
+    }
+    slim = forked_wire.slim(whole, known)
+    assert not {"nodeid", "location", "keywords"} & slim.keys()
+    ((_, sent),) = told(("report", slim))
+    assert forked_wire.restored(sent, known) == whole
+    other = {**whole, "location": ("other.py", 1, "c")}
+    assert forked_wire.restored(forked_wire.slim(other, known), known) == other
+
+
+class NeedsTwo(UserWarning):
+    """One that cannot be made from its text."""
+
+    def __init__(self, one: object, two: object) -> None:
+        super().__init__(f"{one}{two}")
+
+
+@pytest.mark.parametrize(
+    ("given", "category", "text"),
+    [
+        (DeprecationWarning("old"), DeprecationWarning, "old"),
+        (FenceWarning("f"), FenceWarning, "f"),
+        (NeedsTwo(1, 2), Warning, f"{__name__}.NeedsTwo: 12"),
+    ],
+)
+def test_warnings(given: Warning, category: type[Warning], text: str) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.warn(given, stacklevel=1)
+    ((_, plain),) = told(("warning", forked_wire.plain_warning(caught[0])))
+    found = forked_wire.to_warning(plain)
+    assert (found.category, str(found.message)) == (category, text)
+    assert (found.filename, found.lineno) == (caught[0].filename, caught[0].lineno)
+
+
+def test_a_warning_imports_nothing() -> None:
+    """The name of its class comes from a test, which may be under a narrower policy."""
+    plain: Mapping[str, Any] = {"text": "t", "filename": "f", "lineno": 1}
+    for module, name in (("no.such.module", "X"), ("os", "path"), ("builtins", "dict"), ("builtins", "KeyError")):
+        found = forked_wire.to_warning({**plain, "module": module, "name": name})
+        assert (found.category, str(found.message)) == (Warning, f"{module}.{name}: t")
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (signal.SIGSEGV, "ended by SIGSEGV (Segmentation fault)"),
+        (signal.SIGSEGV | 0x80, "ended by SIGSEGV (Segmentation fault)"),  # with a core dump
+        (signal.SIGKILL, "ended by SIGKILL (Killed): the kernel's out-of-memory killer uses this signal"),
+        (signal.SIGRTMIN + 1, f"ended by signal {signal.SIGRTMIN + 1}"),
+        (3 << 8, "ended by itself with status 3 before its report was complete"),
+        (None, "ended before its report was complete, and something else has waited for it"),
+    ],
+)
+def test_ends_in_words(status: int | None, text: str) -> None:
+    assert text in forked_crash.describe(status)
+
+
+def test_sections_of_one_phase_are_one() -> None:
+    first = [("Captured stdout setup", "a"), ("Captured log setup", "b")]
+    second = [
+        ("Captured log setup", "c"),
+        ("Captured stdout setup", "d"),
+        ("Captured stdout setup", "e"),
+        ("fence", "f"),
+    ]
+    assert forked._joined(first, second) == [
+        ("Captured stdout setup", "ad"),
+        ("Captured log setup", "b\nc"),
+        ("Captured stdout setup", "e"),
+        ("fence", "f"),
+    ]
+
+
+def test_an_interrupt_names_its_place() -> None:
+    found = forked._interrupt_at("somewhere.py", 12)
+    assert found.__traceback__ is not None
+    frame = pytest.ExceptionInfo.from_exception(found).traceback[-1]
+    assert (str(frame.path).rpartition("/")[2], frame.lineno + 1) == ("somewhere.py", 12)
+    assert isinstance(forked._interrupt_at("", 0), KeyboardInterrupt)

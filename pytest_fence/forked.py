@@ -69,14 +69,19 @@ class ForkedTests:
         if not self._bring_up(item):
             return None  # what failed was kept by pytest, and is raised again where it is reported
         test = Test(item, self._hooks, time.perf_counter() - started)
-        line = self._fork(item, test)
-        if line is None:
-            return None
         try:
-            test.follow(line)
+            line = self._fork(item, test)
+        except OSError as error:
+            test.cannot_run(f"no process could be started for this test: {error}")
+        else:
+            if line is None:
+                return None
+            try:
+                test.follow(line)
+            finally:
+                os.close(line)
         finally:
-            os.close(line)
-            if hasattr(item, "_request"):  # as pytest leaves an item that has run
+            if self.child is None and hasattr(item, "_request"):  # as pytest leaves an item that has run
                 item._request = False
                 item.funcargs = None  # type: ignore[attr-defined]
         try:
@@ -145,10 +150,11 @@ class ForkedTests:
         delay, interval = signal.setitimer(signal.ITIMER_REAL, 0)
         try:
             test.pid = self._fence.fork_test()
-        except OSError as error:
+        except OSError:
             os.close(reading)
             os.close(writing)
-            raise OSError(error.errno, f"no process could be started for this test: {error.strerror}") from None
+            signal.setitimer(signal.ITIMER_REAL, delay, interval)
+            raise
         if test.pid == 0:
             try:
                 os.close(reading)
@@ -227,6 +233,11 @@ class Test:
     def aborted(self) -> bool:
         """Whether the whole run is to end with this test."""
         return self._error is not None
+
+    def cannot_run(self, why: str) -> None:
+        """There is no process: the test fails."""
+        self._reaped = True
+        self._crashed(why)
 
     def follow(self, line: int) -> None:
         """Pass on what the test tells until its process has ended."""

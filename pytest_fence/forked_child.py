@@ -66,6 +66,7 @@ class Child:
         self._session = item.session
         self._wishes = (self._session.shouldstop, self._session.shouldfail)
         self._keep_wider_fixtures()
+        self._inherited = _started_by_multiprocessing()
         self._recording = None
         if measured:
             from pytest_fence.forked_coverage import Recording
@@ -112,6 +113,9 @@ class Child:
             wishes = (self._session.shouldstop, self._session.shouldfail)
             if wishes != self._wishes:
                 self._line.send("wishes", *wishes)
+            for process in _started_by_multiprocessing() - self._inherited:
+                if process.daemon:
+                    process.terminate()  # as at the end of an interpreter
             for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
                 try:
                     stream.flush()  # type: ignore[union-attr]
@@ -138,6 +142,11 @@ class Child:
             self._session._setupstate.teardown_exact(None)
         except BaseException:
             traceback.print_exc()
+
+
+def _started_by_multiprocessing() -> set[Any]:
+    module = sys.modules.get("multiprocessing")
+    return set(module.active_children()) if module is not None else set()
 
 
 def take_the_timer(delay: float, interval: float) -> None:

@@ -323,3 +323,64 @@ def test_what_a_test_forks(fenced: Fenced) -> None:
     )
     run.clean("test_comes_back", "test_goes_on", "test_after")
     run.has("3 passed")
+
+
+def test_daemons_of_multiprocessing(fenced: Fenced) -> None:
+    """End with the process that has made them, as they do with an interpreter; those of wider fixtures do not."""
+    run = fenced.run(
+        """
+        import multiprocessing, signal
+        import pytest
+
+        def daemon():
+            process = multiprocessing.get_context("fork").Process(target=signal.pause, daemon=True)
+            process.start()
+            return process
+
+        @pytest.fixture(scope="session")
+        def wide():
+            process = daemon()
+            yield process
+            assert process.is_alive()
+            process.terminate()
+            process.join()
+
+        def test_it(wide):
+            assert daemon().is_alive()
+
+        def test_after(wide):
+            pass
+        """,
+        flags=FORKED,
+    )
+    assert run.status == 0, run
+    assert "outlived" not in run.err, run
+
+
+def test_no_more_processes(fenced: Fenced) -> None:
+    """A test that cannot have a process fails, and the next one is tried."""
+    run = fenced.run(
+        """
+        def test_cannot(): pass
+        def test_can(): pass
+        """,
+        files={
+            "conftest.py": """
+                import errno, os
+                from fence_core.launcher import test_process
+
+                fork, refusals = test_process._os_fork, [OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))]
+
+                def refusing():
+                    if refusals:
+                        raise refusals.pop()
+                    return fork()
+
+                test_process._os_fork = refusing
+            """
+        },
+        flags=FORKED,
+    )
+    report = run.report("test_cannot", "setup")
+    assert (report["outcome"], "no process could be started for this test" in report["text"]) == ("failed", True), run
+    run.clean("test_can")

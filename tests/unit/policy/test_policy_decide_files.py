@@ -359,3 +359,21 @@ def test_a_hard_link_to_what_may_not_be_read(tmp_path: Path) -> None:
     asked = judge(deny_read=[str(tmp_path / "secret")])
     assert asked.secret_name((tmp_path / "other").stat()) == str(tmp_path / "secret")
     assert asked.secret_name((tmp_path / "free").stat()) == ""
+
+
+@pytest.mark.parametrize(
+    ("denied", "shut"),
+    [
+        ("/home/ci/proj/out", True),
+        ("/home/ci/proj", True),
+        ("/home/ci/proj/out/*", False),
+        ("/home/ci/proj/out/a", False),
+        ("out", True),
+        ("*.key", False),
+    ],
+)
+def test_which_places_are_shut_altogether(denied: str, shut: bool) -> None:
+    """By a rule for the place or for what it lies in; never by the want of a rule that allows it."""
+    found = judge(allow_write=["/home/ci/proj/out/*"], deny_write=[denied])
+    assert found.shuts("/home/ci/proj/out") is shut
+    assert not judge().shuts("/home/ci/proj/out")

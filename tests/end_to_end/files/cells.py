@@ -6,6 +6,7 @@ does: where it refuses a call itself, the fence is to say the same and to blame 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -243,6 +244,10 @@ class Cell(NamedTuple):
     column: Column
     who: str
 
+    @property
+    def row_name(self) -> str:
+        return self.name.removesuffix(f"-{self.who}")
+
     def what(self, place: Place) -> str:
         """How a refusal of it is reported."""
         op, _, name = self.row.told.partition(" ")
@@ -399,6 +404,20 @@ def expected(cell: Cell, plain: Ran) -> int:
 
 def closed(cell: Cell) -> bool:
     return cell.row.call in ANSWERED_AS_MISSING
+
+
+def until_failure(errnos: Sequence[int]) -> list[str]:
+    """The names of the error numbers up to the first: later calls may work on what was not made."""
+    found: list[str] = []
+    for number in errnos:
+        found.append(name(number))
+        if number:
+            break
+    return found
+
+
+def name(number: int) -> str:
+    return errno.errorcode.get(number, "success")
 
 
 Problems = list[str]

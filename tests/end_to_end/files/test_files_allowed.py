@@ -14,13 +14,21 @@ import pytest
 
 from tests.end_to_end.caught import Fenced
 from tests.end_to_end.files import trees
-from tests.end_to_end.files.cells import COLUMNS, PERFORMERS, Cell, Ran, all_problems, cells, closed, expected, ran
+from tests.end_to_end.files.cells import (
+    COLUMNS,
+    PERFORMERS,
+    Cell,
+    Ran,
+    all_problems,
+    cells,
+    closed,
+    expected,
+    name,
+    ran,
+    until_failure,
+)
 
 WIDENED = [name for name, column in COLUMNS.items() if column.outside]
-
-
-def name(number: int) -> str:
-    return errno.errorcode.get(number, "success")
 
 
 def problems(cell: Cell, plain: Ran, fenced: Ran) -> Iterator[str]:
@@ -32,7 +40,7 @@ def problems(cell: Cell, plain: Ran, fenced: Ran) -> Iterator[str]:
         if got != errno.ENOSYS:
             yield f"{name(got)} instead of ENOSYS"
         return
-    natives, founds = ([name(each) for each in run.errnos[cell.name]] for run in (plain, fenced))
+    natives, founds = (until_failure(run.errnos[cell.name]) for run in (plain, fenced))
     if natives != founds:
         yield f"{founds} instead of {natives}"
     for one, other in zip(plain.after[cell.name], fenced.after[cell.name], strict=True):

@@ -1,7 +1,7 @@
 """Keeping variables from the tests: what `env_deny` matches leaves the environment before the fork.
 
-Run by the process that becomes the supervisor, and by a session nested in a fence. What forks from it afterwards, inside of
-the fence and beside it, has never had them.
+Run by any process that starts a session: the one that the user started, or one nested in a fence. What forks from it
+afterwards, inside of the fence and beside it, has never had them.
 """
 
 from __future__ import annotations

@@ -355,6 +355,7 @@ class ProcessTable:
         """Register the first process of a session, before it makes any call."""
         pidfd = pidfds.open_pidfd(pid)
         process = Process(pid, pidfd, None, binding)
+        process.proven = True  # it is the broker's own child, and nobody is known by its number before
         self.by_pid[pid] = process
         self._by_pidfd[pidfd] = process
         self._watch(pidfd, pid)

@@ -423,3 +423,18 @@ def test_a_path_that_changes_during_the_call(fenced: Fenced) -> None:
         policy=denying(fenced.outside / "secret"),
     )
     run.refused("test_race", f"read {fenced.outside}/secret", count=None)
+
+
+def test_processes_of_the_fence_show_each_other_what_they_do(fenced: Fenced) -> None:
+    """What procfs has of the test process a program that it starts may read, as it can without rules on reading."""
+    run = fenced.run(
+        """
+        import os, subprocess
+
+        def test_it():
+            shown = subprocess.run(["cat", f"/proc/{os.getpid()}/maps"], capture_output=True, text=True)
+            assert "[stack]" in shown.stdout, shown.stderr
+        """,
+        policy=denying(fenced.outside / "secret"),
+    )
+    run.clean("test_it")

@@ -124,9 +124,11 @@ def test_started_anew(fenced: Fenced) -> None:
 
 
 def test_workers(fenced: Fenced) -> None:
-    run = fenced.run(LOOK, "-n2", policy=POLICY, env=SECRETS, plugins=["xdist"])
+    # A worker's parent is the controller, which is inside and shows its environment to it.
+    chosen = ("-n2", "-k", "not test_those_outside")
+    run = fenced.run(LOOK, *chosen, policy=POLICY, env=SECRETS, plugins=["xdist"])
     assert run.status == 0, run
-    assert "6 passed" in run.out
+    assert "5 passed" in run.out
 
 
 def test_everything(fenced: Fenced) -> None:

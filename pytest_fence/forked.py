@@ -192,7 +192,9 @@ class ForkedTests:
         del item._report_sections[:]
         with self._as_in_phase(item, "teardown"):
             call: pytest.CallInfo[None] = pytest.CallInfo.from_call(
-                lambda: state.teardown_exact(nextitem), when="teardown", reraise=(pytest.exit.Exception,)
+                lambda: state.teardown_exact(nextitem),
+                when="teardown",
+                reraise=(pytest.exit.Exception, KeyboardInterrupt),
             )
         report = pytest.TestReport.from_item_and_call(item, call)
         self._hooks.judge(item, report)

@@ -46,8 +46,8 @@ def problems(cell: Cell, plain: Ran, fenced: Ran) -> Iterator[str]:
     elif closed(cell):
         if told or got != errno.ENOSYS:
             yield f"{name(got)} instead of ENOSYS, and blamed for {told}"
-    elif native and may_be_refused_first(cell):
-        if got not in (native, errno.EACCES, errno.EPERM) or len(told) > 1:
+    elif (native or cell.who == "nobody") and may_be_refused_first(cell):
+        if not got or len(told) > 1 or (told and got != errno.EACCES):
             yield f"{name(got)} instead of {name(native)}, and blamed for {told}"
     elif native or not cell.changes_target:
         if told or got != native:

@@ -140,7 +140,7 @@ def unwatched(source: str) -> Problem:
         "filesystem.deny_read",
         "cannot be kept: this session does not watch what is read, which has to be said before its start",
         "watch_reads = true, or a deny_read, in the configuration of the session (nothing is watched otherwise, since "
-        "each open for reading then takes some 20 microseconds longer)",
+        "each open for reading then takes some 30 microseconds longer)",
     )
 
 

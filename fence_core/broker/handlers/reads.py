@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from fence_core.broker import opener
 from fence_core.broker.handlers.acting import DIRECTORY_ENDS, is_of_a_stranger, judged_path, perform
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
+from fence_core.broker.native_errno import native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply
 from fence_core.kernel import process as kernel_process
 from fence_core.policy.requests import Read
@@ -96,7 +97,8 @@ def refuse_open(broker: Broker, process: Process, tid: int, located: Located, fl
         return _terminal(broker, tid, located.handle, flags, status.st_rdev)
     if may_read(broker, process, located, status):
         return None
-    return broker.refuse(process, tid, _asked(broker, process, located, status), errno.EACCES) or None
+    native = native_errno("open", located, tid, flags=flags)
+    return native or broker.refuse(process, tid, _asked(broker, process, located, status), errno.EACCES) or None
 
 
 def may_read(broker: Broker, process: Process, located: Located, status: os.stat_result) -> bool:

@@ -16,7 +16,7 @@ from tests.end_to_end.files import trees
 
 _SHARE = 1 if os.geteuid() == 0 else 5
 ROUNDS = {"session": 100_000 // _SHARE, "marker": 20_000 // _SHARE}
-"""What a marker allows the broker does itself, which takes longer. CI runs these as root as well as as an ordinary user:
+"""What a marker allows the broker does itself, which takes longer. CI runs these as root and as an ordinary user:
 the full number is for one of them."""
 
 TEST = """

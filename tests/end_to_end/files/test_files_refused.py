@@ -46,7 +46,7 @@ def problems(cell: Cell, plain: Ran, fenced: Ran) -> Iterator[str]:
     elif closed(cell):
         if told or got != errno.ENOSYS:
             yield f"{name(got)} instead of ENOSYS, and blamed for {told}"
-    elif (native or cell.who == "nobody") and may_be_refused_first(cell):
+    elif (native or (cell.who == "nobody" and cell.row.told)) and may_be_refused_first(cell):
         if not got or len(told) > 1 or (told and got != errno.EACCES):
             yield f"{name(got)} instead of {name(native)}, and blamed for {told}"
     elif native or not cell.changes_target:

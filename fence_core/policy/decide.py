@@ -284,7 +284,9 @@ class Judge:
         this fence passes it as `/proc/self/...`; about any other process, as it is.
         """
         if op != "open" and op in protected.CONTAINER_OPS:
-            return self._write(Write(op, path)).allowed
+            node = self._writes.inherited(path)
+            # None: some rule speaks of this name, maybe as of a directory that holds others.
+            return self._write(Write(op, path)).allowed if node is None else node.writable
         return self._writable(path)
 
     def shuts(self, path: str) -> bool:

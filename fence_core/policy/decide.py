@@ -284,7 +284,7 @@ class Judge:
         this fence passes it as `/proc/self/...`; about any other process, as it is.
         """
         if op != "open" and op in protected.CONTAINER_OPS:
-            node = self._writes.inherited(path)
+            node = self._writes.inherited(path) if path[:1] == "/" else None
             # None: some rule speaks of this name, maybe as of a directory that holds others.
             return self._write(Write(op, path)).allowed if node is None else node.writable
         return self._writable(path)

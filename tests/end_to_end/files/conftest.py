@@ -33,6 +33,8 @@ def fenced() -> Iterator[Fenced]:
     for name in ("in", "o"):
         (base / name).mkdir()
     runs = Patient(base / "in")
-    yield Fenced(runs, Loopback(0, 0, 0, 0, 0), base / "o")
-    runs.close()
-    shutil.rmtree(base)
+    try:
+        yield Fenced(runs, Loopback(0, 0, 0, 0, 0), base / "o")
+        runs.close()
+    finally:
+        shutil.rmtree(base)

@@ -117,7 +117,7 @@ def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict
     config = request["config"]
     policy = policy_from_wire(config["policy"])
     if policy.filesystem.deny_read and not broker.watches_reads:
-        raise PolicyError((unwatched(printable(str(config["source"]))),))
+        raise PolicyError((unwatched(printable(str(config["source"])), "the session around this one"),))
     scope = Scope(
         len(broker.scopes),
         policy,

@@ -92,6 +92,7 @@ _FLAT_SECTIONS = ("network", "filesystem")
 _OF_MARKERS_TOO = frozenset({"allow_pty", "scope"})
 """Keys outside of the sections that one test may have for itself."""
 _WHOLE_RUN = "is set for the run as a whole"
+_FLAGS = {"enabled": ", or --fence", "mode": ", or --fence-mode", "require": ", or --fence-require"}
 _PTY = ("/dev/ptmx", "/dev/pts/*", "/dev/tty")
 _CONTROL = r"[\x00-\x1f\x7f]"
 
@@ -133,14 +134,14 @@ def parse_overlay(
     return parser.overlay()
 
 
-def unwatched(source: str) -> Problem:
+def unwatched(source: str, which: str = "the run") -> Problem:
     """`deny_read` where nothing watches what is read."""
     return Problem(
         source,
         "filesystem.deny_read",
-        "cannot be kept: this session does not watch what is read, which has to be said before its start",
-        "watch_reads = true, or a deny_read, in the configuration of the session (nothing is watched otherwise, since "
-        "each open for reading then takes some 30 microseconds longer)",
+        f"cannot be kept: {which} does not watch what is read, which has to be said before its start",
+        f"watch_reads = true, or a deny_read, in the configuration of {which} (nothing is watched otherwise, since each "
+        "open for reading then takes some 30 microseconds longer)",
     )
 
 
@@ -176,7 +177,7 @@ class _Parser:
                 elif key.path in NOT_SUPPORTED_YET:
                     self._not_yet(key, name, value)
                 else:
-                    self.problem(name, _WHOLE_RUN, "in the config file or on the command line")
+                    self.problem(name, _WHOLE_RUN, "in the configuration" + (_FLAGS.get(name, "")))
                 continue
             owner = next((key for section in _SECTIONS if (key := _BY_SECTION[section].get(name))), None)
             if owner is None:
@@ -371,7 +372,7 @@ class _Parser:
     def _variables(self, key: Key, path: str, value: object) -> tuple[str, ...]:
         found = []
         for here, text in self._strings(path, value, "*_TOKEN"):
-            if "=" in text or text != text.strip():
+            if "=" in text or "[" in text or text != text.strip():
                 self.problem(here, f"{_quote(text)} is no name", 'the name of a variable, with "*" and "?" as globs')
             found.append(text)
         return tuple(found)

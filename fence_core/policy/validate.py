@@ -140,8 +140,8 @@ def unwatched(source: str, which: str = "the run") -> Problem:
         source,
         "filesystem.deny_read",
         f"cannot be kept: {which} does not watch what is read, which has to be said before its start",
-        f"watch_reads = true, or a deny_read, in the configuration of {which} (nothing is watched otherwise, since each "
-        "open for reading then takes some 30 microseconds longer)",
+        f"watch_reads = true, or a deny_read, in the configuration of {which} (nothing is watched otherwise, since "
+        "each open for reading then takes some 30 microseconds longer)",
     )
 
 

@@ -98,6 +98,10 @@ class Resolver:
         """Set once any fenced process has made a chroot or setns: from then on every root is compared with ours."""
         root = os.stat("/")
         self._root = (root.st_dev, root.st_ino)
+        self._own = f"/proc/{os.getpid()}"
+        self._procfs = os.stat("/proc").st_dev
+        self._other_procfs = frozenset[int]()
+        self._mounts_seen = b""
         self._mounts = os.readlink("/proc/self/ns/mnt")
         self._fds = os.open("/proc/self/fd", _O_PARENT)
         self._nr = arch.current().calls["openat2"]
@@ -189,7 +193,8 @@ class Resolver:
         for _ in range(_LINKS_MAX):
             handle = self._open(base, raw, self._file_in_root if in_root else self._file)
             if handle >= 0:
-                return self.opened(handle)
+                located = self.opened(handle)
+                return self._walk(base, raw, tid, tgid) if self._leads_to_us(located.path) else located
             if handle == -errno.ELOOP:
                 if in_root:
                     return Located(os.fsdecode(raw), errno=errno.EACCES)  # magic links lead out of a root
@@ -237,6 +242,11 @@ class Resolver:
         else:
             self._keep(handle)
             parent = os.readlink(str(handle), dir_fd=self._fds)
+            if self._leads_to_us(parent):
+                found = self._walk(base, head, tid, tgid)
+                if found.errno or not found.is_file or found.handle < 0:
+                    return found if found.errno else Located(os.fsdecode(raw), errno=errno.ENOENT)
+                parent, handle = found.path, found.handle
         text = os.fsdecode(name)
         return Located(
             f"/{text}" if parent == "/" else f"{parent}/{text}",
@@ -319,6 +329,23 @@ class Resolver:
         parent = os.readlink(str(handle), dir_fd=self._fds)
         path = f"{parent.rstrip('/')}/{os.fsdecode(name)}"
         return Located(path, parent=parent, directory=handle, name=name)
+
+    def is_other_procfs(self, device: int) -> bool:
+        """Whether this is another mount of procfs than ``/proc``: a way to processes that goes by another name."""
+        if os.major(device) != 0 or device == self._procfs:
+            return False
+        with open("/proc/self/mountinfo", "rb") as file:
+            mounts = file.read()
+        if mounts != self._mounts_seen:
+            lines = [line.partition(b" - ") for line in mounts.splitlines()]
+            numbers = [head.split()[2].split(b":") for head, _, kind in lines if kind.startswith(b"proc ")]
+            self._other_procfs = frozenset(os.makedev(int(a), int(b)) for a, b in numbers) - {self._procfs}
+            self._mounts_seen = mounts
+        return device in self._other_procfs
+
+    def _leads_to_us(self, path: str) -> bool:
+        """Whether the kernel took "whoever asks" (``/proc/self``, a symbolic link like any other) for the broker."""
+        return path.startswith(self._own) and path[len(self._own) : len(self._own) + 1] in ("", "/")
 
     def _same_root(self, tid: int) -> bool:
         try:

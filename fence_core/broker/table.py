@@ -101,6 +101,24 @@ _PRLIMIT: tuple[bpf.Case | int, ...] = (
 _CLONE_NEWUSER = 0x10000000  # include/uapi/linux/sched.h; clone3 has its flags in memory, where no filter can look
 _UNSHARE: tuple[bpf.Case | int, ...] = (bpf.Case((bpf.Condition(0, "any_bits", _CLONE_NEWUSER),), TRAP), ALLOW)
 _CLONE = _UNSHARE
+_PRCTL: tuple[bpf.Case | int, ...] = (
+    *(
+        # PR_CAPBSET_DROP, PR_SET_SECUREBITS, PR_CAP_AMBIENT: the next program has other capabilities (capabilities(7)).
+        bpf.Case((bpf.Condition(0, "eq", option),), TRAP)
+        for option in (24, 28, 47)
+    ),
+    ALLOW,
+)
+_OF_OTHERS: tuple[bpf.Case | int, ...] = (bpf.Case((bpf.Condition(0, "ne", 0),), TRAP), ALLOW)
+"""Calls about a process by its number, of which 0 means the caller."""
+_PRIORITY: tuple[bpf.Case | int, ...] = (
+    bpf.Case((bpf.Condition(0, "eq", 0), bpf.Condition(1, "ne", 0)), TRAP),  # PRIO_PROCESS
+    ALLOW,
+)
+_IO_PRIORITY: tuple[bpf.Case | int, ...] = (
+    bpf.Case((bpf.Condition(0, "eq", 1), bpf.Condition(1, "ne", 0)), TRAP),  # IOPRIO_WHO_PROCESS
+    ALLOW,
+)
 _IDENTITY = (
     "setuid",
     "setgid",
@@ -182,6 +200,13 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     "unshare": (exec_.change_identity, _UNSHARE),
     "clone": (exec_.change_identity, _CLONE),
     **dict.fromkeys(_IDENTITY, (exec_.change_identity, TRAP)),
+    "prctl": (exec_.change_identity, _PRCTL),
+    "sched_setparam": (exec_.schedule, _OF_OTHERS),
+    "sched_setscheduler": (exec_.schedule, _OF_OTHERS),
+    "sched_setattr": (exec_.schedule, _OF_OTHERS),
+    "sched_setaffinity": (exec_.schedule, _OF_OTHERS),
+    "setpriority": (exec_.prioritise, _PRIORITY),
+    "ioprio_set": (exec_.prioritise, _IO_PRIORITY),
 }
 
 _ENOSYS = (
@@ -234,19 +259,24 @@ _WATCHING_READS: Mapping[str, bpf.Action] = {
     "openat": TRAP,
     # Gives descriptors of the files that others open.
     "fanotify_init": bpf.errno_action(errno.EPERM),
+    # Samples of another process's stack hold what lies there, its environment included.
+    "perf_event_open": bpf.errno_action(errno.EPERM),
     "uselib": bpf.errno_action(errno.ENOSYS),
 }
 """What is different where the policy has `deny_read`. Nothing else opens a file by its path, and has its content, but
 execve(2), which is trapped anyway; readlink(2), stat(2) and getxattr(2) tell of files without reading them."""
 
 
-def rules(arch: Arch, *, watch_reads: bool = False) -> dict[int, bpf.Action]:
+def rules(arch: Arch, *, watch_reads: bool = False, as_root: bool = False) -> dict[int, bpf.Action]:
     """Call number to action, for calls this machine has."""
     calls = arch.calls
     found: dict[int, bpf.Action] = {calls[name]: action for name, (_, action) in TRAPPED.items() if name in calls}
     found[calls["setrlimit"]] = _SETRLIMIT
     found.update({calls[name]: bpf.errno_action(errno.ENOSYS) for name in _ENOSYS if name in calls})
     found.update({calls[name]: bpf.errno_action(errno.EPERM) for name in _EPERM if name in calls})
+    if as_root:
+        # Its flags lie in memory: libc asks by clone(2) instead, where the filter sees who makes a user namespace.
+        found[calls["clone3"]] = bpf.errno_action(errno.ENOSYS)
     if watch_reads:
         found.update({calls[name]: action for name, action in _WATCHING_READS.items() if name in calls})
     return found
@@ -257,6 +287,7 @@ def handlers(arch: Arch) -> dict[int, Handler]:
     return {arch.calls[name]: handler for name, (handler, _) in TRAPPED.items() if name in arch.calls}
 
 
-def filter_program(arch: Arch, *, watch_reads: bool = False) -> bytes:
-    """The seccomp program. Depends on nothing but the machine, and on whether opens for reading are watched."""
-    return bpf.assemble(rules(arch, watch_reads=watch_reads), arch=arch)
+def filter_program(arch: Arch, *, watch_reads: bool = False, as_root: bool = False) -> bytes:
+    """The seccomp program. Depends on nothing but the machine, and on whether opens for reading are watched, and
+    whether the fenced processes begin with privileges that they could give up."""
+    return bpf.assemble(rules(arch, watch_reads=watch_reads, as_root=as_root), arch=arch)

@@ -160,7 +160,12 @@ def _supervise(
             watches_reads=_watches_reads(config),
         )
         places = existing(root.judges[0].places) if _has_file_floor(config, found) else None
-        plan = memoryview(pack_plan(filter_program(arch.current(), watch_reads=_watches_reads(config)), places or ()))
+        plan = memoryview(
+            pack_plan(
+                filter_program(arch.current(), watch_reads=_watches_reads(config), as_root=os.geteuid() == 0),
+                places or (),
+            )
+        )
         while plan:
             plan = plan[os.write(to_child, plan) :]
 

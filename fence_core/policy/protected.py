@@ -76,6 +76,13 @@ PROTECTED = (
         "pytest-fence",
         unless="filesystem.allow_git_config",
     ),
+    Protected((".git/commondir",), "git takes hooks and configuration from where it points", "pytest-fence"),
+    Protected(
+        (".git/modules", ".git/worktrees"),
+        "git takes hooks and helper programs from there, or from where it points",
+        "pytest-fence",
+        unless="filesystem.allow_git_config",
+    ),
     Protected((".gitmodules",), "git fetches what it names", "fence, sandbox-runtime"),
     Protected((".ripgreprc",), "ripgrep takes a program to run from it", "fence, sandbox-runtime"),
     Protected((".vscode", ".idea"), "the editor runs tasks and programs that it names", "fence, sandbox-runtime"),

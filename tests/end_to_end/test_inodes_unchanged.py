@@ -57,6 +57,8 @@ def test_every_call(fenced: Fenced, tmp_path: Path, where: str) -> None:
     assert said_inside.keys() == said.keys()
     assert not {row: (said[row], said_inside[row]) for row in said if said[row] != said_inside[row]}
     before, after = inode_calls.states(plain), inode_calls.states(files)
+    inode_calls.open_all(plain)
+    inode_calls.open_all(files)
     assert not {row: (before[row], after[row]) for row in before if before[row] != after[row]}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -426,8 +425,8 @@ def test_big_reports(fenced: Fenced) -> None:
     assert "\u2028 \U0001f600" in text
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="older ones do not warn of threads at a fork")
 def test_threads_beside_a_fork_are_no_warning(fenced: Fenced) -> None:
+    """Python 3.12 and newer would warn of them."""
     run = fenced.run(
         """
         import threading

@@ -71,16 +71,41 @@ def setns(broker: Broker, tid: int, args: Arguments) -> Reply:
         path = os.readlink(f"/proc/{tid}/fd/{args[0] & 0xFFFF_FFFF}")
     except OSError:
         return CONTINUE  # EBADF
-    if path.startswith("/"):
+    # Of mount namespaces root could have walked to others (ioctl_nsfs(2)): there, a path is not what it is here.
+    if path.startswith("/") or (path.startswith("mnt:") and not _is_of_ours(broker, tid, path)):
         return broker.refuse(process, tid, EnterNamespace(path), errno.EPERM, whatever_rules=True)
     return CONTINUE
+
+
+def _is_of_ours(broker: Broker, tid: int, namespace: str) -> bool:
+    """Whether some fenced process is in this mount namespace."""
+    for pid in (tid, *broker.processes.by_pid):
+        try:
+            if os.readlink(f"/proc/{pid}/ns/mnt") == namespace:
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def prlimit(broker: Broker, tid: int, args: Arguments) -> Reply:
     """Only changes of another process's limits arrive here. With those of processes outside a test could end them,
     the guardian and the supervisor too: refused like a signal to them, which is no violation either."""
+    return _unless_outside(broker, tid, args[0] & 0xFFFF_FFFF)
+
+
+def schedule(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """sched_setscheduler(2) and its like on another process or thread."""
+    return _unless_outside(broker, tid, args[0] & 0xFFFF_FFFF)
+
+
+def prioritise(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """setpriority(2), ioprio_set(2) on another process or thread."""
+    return _unless_outside(broker, tid, args[1] & 0xFFFF_FFFF)
+
+
+def _unless_outside(broker: Broker, tid: int, pid: int) -> Reply:
     broker.processes.find(tid)
-    pid = args[0] & 0xFFFF_FFFF
     if os.readlink(f"/proc/{tid}/ns/pid") != os.readlink("/proc/self/ns/pid"):
         return CONTINUE  # a namespace made inside has no numbers for what is outside
     if broker.processes.is_ours(pid):

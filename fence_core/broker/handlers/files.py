@@ -107,7 +107,7 @@ def _open_located(
         located.parent, located.path = located.path, f"{located.path}/(unnamed temporary file)"
     judged = judged_path(broker, process, located.path)
     # git takes a file of this name for a link to a directory with hooks.
-    op = "create" if located.handle < 0 and located.name == b".git" and flags & os.O_CREAT else "open"
+    op = "create" if located.path.endswith("/.git") else "open"
     if located.is_file and not process.may_write(judged, op):
         if flags & os.O_CREAT and not flags & (CHANGES & ~os.O_CREAT | os.O_EXCL) and _exists(located):
             # It changes nothing where the file exists; were it gone by then, Landlock would make none.
@@ -125,7 +125,7 @@ def _open_located(
             return reply
     elif _kernel_may(broker, located, flags):
         return CONTINUE
-    if located.is_file and is_of_a_stranger(judged):
+    if located.is_file and (is_of_a_stranger(judged) or _is_in_other_procfs(broker, located)):
         return errno.EACCES
     return _perform_open(broker, tid, located, flags, mode)
 
@@ -137,6 +137,11 @@ def _kernel_may(broker: Broker, located: Located, flags: int) -> bool:
     if located.is_file or stat.S_ISREG(os.fstat(located.handle).st_mode):
         return broker.ceiling.covers_file(located.path, located.handle)
     return True  # pipes, sockets and devices of the kernel's own: no rule is needed
+
+
+def _is_in_other_procfs(broker: Broker, located: Located) -> bool:
+    known = located.handle if located.handle >= 0 else located.directory
+    return broker.resolver.is_other_procfs(os.fstat(known).st_dev)
 
 
 def _exists(located: Located) -> bool:

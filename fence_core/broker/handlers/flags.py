@@ -50,6 +50,13 @@ REFUSED = (
     # fs/xfs/libxfs/xfs_fs.h: by handle, as open_by_handle_at(2)
     0xC038586B,  # XFS_IOC_OPEN_BY_HANDLE
     0x4048587B,  # XFS_IOC_ATTRMULTI_BY_HANDLE
+    # include/uapi/linux/nsfs.h: from one mount namespace to the others of the machine
+    0x8010B70B,  # NS_MNT_GET_NEXT
+    0x8010B70C,  # NS_MNT_GET_PREV
+    # include/uapi/linux/fs.h, fs/ext4/ext4.h: a whole file system stops, or changes its name
+    0xC0045877,  # FIFREEZE
+    0x8004587D,  # EXT4_IOC_SHUTDOWN, XFS_IOC_GOINGDOWN
+    0x4008662C,  # EXT4_IOC_SETFSUUID
     # fs/ocfs2/ocfs2_ioctl.h: makes a file by its path
     0x40186F04,  # OCFS2_IOC_REFLINK
     # include/uapi/linux/nvme_ioctl.h: any command to the device, from who has CAP_SYS_ADMIN or CAP_SYS_RAWIO

@@ -38,7 +38,7 @@ def test_beyond():
 """
 
 
-@pytest.mark.parametrize("where", ["below", "thread", "beyond"])
+@pytest.mark.parametrize("where", ["below", pytest.param("thread", marks=pytest.mark.needs("user:root")), "beyond"])
 def test_every_call(fenced: Fenced, tmp_path: Path, where: str) -> None:
     """All rows of `inode_calls` inside a fence give what the kernel gives: below the ceiling, in a thread, and where
     only a marker allows it."""

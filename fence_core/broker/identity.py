@@ -94,15 +94,6 @@ class Identities:
             if creates:
                 os.umask(before)
 
-    def has_our_rights(self, tid: int) -> bool:
-        """Whether what we may do the caller may, too."""
-        if not self.differ:
-            return True
-        return (
-            os.readlink(f"/proc/{tid}/ns/user") == self._namespace
-            and _Who(read_proc(f"/proc/{tid}/status")) == self._own
-        )
-
     def outer_ids(self, tid: int, uid: int, gid: int) -> tuple[int, int] | None:
         """The ids of a thread's user namespace as ours has them; None where one of them has no counterpart.
 

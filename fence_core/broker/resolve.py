@@ -23,7 +23,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from fence_core.kernel import arch, libc
+from fence_core.kernel import arch, libc, names
 
 if TYPE_CHECKING:
     from fence_core.broker.identity import Identities
@@ -100,8 +100,6 @@ class Resolver:
         self._root = (root.st_dev, root.st_ino)
         self._own = f"/proc/{os.getpid()}"
         self._procfs = os.stat("/proc").st_dev
-        self._other_procfs = frozenset[int]()
-        self._mounts_seen = b""
         self._mounts = os.readlink("/proc/self/ns/mnt")
         self._fds = os.open("/proc/self/fd", _O_PARENT)
         self._nr = arch.current().calls["openat2"]
@@ -194,8 +192,9 @@ class Resolver:
             handle = self._open(base, raw, self._file_in_root if in_root else self._file)
             if handle >= 0:
                 located = self.opened(handle)
-                return self._walk(base, raw, tid, tgid) if self._leads_to_us(located.path) else located
-            if handle == -errno.ELOOP:
+                if not self._leads_to_us(located.path):
+                    return located
+            if handle >= 0 or handle == -errno.ELOOP:
                 if in_root:
                     return Located(os.fsdecode(raw), errno=errno.EACCES)  # magic links lead out of a root
                 return self._walk(base, raw, tid, tgid)
@@ -228,7 +227,13 @@ class Resolver:
             return Located(os.fsdecode(raw), errno=ASK_KERNEL)
         how = self._parent_in_root if in_root else self._parent
         handle = self._open(base, (head or b"/") if slash else b".", how)
-        if handle == -errno.ELOOP:
+        if handle < 0 and handle != -errno.ELOOP:
+            return Located(os.fsdecode(stripped), errno=-handle)
+        parent = ""
+        if handle >= 0:
+            self._keep(handle)
+            parent = os.readlink(str(handle), dir_fd=self._fds)
+        if not parent or self._leads_to_us(parent):
             if in_root:
                 return Located(os.fsdecode(raw), errno=errno.EACCES)
             found = self._walk(base, head, tid, tgid)
@@ -237,16 +242,6 @@ class Resolver:
             if found.handle < 0:
                 return Located(os.fsdecode(raw), errno=errno.ENOENT)
             parent, handle = found.path, found.handle
-        elif handle < 0:
-            return Located(os.fsdecode(stripped), errno=-handle)
-        else:
-            self._keep(handle)
-            parent = os.readlink(str(handle), dir_fd=self._fds)
-            if self._leads_to_us(parent):
-                found = self._walk(base, head, tid, tgid)
-                if found.errno or not found.is_file or found.handle < 0:
-                    return found if found.errno else Located(os.fsdecode(raw), errno=errno.ENOENT)
-                parent, handle = found.path, found.handle
         text = os.fsdecode(name)
         return Located(
             f"/{text}" if parent == "/" else f"{parent}/{text}",
@@ -330,18 +325,10 @@ class Resolver:
         path = f"{parent.rstrip('/')}/{os.fsdecode(name)}"
         return Located(path, parent=parent, directory=handle, name=name)
 
-    def is_other_procfs(self, device: int) -> bool:
-        """Whether this is another mount of procfs than ``/proc``: a way to processes that goes by another name."""
-        if os.major(device) != 0 or device == self._procfs:
-            return False
-        with open("/proc/self/mountinfo", "rb") as file:
-            mounts = file.read()
-        if mounts != self._mounts_seen:
-            lines = [line.partition(b" - ") for line in mounts.splitlines()]
-            numbers = [head.split()[2].split(b":") for head, _, kind in lines if kind.startswith(b"proc ")]
-            self._other_procfs = frozenset(os.makedev(int(a), int(b)) for a, b in numbers) - {self._procfs}
-            self._mounts_seen = mounts
-        return device in self._other_procfs
+    def is_other_procfs(self, fd: int) -> bool:
+        """Whether a descriptor of ours is open on another mount of procfs than ``/proc``: a way to processes by another
+        name."""
+        return names.is_procfs(fd) and os.fstat(fd).st_dev != self._procfs
 
     def _leads_to_us(self, path: str) -> bool:
         """Whether the kernel took "whoever asks" (``/proc/self``, a symbolic link like any other) for the broker."""
@@ -409,11 +396,3 @@ def own_links(raw: bytes, tid: int, tgid: int) -> bytes:
             start = meant % (tgid, tid) if meant.count(b"%d") == 2 else meant % tgid
             return start + raw[len(prefix) :]
     return raw
-
-
-def file_type(path: str) -> int:
-    """File type bits of `path` itself (``stat.S_IFMT``), 0 where nothing is there."""
-    try:
-        return stat_modes.S_IFMT(os.lstat(path).st_mode)
-    except OSError:
-        return 0

@@ -1,4 +1,4 @@
-"""Names given by descriptor: renameat2(2) and linkat(2) with all of their flags, which `os` does not offer.
+"""What `os` does not offer of names and descriptors: renameat2(2), linkat(2) with all flags, where a descriptor lies.
 
 Called by the broker, on descriptors that it has judged.
 """
@@ -59,3 +59,16 @@ def mount_of(fd: int) -> bytes:
             if line.startswith(b"mnt_id:"):
                 return line[7:].strip()
     return b""
+
+
+_PROC_SUPER_MAGIC = 0x9FA0  # include/uapi/linux/magic.h
+_STATFS_BYTES = 120  # struct statfs on 64 bits; f_type, a long, comes first
+_fstatfs = libc.function("fstatfs", ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
+
+
+def is_procfs(fd: int) -> bool:
+    """Whether a descriptor, one with O_PATH too, is open on a file of procfs. Raises `KernelCallError`."""
+    answer = (ctypes.c_long * (_STATFS_BYTES // ctypes.sizeof(ctypes.c_long)))()
+    if _fstatfs(fd, ctypes.addressof(answer)) < 0:
+        libc.fail("fstatfs")
+    return bool(answer[0] == _PROC_SUPER_MAGIC)

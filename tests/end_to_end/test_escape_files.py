@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 import pytest
 
 from tests.end_to_end.caught import Fenced
+from tests.end_to_end.support import Runs
 
 STRICT = '[tool.fence]\nextends = "strict"\nallow_write = ["./*"]\n'
 
@@ -69,6 +71,31 @@ def test_whoever_asks_behind_a_link(fenced: Fenced) -> None:
         """
     )
     run.clean("test_link", "test_directory")
+
+
+@pytest.mark.needs("user:root", "program:unshare")
+def test_a_second_procfs(runs: Runs) -> None:
+    """Mounted elsewhere it shows the same processes: with reads watched the broker opens nothing of it for a test."""
+    mount = runs.directory / "second"
+    mount.mkdir()
+    (runs.directory / "pyproject.toml").write_text('[tool.fence]\ndeny_read = ["/nowhere"]\n')
+    (runs.directory / "test_it.py").write_text(
+        f"""
+import os
+import pytest
+
+@pytest.mark.parametrize("name", ["environ", "mem", "maps"])
+def test_outside(name):
+    with pytest.raises(PermissionError):
+        open(f"{mount}/{{os.getppid()}}/{{name}}")
+
+def test_own():
+    open("/proc/self/environ").close()
+"""
+    )
+    command = shlex.join(runs.argv([], fenced=True))
+    ended = runs.command("unshare", "--mount", "sh", "-c", f"mount -t proc proc {mount} && exec {command}")
+    assert ended.status == 0, ended
 
 
 def test_git_is_led_elsewhere(fenced: Fenced) -> None:
@@ -138,7 +165,7 @@ def test_a_refusal_is_kept_off_the_screen(fenced: Fenced) -> None:
         def test_it():
             socket.socket().connect_ex((AWAY, 443))
             line = os.open("/proc/fence/control", os.O_RDWR | os.O_CREAT)
-            os.write(line, b'{"op": "settle", "upto": 1000}\\n')
+            os.write(line, b'{"op": "settle", "upto": 1000}\n')
             os.read(line, 100)
             os._exit(0)
         """

@@ -125,7 +125,8 @@ def _open_located(
             return reply
     elif _kernel_may(broker, located, flags):
         return CONTINUE
-    if located.is_file and (is_of_a_stranger(judged) or _is_in_other_procfs(broker, located)):
+    known = located.handle if located.handle >= 0 else located.directory
+    if located.is_file and (is_of_a_stranger(judged) or broker.resolver.is_other_procfs(known)):
         return errno.EACCES
     return _perform_open(broker, tid, located, flags, mode)
 
@@ -137,11 +138,6 @@ def _kernel_may(broker: Broker, located: Located, flags: int) -> bool:
     if located.is_file or stat.S_ISREG(os.fstat(located.handle).st_mode):
         return broker.ceiling.covers_file(located.path, located.handle)
     return True  # pipes, sockets and devices of the kernel's own: no rule is needed
-
-
-def _is_in_other_procfs(broker: Broker, located: Located) -> bool:
-    known = located.handle if located.handle >= 0 else located.directory
-    return broker.resolver.is_other_procfs(os.fstat(known).st_dev)
 
 
 def _exists(located: Located) -> bool:

@@ -69,7 +69,7 @@ def hand_over(broker: Broker, process: Process, tid: int, located: Located, hand
         return _terminal(broker, tid, handle, flags, status.st_rdev)
     if stat.S_ISFIFO(status.st_mode) and not flags & os.O_NONBLOCK and may_read(broker, process, located, status):
         return opener.open_elsewhere(broker, tid, handle, flags)
-    if broker.resolver.is_other_procfs(status.st_dev):
+    if broker.resolver.is_other_procfs(handle):
         return errno.EACCES
     stranger = located.is_file and is_of_a_stranger(judged_path(broker, process, located.path))
     if stranger and not _is_shown_to_all(located.path):

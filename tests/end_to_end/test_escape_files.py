@@ -93,7 +93,7 @@ def test_own():
     open("/proc/self/environ").close()
 """
     )
-    command = shlex.join(runs.argv([], fenced=True))
+    command = shlex.join(runs.argv(["test_it.py"], fenced=True))
     ended = runs.command("unshare", "--mount", "sh", "-c", f"mount -t proc proc {mount} && exec {command}")
     assert ended.status == 0, ended
 
@@ -165,7 +165,7 @@ def test_a_refusal_is_kept_off_the_screen(fenced: Fenced) -> None:
         def test_it():
             socket.socket().connect_ex((AWAY, 443))
             line = os.open("/proc/fence/control", os.O_RDWR | os.O_CREAT)
-            os.write(line, b'{"op": "settle", "upto": 1000}\n')
+            os.write(line, b'{"op": "settle", "upto": 1000}\\n')
             os.read(line, 100)
             os._exit(0)
         """

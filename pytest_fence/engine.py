@@ -133,16 +133,16 @@ def high_pair(*, both_ways: bool) -> tuple[int, int]:
 
     Raises OSError.
     """
-    from fence_core.launcher import test_process
+    from fence_core.launcher import per_test
 
-    return test_process.high_pair(both_ways=both_ways)
+    return per_test.high_pair(both_ways=both_ways)
 
 
 def end_test() -> NoReturn:
     """Leave a process that `Fence.fork_test` made: no atexit handlers, no flushing."""
-    from fence_core.launcher import test_process
+    from fence_core.launcher import per_test
 
-    test_process.end()
+    per_test.end()
 
 
 # Violations

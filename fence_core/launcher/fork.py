@@ -150,6 +150,7 @@ def _supervise(
         from fence_core.broker.scopes import Scope
         from fence_core.broker.table import filter_program
 
+        watch_reads = _watches_reads(config)
         root = Scope(
             0,
             config.policy,
@@ -157,12 +158,12 @@ def _supervise(
             source=config.source,
             syntax=source_kind(config.path),
             base_dir=Path(base_dir(config)),
-            watches_reads=_watches_reads(config),
+            watches_reads=watch_reads,
         )
         places = existing(root.judges[0].places) if _has_file_floor(config, found) else None
         plan = memoryview(
             pack_plan(
-                filter_program(arch.current(), watch_reads=_watches_reads(config), as_root=os.geteuid() == 0),
+                filter_program(arch.current(), watch_reads=watch_reads, as_root=os.geteuid() == 0),
                 places or (),
             )
         )
@@ -187,7 +188,7 @@ def _supervise(
             layers=_layers(found),
             stacks=found.available("wait_killable"),
             ceiling=Ceiling(places),
-            watches_reads=_watches_reads(config),
+            watches_reads=watch_reads,
         )
         broker.withheld = withheld
         supervisor = Supervisor(

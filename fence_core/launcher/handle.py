@@ -104,12 +104,12 @@ class Fence:
         What the child enters counts, as it shares the page; the session above it goes on being this process's. The
         child has a Landlock layer of its own, for the policy that was entered last.
         """
-        from fence_core.launcher import test_process  # only where a test is to have a process of its own
+        from fence_core.launcher import per_test  # only where a test is to have a process of its own
 
         if self._policy not in self._layers:
             places = self._ask({"op": "ceiling", "policy": self._policy})["places"]
-            self._layers[self._policy] = None if places is None else test_process.layer(places)
-        pid = test_process.fork(self._layers[self._policy])
+            self._layers[self._policy] = None if places is None else per_test.layer(places)
+        pid = per_test.fork(self._layers[self._policy])
         if pid == 0:
             self._lock = threading.Lock()  # a thread that is not there may have held it
         return pid

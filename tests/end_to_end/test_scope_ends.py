@@ -367,16 +367,16 @@ def test_no_more_processes(fenced: Fenced) -> None:
         files={
             "conftest.py": """
                 import errno, os
-                from fence_core.launcher import test_process
+                from fence_core.launcher import per_test
 
-                fork, refusals = test_process._os_fork, [OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))]
+                fork, refusals = per_test._os_fork, [OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))]
 
                 def refusing():
                     if refusals:
                         raise refusals.pop()
                     return fork()
 
-                test_process._os_fork = refusing
+                per_test._os_fork = refusing
             """
         },
         flags=FORKED,

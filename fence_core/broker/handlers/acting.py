@@ -8,11 +8,12 @@ carries out itself, on the descriptors that it has judged, with the rights of th
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fence_core.broker.native_errno import native_errno
-from fence_core.broker.reply import CONTINUE, Reply, Value
+from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value
 from fence_core.broker.resolve import ASK_KERNEL, Located
 from fence_core.policy.requests import Write
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
     from fence_core.broker.loop import Broker
 
+_OUR_FLAGS = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+"""Of opens by the broker: it does not wait for a lease to be given up, and the terminal is not for it."""
 DIRECTORY_ENDS = (b"/", b"/.", b"/..")
 """A path that ends so is followed to the directory it names, whatever the flags say (path_resolution(7))."""
 
@@ -76,6 +79,27 @@ def perform(
     except OSError as error:
         return error.errno or errno.EIO
     return failed or Value(value)
+
+
+def hand_over(
+    broker: Broker, tid: int, flags: int, opens: Callable[[int], int], *, creates: bool = False
+) -> HandOver | int:
+    """Open a file with the caller's rights; `opens` does it, given flags to add, and raises OSError.
+
+    EAGAIN, where the caller did not ask for it: somebody has a lease on the file.
+    """
+    opened = -1
+
+    def act() -> None:
+        nonlocal opened
+        opened = opens(_OUR_FLAGS)
+
+    failed = perform(broker, tid, act, creates=creates)
+    if isinstance(failed, int):
+        return failed
+    if not flags & os.O_NONBLOCK:
+        os.set_blocking(opened, True)
+    return HandOver(opened, cloexec=bool(flags & os.O_CLOEXEC))
 
 
 def unresolved(located: Located) -> Reply | None:

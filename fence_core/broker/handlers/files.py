@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker import opener
 from fence_core.broker.handlers import reads
-from fence_core.broker.handlers.acting import DIRECTORY_ENDS, entry, is_of_a_stranger, judged_path, perform, refusal
+from fence_core.broker.handlers.acting import DIRECTORY_ENDS, entry, hand_over, is_of_a_stranger, judged_path, refusal
 from fence_core.broker.handlers.arguments import AT_FDCWD, AT_REMOVEDIR, Arguments, signed
-from fence_core.broker.reply import CONTINUE, HandOver, Reply
+from fence_core.broker.reply import CONTINUE, Reply
 from fence_core.broker.resolve import Located
 from fence_core.policy.requests import Write
 
@@ -161,38 +161,29 @@ def _perform_open(broker: Broker, tid: int, located: Located, flags: int, mode: 
         handle = _special(broker, located)
     if handle >= 0 and flags & os.O_CREAT and flags & os.O_EXCL:
         return errno.EEXIST
-    opened = -1
+    if handle >= 0 and not flags & os.O_NONBLOCK and _may_wait(handle):
+        return opener.open_elsewhere(broker, tid, handle, flags)
     again = False
 
-    def act() -> int | None:
-        nonlocal opened, again
-        # O_NONBLOCK: somebody may have a lease on it. O_NOCTTY: the terminal is not for us.
-        ours = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    def opens(ours: int) -> int:
+        nonlocal again
         if handle < 0:
             # Either of the two: no symlink is followed, and the flags are what fcntl(2) says of them afterwards.
             exclusive = os.O_EXCL if flags & os.O_CREAT and not flags & os.O_NOFOLLOW else 0
             try:
-                opened = os.open(located.name, flags | ours | exclusive, mode & 0o7777, dir_fd=located.directory)
+                return os.open(located.name, flags | ours | exclusive, mode & 0o7777, dir_fd=located.directory)
             except FileExistsError:
                 again = bool(exclusive) and not flags & os.O_EXCL
                 raise
-            return None
         if flags & os.O_CREAT and not flags & _TMPFILE and stat.S_ISDIR(os.fstat(handle).st_mode):
-            return errno.EISDIR
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         kept = flags if flags & _TMPFILE else flags & ~(os.O_CREAT | os.O_EXCL)
-        opened = os.open(f"/proc/self/fd/{handle}", (kept & ~os.O_NOFOLLOW) | ours, mode & 0o7777)
-        return None
+        return os.open(f"/proc/self/fd/{handle}", (kept & ~os.O_NOFOLLOW) | ours, mode & 0o7777)
 
-    if handle >= 0 and not flags & os.O_NONBLOCK and _may_wait(handle):
+    opened = hand_over(broker, tid, flags, opens, creates=bool(flags & (os.O_CREAT | _TMPFILE)))
+    if opened == errno.EAGAIN and handle >= 0 and not flags & os.O_NONBLOCK:
         return opener.open_elsewhere(broker, tid, handle, flags)
-    failed = perform(broker, tid, act, creates=bool(flags & (os.O_CREAT | _TMPFILE)))
-    if isinstance(failed, int):
-        if failed == errno.EAGAIN and handle >= 0 and not flags & os.O_NONBLOCK:
-            return opener.open_elsewhere(broker, tid, handle, flags)
-        return None if again else failed
-    if not flags & os.O_NONBLOCK:
-        os.set_blocking(opened, True)
-    return HandOver(opened, cloexec=bool(flags & os.O_CLOEXEC))
+    return None if again else opened
 
 
 def _may_wait(handle: int) -> bool:

@@ -19,7 +19,8 @@ import stat
 from typing import TYPE_CHECKING
 
 from fence_core.broker import opener
-from fence_core.broker.handlers.acting import DIRECTORY_ENDS, is_of_a_stranger, judged_path, perform
+from fence_core.broker.handlers import acting
+from fence_core.broker.handlers.acting import DIRECTORY_ENDS, is_of_a_stranger, judged_path
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
 from fence_core.broker.native_errno import native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply
@@ -133,22 +134,11 @@ def _asked(broker: Broker, process: Process, located: Located, status: os.stat_r
 
 
 def _open(broker: Broker, tid: int, handle: int, flags: int) -> HandOver | int:
-    opened = -1
-
-    def act() -> None:
-        nonlocal opened
-        # O_NONBLOCK: somebody may have a lease on it. O_NOCTTY: the terminal is not for us.
-        kept = flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
-        opened = os.open(f"/proc/self/fd/{handle}", kept | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-
-    failed = perform(broker, tid, act)
-    if isinstance(failed, int):
-        if flags & os.O_NOFOLLOW and stat.S_ISLNK(os.fstat(handle).st_mode):
-            return errno.ENOTDIR if flags & os.O_DIRECTORY else errno.ELOOP
-        return failed
-    if not flags & os.O_NONBLOCK:
-        os.set_blocking(opened, True)
-    return HandOver(opened, cloexec=bool(flags & os.O_CLOEXEC))
+    kept = flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+    opened = acting.hand_over(broker, tid, flags, lambda ours: os.open(f"/proc/self/fd/{handle}", kept | ours))
+    if isinstance(opened, int) and flags & os.O_NOFOLLOW and stat.S_ISLNK(os.fstat(handle).st_mode):
+        return errno.ENOTDIR if flags & os.O_DIRECTORY else errno.ELOOP
+    return opened
 
 
 def _terminal(broker: Broker, tid: int, handle: int, flags: int, device: int) -> Reply:

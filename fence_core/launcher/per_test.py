@@ -22,17 +22,14 @@ from fence_core.launcher.doors import knock
 __all__ = ["end", "fork", "high_pair", "layer"]
 
 
-def layer(places: Iterable[tuple[str, bool]]) -> int | None:
+def layer(places: Iterable[tuple[str, bool]]) -> int:
     """A Landlock ruleset for forks that may write in these places; the number of its descriptor.
 
-    No signal scope: a test may stop what a session's fixture has started. None where the kernel gives none.
+    No signal scope: a test may stop what a session's fixture has started. Raises KernelCallError.
     """
     from fence_core.launcher.handle import out_of_the_way
 
-    try:
-        ruleset = landlock.create_ruleset(handled_fs=FILES)
-    except KernelCallError:
-        return None
+    ruleset = landlock.create_ruleset(handled_fs=FILES)
     add_places(ruleset, ((os.fspath(place), tree) for place, tree in places))
     return out_of_the_way(ruleset)
 

@@ -174,7 +174,7 @@ ODD = """
             (lambda: os.mkdir("/"), 17), (lambda: os.mkdir("/usr"), 17), (lambda: os.rmdir("/proc"), 16),
             (lambda: os.unlink("/nowhere/x"), 2), (lambda: open("/nowhere/x", "w"), 2),
             (lambda: os.makedirs("/etc", exist_ok=True), 0), (lambda: open("/etc", "w"), 21),
-            (lambda: os.rename("/nowhere", tmp_path / "x"), 2), (lambda: os.open(tmp_path / ("x" * 300), 65), 36),
+            (lambda: os.rename("/nowhere", "/nothing"), 2), (lambda: os.open(tmp_path / ("x" * 300), 65), 36),
             (lambda: os.symlink("x", "/usr"), 17), (lambda: open(tmp_path / "a" / "b", "w"), 2),
             (lambda: os.mkdir(""), 2),
         ):
@@ -255,7 +255,9 @@ def test_limits_of_the_run(pytester: pytest.Pytester, runs: Runs, limit: str) ->
     for fenced in (False, True):
         words = shlex.join(runs.argv(["-rA", "-p", "no:cacheprovider"], fenced=fenced))
         if limit == "empty environment":
-            words = f"PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 {words}"
+            # Without a root of its own the run would put its files beside those of whoever runs this suite, and clear
+            # away at its end what the last of their runs left: minutes, where those were large.
+            words = f"PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTEST_DEBUG_TEMPROOT={shlex.quote(str(pytester.path))} {words}"
         setting = LIMITS[limit]
         line = f"{setting} {words}" if setting.startswith("exec") else f"{setting}; exec {words}"
         ends.append(runs.command("sh", "-c", line))

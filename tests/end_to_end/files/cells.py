@@ -23,6 +23,8 @@ NOBODY = 65534
 PERFORMERS = ("process", "thread", "program")
 USERS = ("nobody", "nobody-owns") if os.geteuid() == 0 else ()
 """A program that has given up root's rights, on files of root's or of its own: the kernel refuses it more."""
+FULL = os.environ.get("FENCE_TABLE") == "full"
+"""Every row in every column by every performer, where the usual run has them take turns."""
 
 # Within the fence: each cell is a test, whose calls are made by the test itself, a thread, or a program.
 DRIVER = """
@@ -264,9 +266,9 @@ def cells(
 ) -> list[Cell]:
     """The cells of a column.
 
-    `one_each`: each row by one of the performers, in turns that differ from column to column. `all_rows`: those too of
-    which the kernel makes nothing, or which change nothing, by one each. `users`: by a program without root's rights
-    besides.
+    `one_each`: each row by one of the performers, in turns that differ from column to column, unless `FENCE_TABLE=full`
+    asks for the whole table. `all_rows`: those too of which the kernel makes nothing, or which change nothing, by one
+    each. `users`: by a program without root's rights besides.
     """
     numbers = arch.current().calls
     found = []
@@ -277,7 +279,8 @@ def cells(
             continue
         if not (row.told or all_rows):
             continue
-        chosen = [performers[number % len(performers)]] if one_each or not row.told else [*performers]
+        one = (one_each and not FULL) or not row.told
+        chosen = [performers[number % len(performers)]] if one else [*performers]
         if users and USERS:
             chosen.append(USERS[number % len(USERS)])
         found += [Cell(f"{name}-{who}", row, column, who) for who in chosen]

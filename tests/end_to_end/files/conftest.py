@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.caught import Fenced
+from tests.end_to_end.files.cells import FULL
 from tests.end_to_end.loopback import Loopback
 from tests.end_to_end.support import Ended, Runs
 
@@ -25,10 +27,17 @@ class Patient(Runs):
 
 
 @pytest.fixture
-def fenced() -> Iterator[Fenced]:
+def memory() -> str | None:
+    """Where the trees of a table lie as root: tables plant hundreds of thousands of files, which take minutes to remove
+    from a disk. As an ordinary user, for whom CI runs them too, they lie on the disk."""
+    return "/dev/shm" if os.geteuid() == 0 and not FULL and os.path.ismount("/dev/shm") else None
+
+
+@pytest.fixture
+def fenced(memory: str | None) -> Iterator[Fenced]:
     """As that of all end-to-end tests, without servers; in a directory with a short name, for UNIX sockets, and not
     among pytest's own, which every start of pytest closes to other users."""
-    base = Path(tempfile.mkdtemp(prefix="ff"))
+    base = Path(tempfile.mkdtemp(prefix="ff", dir=memory))
     base.chmod(0o755)
     for name in ("in", "o"):
         (base / name).mkdir()

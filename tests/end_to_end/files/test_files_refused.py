@@ -46,7 +46,7 @@ def problems(cell: Cell, plain: Ran, fenced: Ran) -> Iterator[str]:
     elif closed(cell):
         if told or got != errno.ENOSYS:
             yield f"{name(got)} instead of ENOSYS, and blamed for {told}"
-    elif (native or (cell.who == "nobody" and cell.row.told)) and may_be_refused_first(cell):
+    elif (native or (cell.who == "nobody" and cell.row.told)) and may_be_refused_first(cell, native):
         if not got or len(told) > 1 or (told and got != errno.EACCES):
             yield f"{name(got)} instead of {name(native)}, and blamed for {told}"
     elif native or not cell.changes_target:
@@ -61,7 +61,9 @@ def problems(cell: Cell, plain: Ran, fenced: Ran) -> Iterator[str]:
         yield from trees.changes(before, after)
 
 
-def may_be_refused_first(cell: Cell) -> bool:
+def may_be_refused_first(cell: Cell, native: int) -> bool:
+    if cell.row.call == "ioctl" and native == errno.ENOTSUP:
+        return True  # tmpfs has but a few flags
     by_a_user = os.geteuid() != 0 or cell.who in USERS
     return cell.row_name in REFUSED_FIRST or (by_a_user and cell.row.call in OF_INODES)
 

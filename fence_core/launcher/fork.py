@@ -149,11 +149,12 @@ def _supervise(
         from fence_core.broker.ceiling import Ceiling, existing
         from fence_core.broker.scopes import Scope
         from fence_core.broker.table import filter_program
+        from fence_core.launcher.early_modules import protect_early_modules
 
         watch_reads = _watches_reads(config)
         root = Scope(
             0,
-            config.policy,
+            protect_early_modules(config.policy),
             mode=config.settings.mode,
             source=config.source,
             syntax=source_kind(config.path),

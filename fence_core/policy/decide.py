@@ -54,28 +54,67 @@ class Decision(Record):
 class _Rule:
     """What one pattern of the file rules says about the paths it covers."""
 
-    __slots__ = ("entry", "kind", "says")
+    __slots__ = ("entry", "kind", "modules", "place", "says")
 
-    def __init__(self, kind: str, says: str, entry: Entry | None = None) -> None:
-        self.kind = kind  # allow, deny, protect, lock, anchor, container, scratch, guard
+    def __init__(
+        self,
+        kind: str,
+        says: str,
+        entry: Entry | None = None,
+        *,
+        place: str = "",
+        modules: frozenset[str] = frozenset(),
+    ) -> None:
+        self.kind = kind  # allow, stop, deny, protect, lock, taken, anchor, container, scratch, guard
         self.says = says
         self.entry = entry
+        self.place = place
+        self.modules = modules
+
+    def takes(self, name: str) -> bool:
+        """Of a `taken`: whether Python could find one of the modules in an entry of this name, or plugins by it."""
+        return name.partition(".")[0] in self.modules or name.endswith(_METADATA)
+
+    def keeps_byte_code(self, path: str) -> bool:
+        """Of a `stop`: whether this, below its place, belongs to none of the modules that are loaded too early."""
+        first, _, rest = path[len(self.place) + 1 :].partition("/")
+        return (rest if first == "__pycache__" else first).partition(".")[0] not in self.modules
+
+
+_PACKAGE = frozenset({"__init__"})
+_METADATA = (".dist-info", ".egg-info", ".egg-link")
+"""What installed packages are known by: pytest imports the plugins that it names."""
 
 
 class _Node:
     """What a directory hands down to everything in it."""
 
-    __slots__ = ("allow", "deny", "exempt", "locked", "protect", "writable")
+    __slots__ = ("allow", "deny", "exempt", "locked", "protect", "stopped", "taken", "writable")
 
     def __init__(
-        self, allow: _Rule | None, deny: _Rule | None, protect: _Rule | None, locked: _Rule | None, exempt: bool
+        self,
+        allow: _Rule | None = None,
+        deny: _Rule | None = None,
+        protect: _Rule | None = None,
+        locked: _Rule | None = None,
+        stopped: _Rule | None = None,
+        taken: _Rule | None = None,
+        *,
+        exempt: bool = False,
     ) -> None:
         self.allow = allow
         self.deny = deny
         self.protect = protect
         self.locked = locked
+        self.stopped = stopped
+        """Why what is allowed around this directory is not in it."""
+        self.taken = taken
+        """For the names in this directory only."""
         self.exempt = exempt
         self.writable = allow is not None and deny is None and protect is None and locked is None
+
+    def without_taken(self) -> _Node:
+        return _Node(self.allow, self.deny, self.protect, self.locked, self.stopped, exempt=self.exempt)
 
 
 _NODES_MAX = 16_384  # about 5 MB of directory names; when full it starts anew, which costs 1 µs per directory
@@ -93,7 +132,7 @@ class _Tree:
     def __init__(self) -> None:
         self._patterns: paths.PatternSet[_Rule] = paths.PatternSet()
         self._nodes: dict[str, _Node] = {}
-        self._root = _Node(None, None, None, None, False)
+        self._root = _Node()
 
     def add(self, pattern: str, rule: _Rule) -> None:
         self._patterns.add(pattern, rule)
@@ -120,12 +159,13 @@ class _Tree:
                 return False
             node = self._enter(directory)
         if (
-            name in self._names
+            node.taken is not None
+            or name in self._names
             or name.startswith(self._heads)
             or (self._tails and name.endswith(self._tails))
             or (self._glob is not None and self._glob(name))
         ):
-            return self._apply(node, self._patterns.at(path, name)).writable
+            return self._child(node, path, name).writable
         return node.writable
 
     def inherited(self, path: str) -> _Node | None:
@@ -138,14 +178,28 @@ class _Tree:
             or (self._glob is not None and self._glob(name))
         ):
             return None
-        return self._nodes.get(directory) or self._enter(directory)
+        node = self._nodes.get(directory) or self._enter(directory)
+        return node if node.taken is None else None if node.taken.takes(name) else node.without_taken()
 
     def node(self, path: str) -> _Node:
         """What holds for this very path."""
         directory, _, name = path.rpartition("/")
         if not name:
             return self._root
-        return self._apply(self._enter(directory), self._patterns.at(path, name))
+        return self._child(self._enter(directory), path, name)
+
+    def _child(self, node: _Node, path: str, name: str) -> _Node:
+        """What holds for a name in the directory whose node is given."""
+        taken = node.taken
+        rules = self._patterns.at(path, name)
+        if taken is not None:
+            node = node.without_taken()
+            if name in taken.modules:
+                # A directory of this name is found only if it has an `__init__`.
+                rules.append(_Rule("taken", taken.says, modules=_PACKAGE))
+            elif taken.takes(name):
+                rules.append(_Rule("lock", taken.says))
+        return self._apply(node, rules)
 
     def container(self, path: str) -> _Rule | None:
         """The rule that says protected names lie in this path."""
@@ -179,12 +233,13 @@ class _Tree:
         for directory in reversed(missing):
             name = directory.rpartition("/")[2]
             if (
-                name in self._names
+                node.taken is not None
+                or name in self._names
                 or name.startswith(self._heads)
                 or name.endswith(self._tails)
                 or (self._glob is not None and self._glob(name))
             ):
-                node = self._apply(node, patterns.at(directory, name))
+                node = self._child(node, directory, name)
             below = patterns.below(directory)
             if below:
                 node = self._apply(node, below)
@@ -198,9 +253,13 @@ class _Tree:
         if not rules:
             return node
         allow, deny, protect, locked, exempt = node.allow, node.deny, node.protect, node.locked, node.exempt
-        # Zones first: they say whether the protected names of this same node count.
+        stopped, taken = node.stopped, node.taken
+        # Zones first: they say what of that around them counts, and whether the protected names of this same node do.
         for rule in rules:
-            if rule.kind == "scratch" or rule.kind == "guard":
+            if rule.kind == "stop":
+                if allow is not None:
+                    allow, stopped = None, rule
+            elif rule.kind == "scratch" or rule.kind == "guard":
                 # What lies above is not the tests' doing: a project below some .vscode is a project like any other.
                 exempt = rule.kind == "scratch"
                 protect = None
@@ -217,7 +276,9 @@ class _Tree:
                 protect = protect or rule
             elif kind == "lock":
                 locked = locked or rule
-        return _Node(allow, deny, protect, locked, exempt)
+            elif kind == "taken":
+                taken = rule
+        return _Node(allow, deny, protect, locked, stopped, taken, exempt=exempt)
 
 
 def _read_link(path: str) -> str | None:
@@ -286,8 +347,13 @@ class Judge:
         if op != "open" and op in protected.CONTAINER_OPS:
             node = self._writes.inherited(path) if path[:1] == "/" else None
             # None: some rule speaks of this name, maybe as of a directory that holds others.
-            return self._write(Write(op, path)).allowed if node is None else node.writable
-        return self._writable(path)
+            if node is None or not node.writable:
+                return self._write(Write(op, path)).allowed
+            return True
+        # Byte code in the environment of the run is asked for by name; any other refusal is one.
+        return self._writable(path) or (
+            path[:1] == "/" and bool(_BYTE_CODE.search(path)) and self._write(Write(op, path)).allowed
+        )
 
     def shuts(self, path: str) -> bool:
         """Whether a deny rule covers this path, and with it all that lies below: nothing there can be written."""
@@ -352,19 +418,25 @@ class Judge:
             return _impossible(f"no rule can allow it: {printable(path)} is no absolute path")
         node = self._writes.node(path)
         if node.locked is not None:
-            return Decision(False, node.locked.says, "protected")
+            return Decision(False, node.locked.says, "protected", quiet=_BYTE_CODE.search(path) is not None)
         if node.protect is not None:
             return Decision(False, node.protect.says, "protected")
         if request.op in protected.CONTAINER_OPS:
-            holder = self._writes.anchor(path) or (None if node.exempt else self._writes.container(path))
+            holder = self._writes.anchor(path) or node.taken or (None if node.exempt else self._writes.container(path))
             if holder is not None:
                 return Decision(False, holder.says, "protected")
         if node.deny is not None:
             return Decision(False, node.deny.says, "denied")
         if node.allow is not None:
             return Decision(True, node.allow.says)
+        stopped = node.stopped
         if _BYTE_CODE.search(path):
+            whole = request.op in protected.CONTAINER_OPS and path.endswith("/__pycache__")
+            if stopped is not None and not whole and stopped.keeps_byte_code(path):
+                return Decision(True, "Python keeps byte code of what no run loads before its fence")
             return Decision(False, "Python may keep byte code where tests may write", "unlisted", quiet=True)
+        if stopped is not None:
+            return Decision(False, stopped.says, "unlisted")
         return self._unlisted("filesystem.allow_write")
 
     def _read(self, request: Read) -> Decision:
@@ -607,25 +679,49 @@ class _Compiler:
         self._add_all(tree, "filesystem.allow_write", "allow", rules.allow_write)
         self._add_all(tree, "filesystem.deny_write", "deny", rules.deny_write)
         self._add_protected(tree)
-        anchors: set[str] = set()
+        anchors: dict[str, str] = {}
+        self._add_early_modules(tree, anchors)
         for path in rules.locked:
             says = f"locked: {printable(path)} decides what the next run allows (built in)"
-            for form in {path, self._resolve(path, self._link)}:
+            for form in self._forms(path):
                 tree.add_path(form, _Rule("lock", says))
-                anchors.update(_above(form))
+                anchors.update(dict.fromkeys(_above(form), "files that decide what the next run allows"))
         # Moved away with the directory that it lies in, a locked file would have another name, which is not locked.
-        for path in anchors:
-            says = f"locked: {printable(path)} holds files that decide what the next run allows (built in)"
-            tree.add_path(path, _Rule("anchor", says))
+        for path, what in anchors.items():
+            tree.add_path(path, _Rule("anchor", f"locked: {printable(path)} holds {what} (built in)"))
         # The scratch directories last: a project or a home that *is* one takes nothing of its exemption away.
         for kind, places in (("guard", (rules.home, rules.root)), ("scratch", rules.scratch)):
             for place in places:
                 if place.startswith("/"):
-                    for form in {place, self._resolve(place, self._link)}:
+                    for form in self._forms(place):
                         tree.add_path(form, _Rule(kind, ""))
                         self.spoken_of.add(form)
         tree.seal()
         return tree
+
+    def _add_early_modules(self, tree: _Tree, anchors: dict[str, str]) -> None:
+        """What Python loads before the fence of the next run stands: none of it may come from a test."""
+        what = "what Python loads before the fence of the next run"
+        modules = frozenset(self._rules.early_modules)
+        for place in self._rules.environment:
+            for form in self._forms(place):
+                says = (
+                    "no rule in filesystem.allow_write names it, and rules for directories around it end at "
+                    f"{printable(form)}: Python loads that before the fence of the next run"
+                )
+                tree.add_path(form, _Rule("stop", says, place=form, modules=modules))
+                anchors.update(dict.fromkeys((form, *_above(form)), what))
+        for place, names in self._rules.early_names:
+            says = (
+                f"locked: Python looks for this name in {printable(place)} before the fence of the next run (built in)"
+            )
+            for form in self._forms(place):
+                tree.add(paths.escape(form) + "/*", _Rule("taken", says, modules=frozenset(names)))
+                anchors.update(dict.fromkeys((form, *_above(form)), what))
+
+    def _forms(self, path: str) -> set[str]:
+        """The path as it is written and, where links lie on the way, as the kernel shows it."""
+        return {path, self._resolve(path, self._link)}
 
     def places(self) -> tuple[str, ...]:
         found = []

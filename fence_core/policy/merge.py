@@ -102,6 +102,9 @@ def _filesystem(base: FilesystemRules, over: FilesystemRules) -> FilesystemRules
         home=base.home,
         scratch=base.scratch,
         locked=_add(base.locked, over.locked),
+        environment=base.environment,
+        early_modules=base.early_modules,
+        early_names=base.early_names,
         sources=_add_sources(base.sources, over.sources),
     )
 

@@ -93,6 +93,12 @@ class FilesystemRules(Record):
     """Directories for temporary files: protected names are free below them (see `protected.py`)."""
     locked: tuple[str, ...] = ()
     """Files that decide what tomorrow's run allows. No rule makes them writable."""
+    environment: tuple[str, ...] = ()
+    """Directories and files of the Python that runs the tests: a rule for a directory around them ends there."""
+    early_modules: tuple[str, ...] = ()
+    """Top-level modules that a run has loaded before its fence stands."""
+    early_names: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Other directories where modules are looked for that early, and the names that no test may put there."""
     sources: Sources = ()
 
     def source_of(self, name: str) -> str:

@@ -23,7 +23,8 @@ _OPTIONAL: dict[str, type] = {
 }
 _PORTS = ("allow_local_outbound_ports", "expose_ports")
 _PAIRS = ("hosts", "sources")
-_PLAIN = ("scratch", "locked")
+_PLAIN = ("scratch", "locked", "environment", "early_modules")
+_NAMES = "early_names"
 
 
 def policy_to_wire(policy: Policy) -> dict[str, Any]:
@@ -73,6 +74,11 @@ def _value(found: Any, default: object, name: str) -> Any:
         return tuple(_of(int, item, name) for item in items)
     if name in _PLAIN:
         return tuple(_of(str, item, name) for item in items)
+    if name == _NAMES:
+        return tuple(
+            (_of(str, place, name), tuple(_of(str, each, name) for each in _of(list, names, name)))
+            for place, names in items
+        )
     if name in _PAIRS:
         return tuple((_of(str, key, name), _of(str, value, name)) for key, value in items)
     return tuple(Entry(*(_of(str, item[field], name) for field in Entry._fields)) for item in items)

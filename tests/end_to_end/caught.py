@@ -198,11 +198,13 @@ class Fenced:
         flags: Sequence[str] = ("--fence",),
         cache: bool = False,
         prefix: Sequence[str] = (),
+        program: Sequence[str] = (),
     ) -> Caught:
         """One run of the text `test` as ``test_it.py``, beside `files`, with `policy` as the project's config.
 
         Plugins are not loaded of themselves: hypothesis alone takes longer to import than the rest of the run.
-        `prefix`: a command that ends by executing the words after it.
+        `prefix`: a command that ends by executing the words after it. `program`: another Python than this one, or
+        another way to start pytest with it.
         """
         if test is not None:
             self.write("test_it.py", test)
@@ -231,7 +233,10 @@ class Fenced:
             f"--basetemp={self.directory / 'basetemp'}",
             *args,
         ]
-        ended = self._runs.command(*prefix, *self._runs.argv(options, fenced=False), env=environ)
+        words = self._runs.argv(options, fenced=False)
+        if program:
+            words = [*program, *words[1 if len(program) == 1 else 3 :]]  # with or without `-m pytest`
+        ended = self._runs.command(*prefix, *words, env=environ)
         if not noted.exists():
             return Caught(ended, self.directory, {"reports": [], "ledger": []})
         return Caught(ended, self.directory, json.loads(noted.read_text(encoding="utf-8")))

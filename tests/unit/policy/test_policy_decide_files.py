@@ -290,14 +290,41 @@ def test_what_is_remembered_is_bounded() -> None:
     assert not it.may_write("/b/x")
 
 
-names = st.sampled_from(["a", "b", ".git", "hooks", "config", "x.key", "x.log", ".bashrc", "proj", "tmp", "\udcff\n"])
+names = st.sampled_from(
+    [
+        "a",
+        "b",
+        "a.pyc",
+        "b.py",
+        "__pycache__",
+        ".git",
+        "hooks",
+        "config",
+        "x.key",
+        "x.log",
+        ".bashrc",
+        "proj",
+        "tmp",
+        "\udcff\n",
+    ]
+)
 paths = st.lists(names, min_size=1, max_size=6).map(lambda parts: "/" + "/".join(parts))
 patterns = st.sampled_from(
     ["/", "/*", "/a", "/a/*", "/a/**/b", "*.key", "x.*", ".", "./a/*", "**/config", "/a/?", "/*/b", "~", "/tmp/*/b"]
 )
 ops = st.sampled_from(["open", "create", "mkdir", "unlink", "rename", "symlink", "chmod"])
 places = st.sampled_from(
-    [PLACES, FilesystemRules(), FilesystemRules(root="/a", home="/", scratch=("/tmp", "/a/tmp"), locked=("/a/b",))]
+    [
+        PLACES,
+        FilesystemRules(),
+        FilesystemRules(root="/a", home="/", scratch=("/tmp", "/a/tmp"), locked=("/a/b",)),
+        FilesystemRules(
+            root="/a",
+            environment=("/a/b", "/proj"),
+            early_modules=("a",),
+            early_names=(("/a", ("b", "config")), ("/tmp/a", ("x",))),
+        ),
+    ]
 )
 
 

@@ -1,0 +1,200 @@
+"""What Python loads before the fence of the next run: no test puts anything there, and beside it all is as before."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.caught import Fenced
+
+OUTER = sysconfig.get_paths()["purelib"]
+
+
+@pytest.fixture
+def environment(fenced: Fenced) -> Path:
+    """The packages of a virtual environment in the project, which has those of the outer one besides."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", fenced.directory / ".venv"], check=True)
+    (packages,) = (fenced.directory / ".venv" / "lib").glob("python*/site-packages")
+    (packages / "outer.pth").write_text(f"import site; site.addsitedir({OUTER!r})\n", encoding="utf-8")
+    (packages / "installed.py").write_text("", encoding="utf-8")
+    (packages / "early.py").write_text("", encoding="utf-8")
+    (fenced.directory / "early_plugin.py").write_text("import early\n", encoding="utf-8")
+    return packages
+
+
+def in_environment(fenced: Fenced) -> list[str]:
+    return [str(fenced.directory / ".venv" / "bin" / "python")]
+
+
+PLANTS = """
+    import os, pathlib, sys
+    import pytest
+
+    PACKAGES = pathlib.Path(sys.prefix, "lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
+
+    def plant(path, text=""):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+"""
+
+
+def test_start_up_file_planted(fenced: Fenced, environment: Path) -> None:
+    """The attack as it would be done. Without a fence it works: the next run executes what the test has left."""
+    test = f"""{PLANTS}
+    def test_plant():
+        plant(PACKAGES / "x.pth", "import os; open('ran-unfenced', 'w').close()\\n")
+    """
+    ran = fenced.directory / "ran-unfenced"
+    run = fenced.run(test, program=in_environment(fenced))
+    run.refused("test_plant", f"write {environment}/x.pth", line="path.write_text(text)", fails_itself=True)
+    run = fenced.run("def test(): pass", program=in_environment(fenced))
+    assert run.status == 0, run
+    assert not ran.exists()
+
+    assert fenced.run(test, flags=(), program=in_environment(fenced)).status == 0
+    assert not ran.exists()
+    fenced.run("def test(): pass", program=in_environment(fenced))
+    assert ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("(PACKAGES / 'pluggy.py').touch()", "write {packages}/pluggy.py"),
+        ("(PACKAGES / 'new' / '__init__.py').parent.mkdir()", "mkdir {packages}/new"),
+        ("(PACKAGES / 'x-1.dist-info').mkdir()", "mkdir {packages}/x-1.dist-info"),
+        ("(PACKAGES / 'early.py').unlink()", "unlink {packages}/early.py"),
+        ("open(PACKAGES / 'early.py', 'a').close()", "write {packages}/early.py"),
+        ("os.chmod(PACKAGES / 'early.py', 0o777)", "chmod {packages}/early.py"),
+        ("os.rename(PACKAGES, PACKAGES.with_name('old'))", "rename {packages}"),
+        ("os.rename('.venv/lib', '.venv/old')", "rename {venv}/lib"),
+        ("os.rename('.venv', 'old')", "rename {venv}"),
+        ("open('.venv/pyvenv.cfg', 'a').close()", "write {venv}/pyvenv.cfg"),
+        ("os.unlink('.venv/bin/python')", "unlink {venv}/bin/python"),
+        ("(PACKAGES / '__pycache__' / 'x').touch()", "write {packages}/__pycache__/x"),
+    ],
+)
+def test_environment(fenced: Fenced, environment: Path, code: str, what: str) -> None:
+    (environment / "__pycache__").mkdir(exist_ok=True)
+    before = sorted(path for path in (fenced.directory / ".venv").rglob("*") if "__pycache__" not in path.parts)
+    run = fenced.run(
+        f"""{PLANTS}
+    def test_it():
+        with pytest.raises(PermissionError):
+            {code}
+
+    def test_beside(tmp_path):
+        for place in (pathlib.Path(sys.prefix, "share"), tmp_path, pathlib.Path.cwd() / "data"):
+            plant(place / "pluggy.py")
+        os.rename("data", "results")
+    """,
+        program=in_environment(fenced),
+    )
+    run.refused("test_it", what.format(packages=environment, venv=fenced.directory / ".venv"))
+    run.clean("test_beside")
+    run.nothing_else("test_it")
+    (fenced.directory / ".venv" / "share" / "pluggy.py").unlink()
+    (fenced.directory / ".venv" / "share").rmdir()
+    after = sorted(path for path in (fenced.directory / ".venv").rglob("*") if "__pycache__" not in path.parts)
+    assert after == before
+
+
+def test_byte_code_of_the_environment(fenced: Fenced, environment: Path) -> None:
+    """Kept as without a fence, but for what a run loads before its fence; nobody is blamed for that."""
+    run = fenced.run(
+        f"""{PLANTS}
+    def test_late():
+        import installed
+        assert list((PACKAGES / "__pycache__").glob("installed.*.pyc"))
+
+    def test_early():
+        # As another run of Python would, whose byte code has another name.
+        import py_compile
+        try:
+            py_compile.compile(str(PACKAGES / "early.py"), optimize=1, doraise=True)
+        except PermissionError:
+            pass
+        assert not list((PACKAGES / "__pycache__").glob("early.*opt-1*"))
+    """,
+        plugins=["early_plugin"],
+        env={"PYTHONDONTWRITEBYTECODE": None},
+        program=in_environment(fenced),
+    )
+    assert list((environment / "__pycache__").glob("early.*.pyc")), "written before the fence stood"
+    run.clean("test_late", "test_early")
+    assert run.status == 0, run
+
+
+def test_named_in_the_policy(fenced: Fenced, environment: Path) -> None:
+    """As with an environment elsewhere: who wants tests to install something says so."""
+    run = fenced.run(
+        f"""{PLANTS}
+    @pytest.mark.fence(allow_write=[str(PACKAGES)])
+    def test_it():
+        plant(PACKAGES / "module.py")
+        os.rename(PACKAGES / "module.py", PACKAGES / "renamed.py")
+        (PACKAGES / "renamed.py").unlink()
+
+    def test_after():
+        with pytest.raises(PermissionError):
+            plant(PACKAGES / "module.py")
+    """,
+        program=in_environment(fenced),
+    )
+    run.clean("test_it")
+    run.refused("test_after", f"write {environment}/module.py")
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("open('pluggy.py', 'w').close()", "write {here}/pluggy.py"),
+        ("open('argparse.so', 'w').close()", "write {here}/argparse.so"),
+        ("plant(pathlib.Path('json/__init__.py'))", "write {here}/json/__init__.py"),
+        ("os.rename('package', 'json')", "rename {here}/json"),
+        ("os.symlink('package', 'json')", "symlink {here}/json"),
+        ("open('sitecustomize.py', 'w').close()", "write {here}/sitecustomize.py"),
+        ("os.mkdir('x-1.dist-info')", "mkdir {here}/x-1.dist-info"),
+        ("os.rename('package', 'x.egg-info')", "rename {here}/x.egg-info"),
+        ("open('mine/plugin.py', 'a').close()", "write {here}/mine/plugin.py"),
+        ("open('mine/__init__.cpython-311-x86_64-linux-gnu.so', 'w').close()",
+         "write {here}/mine/__init__.cpython-311-x86_64-linux-gnu.so"),
+        ("os.rename('mine', 'old')", "rename {here}/mine"),
+        ("os.rename('package', 'mine/plugin')", "rename {here}/mine/plugin"),
+        ("os.link('mine/plugin.py', 'other.py')", "link {here}/mine/plugin.py"),
+    ],
+)  # fmt: skip
+def test_on_the_path(fenced: Fenced, code: str, what: str) -> None:
+    """``python -m pytest`` looks in the working directory before it looks anywhere else."""
+    run = fenced.run(
+        f"""{PLANTS}
+    def test_it():
+        with pytest.raises(PermissionError):
+            {code}
+
+    def test_beside(tmp_path):
+        for path in "helper.py sub/pluggy.py mine/data/x mine/helper.py json/x.txt made/__init__.py".split():
+            plant(pathlib.Path(path))
+        os.rename("made", "moved")
+        os.unlink("json/x.txt")
+        import sub.pluggy
+    """,
+        files={"mine/__init__.py": "", "mine/plugin.py": "", "package/__init__.py": ""},
+        plugins=["mine.plugin"],
+    )
+    run.refused("test_it", what.format(here=fenced.directory))
+    run.clean("test_beside")
+    run.nothing_else("test_it")
+
+
+def test_by_the_script(fenced: Fenced) -> None:
+    """``pytest`` itself does not look there: the names are free."""
+    script = os.path.join(os.path.dirname(sys.executable), "pytest")
+    run = fenced.run("def test(): open('pluggy.py', 'w').close()", program=[sys.executable, script])
+    assert run.status == 0, run
+    assert (fenced.directory / "pluggy.py").exists()

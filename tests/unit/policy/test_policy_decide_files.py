@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fence_core.policy import decide
-from fence_core.policy.decide import Judge, Links
+from fence_core.policy import decide, tree
+from fence_core.policy.compiler import Links
+from fence_core.policy.decide import Judge
 from fence_core.policy.merge import merge
 from fence_core.policy.model import FilesystemRules, Policy
 from fence_core.policy.protected import PROTECTED, config_names, containers
@@ -283,9 +284,9 @@ def test_a_path_of_thousands_of_components_is_judged() -> None:
 
 def test_what_is_remembered_is_bounded() -> None:
     it = judge(allow_write=["/a"])
-    for number in range(decide._NODES_MAX * 2 + 10):
+    for number in range(tree.NODES_MAX * 2 + 10):
         assert it.may_write(f"/a/{number}/x")
-    assert len(it._writes._nodes) <= decide._NODES_MAX
+    assert len(it._writes._nodes) <= tree.NODES_MAX
     assert f"/a/{number}" in it._writes._nodes, "what was asked last is remembered, whatever came before"
     assert not it.may_write("/b/x")
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fence_core.policy.decide import Judge, Links
+from fence_core.policy.compiler import Links
+from fence_core.policy.decide import Judge
 from fence_core.policy.merge import merge
 from fence_core.policy.model import Policy
 from fence_core.policy.requests import Bind, Connect, OpenSocket, Request, Resolve, UnixConnect

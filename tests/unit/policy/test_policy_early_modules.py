@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fence_core.policy.decide import Judge, Links
+from fence_core.policy.compiler import Links
+from fence_core.policy.decide import Judge
 from fence_core.policy.merge import merge
 from fence_core.policy.model import FilesystemRules, Policy
 from fence_core.policy.requests import Move, Write

@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fence_core.policy.decide import Judge, Links
+from fence_core.policy.compiler import Links
+from fence_core.policy.decide import Judge
 from fence_core.policy.merge import Overlay, merge, merge_settings
 from fence_core.policy.model import FilesystemRules, NetworkRules, Policy, Settings
 from fence_core.policy.requests import Connect, Write

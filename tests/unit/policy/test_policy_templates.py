@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fence_core.errors import PolicyError
-from fence_core.policy.decide import Judge, Links
+from fence_core.policy.compiler import Links
+from fence_core.policy.decide import Judge
 from fence_core.policy.requests import Bind, Connect, Read, Request, Resolve, UnixConnect, Write
 from fence_core.policy.templates import TemplateContext, preset, template
 from fence_core.policy.variables import matcher

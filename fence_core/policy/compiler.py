@@ -1,0 +1,233 @@
+"""Turns the path rules of a policy into trees that can be asked; the one part of judging that looks at the disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from fence_core.policy import paths, protected
+from fence_core.policy.record import Record
+from fence_core.policy.requests import printable
+from fence_core.policy.tree import Rule, Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from fence_core.policy.model import Entry, FilesystemRules
+
+__all__ = ["Compiler", "Links"]
+
+
+def _read_link(path: str) -> str | None:
+    """Where a symbolic link leads; None for everything else."""
+    try:
+        return os.readlink(path)
+    except (OSError, ValueError):
+        return None
+
+
+def _replaceable(path: str) -> bool:
+    """Whether the permissions of its directory would let this user put something else in this path's place."""
+    return os.access(os.path.dirname(path) or "/", os.W_OK)
+
+
+class Links(Record):
+    """How a `Judge` looks at symbolic links while it compiles rules; the one thing it asks of the disk."""
+
+    readlink: Callable[[str], str | None] = _read_link
+    replaceable: Callable[[str], bool] = _replaceable
+
+
+def _above(path: str) -> list[str]:
+    """All directories that this path lies in but the root."""
+    found = []
+    while path := path.rpartition("/")[0]:
+        found.append(path)
+    return found
+
+
+class SpokenOf:
+    """Places whose verdict may differ from that of the directory around them: what to look for before one is moved."""
+
+    __slots__ = ("_around", "_below")
+
+    def __init__(self) -> None:
+        self._around: set[str] = set()
+        self._below: tuple[str, ...] = ()
+
+    def add(self, *places: str) -> None:
+        """Paths that a rule names, each with everything in it."""
+        for place in places:
+            self._around.update(_above(place.rstrip("/")))
+
+    def add_below(self, *places: str) -> None:
+        """Directories in which a rule may speak of any name."""
+        self.add(*places)
+        self._below += tuple(place.rstrip("/") + "/" for place in places)
+
+    def inside(self, directory: str) -> bool:
+        """Whether such a place may lie in this directory."""
+        return directory in self._around or f"{directory}/".startswith(self._below)
+
+
+class Compiler:
+    """Turns the path rules of a policy into trees."""
+
+    def __init__(self, rules: FilesystemRules, links: Links) -> None:
+        self._rules = rules
+        self._links = links
+        self._known: dict[str, str | None] = {}
+        self.spoken_of = SpokenOf()
+        """Complete once `writes` and `reads` have been called."""
+        # As written, before any link is followed: which places could a test have put a link in?
+        self._reach = Tree()
+        for entry in rules.allow_write:
+            self._reach.add(entry.pattern or entry.text, Rule("allow", ""))
+        self._reach.seal()
+
+    def writes(self) -> Tree:
+        rules = self._rules
+        tree = Tree()
+        self._add_all(tree, "filesystem.allow_write", "allow", rules.allow_write)
+        self._add_all(tree, "filesystem.deny_write", "deny", rules.deny_write)
+        self._add_protected(tree)
+        anchors: dict[str, str] = {}
+        self._add_early_modules(tree, anchors)
+        for path in rules.locked:
+            says = f"locked: {printable(path)} decides what the next run allows (built in)"
+            for form in self._forms(path):
+                tree.add_path(form, Rule("lock", says))
+                anchors.update(dict.fromkeys(_above(form), "files that decide what the next run allows"))
+        # Moved away with the directory that it lies in, a locked file would have another name, which is not locked.
+        for path, what in anchors.items():
+            tree.add_path(path, Rule("anchor", f"locked: {printable(path)} holds {what} (built in)"))
+        # The scratch directories last: a project or a home that *is* one takes nothing of its exemption away.
+        for kind, places in (("guard", (rules.home, rules.root)), ("scratch", rules.scratch)):
+            for place in places:
+                if place.startswith("/"):
+                    for form in self._forms(place):
+                        tree.add_path(form, Rule(kind, ""))
+                        self.spoken_of.add(form)
+        tree.seal()
+        return tree
+
+    def _add_early_modules(self, tree: Tree, anchors: dict[str, str]) -> None:
+        """What Python loads before the fence of the next run stands: none of it may come from a test."""
+        what = "what Python loads before the fence of the next run"
+        modules = frozenset(self._rules.early_modules)
+        for place in self._rules.environment:
+            for form in self._forms(place):
+                says = (
+                    "no rule in filesystem.allow_write names it, and rules for directories around it end at "
+                    f"{printable(form)}: Python loads that before the fence of the next run"
+                )
+                tree.add_path(form, Rule("stop", says, place=form, modules=modules))
+                anchors.update(dict.fromkeys((form, *_above(form)), what))
+        for place, names in self._rules.early_names:
+            says = (
+                f"locked: Python looks for this name in {printable(place)} before the fence of the next run (built in)"
+            )
+            for form in self._forms(place):
+                tree.add(paths.escape(form) + "/*", Rule("taken", says, modules=frozenset(names)))
+                anchors.update(dict.fromkeys((form, *_above(form)), what))
+
+    def _forms(self, path: str) -> set[str]:
+        """The path as it is written and, where links lie on the way, as the kernel shows it."""
+        return {path, self._resolve(path, self._link)}
+
+    def places(self) -> tuple[str, ...]:
+        found = []
+        for entry in self._rules.allow_write:
+            pattern = entry.pattern or entry.text
+            literal = paths.literal_of(pattern.removesuffix("/*") or "/")
+            if literal is not None:
+                found.append(self._resolve(literal, self._trusted_link))
+        return tuple(dict.fromkeys(found))
+
+    def reads(self) -> Tree | None:
+        if not self._rules.deny_read:
+            return None
+        tree = Tree()
+        self._add_all(tree, "filesystem.deny_read", "deny", self._rules.deny_read)
+        tree.seal()
+        return tree
+
+    def secrets(self) -> dict[tuple[int, int], str]:
+        """Files that `deny_read` names, by device and inode: one of several hard links is as good as the other."""
+        found = {}
+        for entry in self._rules.deny_read:
+            literal = paths.literal_of(entry.pattern or entry.text)
+            if literal is None:
+                continue
+            try:
+                status = os.stat(literal)
+            except (OSError, ValueError):
+                continue
+            if stat.S_ISREG(status.st_mode):
+                found[status.st_dev, status.st_ino] = self._resolve(literal, self._link)
+        return found
+
+    def sockets(self, entries: Iterable[Entry]) -> Tree:
+        tree = Tree()
+        self._add_all(tree, "network.allow_unix_sockets", "allow", entries)
+        tree.seal()
+        return tree
+
+    def _add_all(self, tree: Tree, key: str, kind: str, entries: Iterable[Entry]) -> None:
+        verb = "allowed" if kind == "allow" else "denied"
+        link = self._trusted_link if kind == "allow" else self._link
+        for entry in entries:
+            pattern = entry.pattern or entry.text
+            rule = Rule(kind, f"{verb}: {key} {entry}", entry)
+            tree.add(pattern, rule)
+            # Of `/a/*.log` the directory is resolved, of a pattern without globs all of it.
+            literal = paths.literal_of(pattern)
+            if literal is not None:
+                resolved = self._resolve(literal, link)
+                if resolved != literal:
+                    tree.add_path(resolved, rule)
+                if kind == "deny":
+                    self.spoken_of.add(literal, resolved)
+                continue
+            fixed, rest = paths.split_fixed(pattern)
+            resolved = self._resolve(fixed, link) if fixed else fixed
+            if resolved != fixed:
+                tree.add(paths.escape(resolved.rstrip("/")) + rest, rule)
+            if kind == "deny":
+                self.spoken_of.add_below(fixed, resolved)
+
+    def _add_protected(self, tree: Tree) -> None:
+        for row in protected.PROTECTED:
+            if row.unless == "filesystem.allow_git_config" and self._rules.allow_git_config:
+                continue
+            tail = f"; {row.unless} would allow it" if row.unless else ""
+            kind = "protect" if row.exempt_below_scratch else "protect-always"
+            for name in row.names:
+                tree.add("/**/" + name, Rule(kind, f'protected: "{name}": {row.reason} (built in{tail})'))
+        for name in protected.containers():
+            tree.add("/**/" + name, Rule("container", f'protected: "{name}" holds protected names (built in)'))
+
+    def _resolve(self, path: str, link: Callable[[str], str | None]) -> str:
+        # What these lead to is different for every process that asks.
+        if path.startswith(("/proc/", "/dev/std", "/dev/fd")):
+            return path
+        return paths.resolve_trusted(path, link)
+
+    def _link(self, path: str) -> str | None:
+        try:
+            return self._known[path]
+        except KeyError:
+            target = self._known[path] = self._links.readlink(path)
+            return target
+
+    def _trusted_link(self, path: str) -> str | None:
+        """The target of a link that no test can have made or moved.
+
+        Otherwise a test could replace the directory of an allow rule by a link to the home directory, and the next
+        run would allow writing there.
+        """
+        target = self._link(path)
+        if target is not None and self._reach.writable(path) and self._links.replaceable(path):
+            return None
+        return target

@@ -1,0 +1,261 @@
+"""Rules on paths as a tree: a directory hands down what holds, and what speaks of a name changes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fence_core.policy import paths
+
+if TYPE_CHECKING:
+    from fence_core.policy.model import Entry
+
+__all__ = ["NODES_MAX", "Node", "Rule", "Tree"]
+
+
+class Rule:
+    """What one pattern of the file rules says about the paths it covers.
+
+    =========  =======================================================================================================
+    kind       meaning
+    =========  =======================================================================================================
+    allow      may be written
+    stop       what is allowed around it is not in it
+    deny       may not, whatever allows it
+    protect    may not, but below a directory for temporary files it is a name like any other
+    lock       may not: it decides what the next run allows, or loads before its fence
+    taken      in this very directory names by which Python would find certain modules are locked
+    anchor     may not be moved or replaced: something locked lies below
+    container  the same for what a protected name lies in
+    scratch    a directory for temporary files begins here
+    guard      it ends here: the project, or the home directory
+    =========  =======================================================================================================
+
+    `protect-always` is `protect` without the exception.
+    """
+
+    __slots__ = ("entry", "kind", "modules", "place", "says")
+
+    def __init__(
+        self,
+        kind: str,
+        says: str,
+        entry: Entry | None = None,
+        *,
+        place: str = "",
+        modules: frozenset[str] = frozenset(),
+    ) -> None:
+        self.kind = kind
+        self.says = says
+        self.entry = entry
+        self.place = place
+        self.modules = modules
+
+    def takes(self, name: str) -> bool:
+        """Of a `taken`: whether Python could find one of the modules in an entry of this name, or plugins by it."""
+        return name.partition(".")[0] in self.modules or name.endswith(_METADATA)
+
+    def keeps_byte_code(self, path: str) -> bool:
+        """Of a `stop`: whether this, below its place, belongs to none of the modules that are loaded too early."""
+        first, _, rest = path[len(self.place) + 1 :].partition("/")
+        return (rest if first == "__pycache__" else first).partition(".")[0] not in self.modules
+
+
+_PACKAGE = frozenset({"__init__"})
+_METADATA = (".dist-info", ".egg-info", ".egg-link")
+"""What installed packages are known by: pytest imports the plugins that it names."""
+
+
+class Node:
+    """What a directory hands down to everything in it."""
+
+    __slots__ = ("allow", "deny", "exempt", "locked", "protect", "stopped", "taken", "writable")
+
+    def __init__(
+        self,
+        allow: Rule | None = None,
+        deny: Rule | None = None,
+        protect: Rule | None = None,
+        locked: Rule | None = None,
+        stopped: Rule | None = None,
+        taken: Rule | None = None,
+        *,
+        exempt: bool = False,
+    ) -> None:
+        self.allow = allow
+        self.deny = deny
+        self.protect = protect
+        self.locked = locked
+        self.stopped = stopped
+        """Why what is allowed around this directory is not in it."""
+        self.taken = taken
+        """For the names in this directory only."""
+        self.exempt = exempt
+        self.writable = allow is not None and deny is None and protect is None and locked is None
+
+    def without_taken(self) -> Node:
+        """What the directory hands down to the directories in it."""
+        return Node(self.allow, self.deny, self.protect, self.locked, self.stopped, exempt=self.exempt)
+
+
+NODES_MAX = 16_384  # about 5 MB of directory names; when full it starts anew, which costs 1 µs per directory
+
+
+class Tree:
+    """Rules on paths, with what is known about each directory remembered.
+
+    Verdicts are inherited: a node is what its parent hands down, changed by the patterns that match it. So a file in
+    a known directory costs one look-up and, unless its name is one that some rule speaks of, nothing else.
+    """
+
+    __slots__ = ("_glob", "_heads", "_names", "_nodes", "_patterns", "_root", "_tails")
+
+    def __init__(self) -> None:
+        self._patterns: paths.PatternSet[Rule] = paths.PatternSet()
+        self._nodes: dict[str, Node] = {}
+        self._root = Node()
+
+    def add(self, pattern: str, rule: Rule) -> None:
+        self._patterns.add(pattern, rule)
+
+    def add_path(self, path: str, rule: Rule) -> None:
+        self._patterns.add_path(path, rule)
+
+    def seal(self) -> None:
+        """No rule is added after this."""
+        self._names = self._patterns.names
+        self._heads = self._patterns.heads
+        self._tails = self._patterns.tails
+        self._glob = self._patterns.glob
+        self._root = self._apply(self._root, self._patterns.at("", ""))
+        self._root = self._apply(self._root, self._patterns.below(""))
+
+    def writable(self, path: str) -> bool:
+        """`node(path).writable`, without making a node for a name that no rule speaks of."""
+        directory, _, name = path.rpartition("/")
+        # Flat, and no call but built-in ones: this runs for every trapped open.
+        node = self._nodes.get(directory)
+        if node is None:
+            if path[:1] != "/":
+                return False
+            node = self._enter(directory)
+        if (
+            (node.taken is not None and node.taken.takes(name))
+            or name in self._names
+            or name.startswith(self._heads)
+            or (self._tails and name.endswith(self._tails))
+            or (self._glob is not None and self._glob(name))
+        ):
+            return self._child(node, path, name).writable
+        return node.writable
+
+    def inherited(self, path: str) -> Node | None:
+        """`node(path)` where no rule speaks of this name, so that all of it comes from the directory; else None."""
+        directory, _, name = path.rpartition("/")
+        if (
+            name in self._names
+            or name.startswith(self._heads)
+            or name.endswith(self._tails)
+            or (self._glob is not None and self._glob(name))
+        ):
+            return None
+        node = self._nodes.get(directory) or self._enter(directory)
+        return None if node.taken is not None and node.taken.takes(name) else node
+
+    def node(self, path: str) -> Node:
+        """What holds for this very path."""
+        directory, _, name = path.rpartition("/")
+        if not name:
+            return self._root
+        return self._child(self._enter(directory), path, name)
+
+    def _child(self, node: Node, path: str, name: str) -> Node:
+        """What holds for a name in the directory whose node is given."""
+        taken = node.taken
+        rules = self._patterns.at(path, name)
+        if taken is not None:
+            node = node.without_taken()
+            if name in taken.modules:
+                # A directory of this name is found only if it has an `__init__`.
+                rules.append(Rule("taken", taken.says, modules=_PACKAGE))
+            elif taken.takes(name):
+                rules.append(Rule("lock", taken.says))
+        return self._apply(node, rules)
+
+    def container(self, path: str) -> Rule | None:
+        """The rule that says protected names lie in this path."""
+        return self._first(path, "container")
+
+    def anchor(self, path: str) -> Rule | None:
+        """The rule that says a locked file lies somewhere below this path."""
+        return self._first(path, "anchor")
+
+    def _first(self, path: str, kind: str) -> Rule | None:
+        found = self._patterns.at(path, path.rpartition("/")[2])
+        return next((rule for rule in found if rule.kind == kind), None)
+
+    def _enter(self, directory: str) -> Node:
+        node = self._nodes.get(directory)
+        if node is not None:
+            return node
+        if not directory:
+            return self._root
+        # Not by recursion: a path may have 2,000 components, and recursion as many frames.
+        missing = []
+        while directory and node is None:
+            missing.append(directory)
+            directory = directory.rpartition("/")[0]
+            node = self._nodes.get(directory)
+        if node is None:
+            node = self._root
+        if len(self._nodes) + len(missing) > NODES_MAX:
+            self._nodes.clear()
+        patterns = self._patterns
+        for directory in reversed(missing):
+            name = directory.rpartition("/")[2]
+            if (
+                node.taken is not None
+                or name in self._names
+                or name.startswith(self._heads)
+                or name.endswith(self._tails)
+                or (self._glob is not None and self._glob(name))
+            ):
+                node = self._child(node, directory, name)
+            below = patterns.below(directory)
+            if below:
+                node = self._apply(node, below)
+            if len(self._nodes) < NODES_MAX:
+                self._nodes[directory] = node
+        return node
+
+    @staticmethod
+    def _apply(node: Node, rules: list[Rule]) -> Node:
+        """The node with these rules in force as well; the node itself if they change nothing."""
+        if not rules:
+            return node
+        allow, deny, protect, locked, exempt = node.allow, node.deny, node.protect, node.locked, node.exempt
+        stopped, taken = node.stopped, node.taken
+        # Zones first: they say what of that around them counts, and whether the protected names of this same node do.
+        for rule in rules:
+            if rule.kind == "stop":
+                if allow is not None:
+                    allow, stopped = None, rule
+            elif rule.kind == "scratch" or rule.kind == "guard":
+                # What lies above is not the tests' doing: a project below some .vscode is a project like any other.
+                exempt = rule.kind == "scratch"
+                protect = None
+        for rule in rules:
+            kind = rule.kind
+            if kind == "allow":
+                allow = allow or rule
+            elif kind == "deny":
+                deny = deny or rule
+            elif kind == "protect":
+                if not exempt:
+                    protect = protect or rule
+            elif kind == "protect-always":
+                protect = protect or rule
+            elif kind == "lock":
+                locked = locked or rule
+            elif kind == "taken":
+                taken = rule
+        return Node(allow, deny, protect, locked, stopped, taken, exempt=exempt)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
-from fence_core.errors import FenceError, FenceUnavailable, PolicyError
+from fence_core.errors import FenceError, FenceUnavailable, PolicyError, Problem
 from fence_core.policy import load
 from fence_core.policy.merge import merge, merge_settings
 from fence_core.policy.model import Config
@@ -25,9 +25,11 @@ __all__ = [
     "FenceError",
     "FenceUnavailable",
     "PolicyError",
+    "Problem",
     "Role",
     "by_section",
     "check_marker",
+    "config_in",
     "end_test",
     "fence_this_process",
     "find_config",
@@ -84,6 +86,11 @@ def find_config(
         parse_overlay(raw, source=source, base_dir=root, settings=True, home=context.home) for source, raw in overlays
     ]
     return Config(merge(found.policy, *parsed), merge_settings(found.settings, *parsed), found.source, found.path)
+
+
+def config_in(directory: str) -> tuple[Path, str, bool] | None:
+    """The config that this directory would have as a root: its file, its name, whether it switches the fence on."""
+    return load.config_in(directory)
 
 
 def check_marker(raw: Mapping[str, object], *, source: str, base_dir: str) -> None:

@@ -6,7 +6,7 @@ These hooks run for every test: each is a write to shared memory, or the compari
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -14,6 +14,7 @@ from pytest_fence import engine, xdist
 from pytest_fence.markers import MarkedPolicies
 
 if TYPE_CHECKING:
+    from pytest_fence.overlooked import Lookout
     from pytest_fence.verdicts import Verdicts
 
 
@@ -22,8 +23,13 @@ class TestHooks:
 
     __test__ = False
 
-    def __init__(self, config: pytest.Config, fence: engine.Fence, *, forks: bool = False) -> None:
-        """`forks`: each test runs in a process of its own, unless a marker says otherwise."""
+    def __init__(
+        self, config: pytest.Config, fence: engine.Fence, *, forks: bool = False, lookout: Lookout | None = None
+    ) -> None:
+        """`forks`: each test runs in a process of its own, unless a marker says otherwise.
+
+        `lookout`: for configs that are not in force; None where the user has said which one is.
+        """
         self._config = config
         self._fence = fence
         self._enter = fence.enter
@@ -31,6 +37,7 @@ class TestHooks:
         self._policies = MarkedPolicies(fence, str(config.rootpath))
         self._marked = False
         self._forks = forks
+        self._lookout = lookout
         self._in_fork = False
         self._verdicts: Verdicts | None = None
         self._seen = 0
@@ -54,6 +61,8 @@ class TestHooks:
     def pytest_make_collect_report(
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        if self._lookout is not None:
+            self._look_out(self._lookout, collector)
         outer = self._collecting  # a directory collects its files while it is collected itself
         self._collecting = nodeid = collector.nodeid
         self._enter(nodeid, "collect")
@@ -63,16 +72,26 @@ class TestHooks:
             self._collecting = outer
             self._enter(outer, "collect")
 
+    def _look_out(self, lookout: Lookout, collector: pytest.Collector) -> None:
+        """Before anything of this collector's directory is collected or imported."""
+        path = collector.path
+        problems = lookout.problems(str(path if isinstance(collector, pytest.Directory) else path.parent))
+        if problems:
+            self._refuse("the fence's policy cannot be used:", problems)
+
+    def _refuse(self, what: str, problems: list[str]) -> NoReturn:
+        lines = [what, *(f"  {text}" for text in problems)]
+        if self._fence.role == "worker":
+            xdist.leave_unusable(self._config, lines)
+        raise pytest.UsageError("\n".join(lines))
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Here and not earlier: pytest_collection_modifyitems may have added markers."""
         problems = self._policies.read(session.items)
         self._marked = self._policies.any
         if problems:
-            problems = ["the markers of these tests cannot be used:", *(f"  {text}" for text in problems)]
-            if self._fence.role == "worker":
-                xdist.leave_bad_markers(self._config, problems)
-            raise pytest.UsageError("\n".join(problems))
+            self._refuse("the markers of these tests cannot be used:", problems)
         if self._forks or self._policies.forking:
             from pytest_fence import forked
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_fence import engine
+from pytest_fence import engine, overlooked
 
 VSCODE_PIPE = "TEST_RUN_PIPE"
 """The environment variable in which VS Code names the socket that its pytest plugin reports to."""
@@ -34,7 +34,7 @@ _COVERAGE_FILES = ("xml", "html", "json", "lcov", "annotate", "markdown", "markd
 def choose(config: pytest.Config) -> engine.Config | None:
     """What this run is to be fenced with; None where nobody asked for a fence.
 
-    Raises PolicyError with everything that is wrong with the policy.
+    Raises PolicyError with everything that is wrong with the policy, and where another one would be overlooked.
     """
     options = config.known_args_namespace
     here = config.invocation_params.dir
@@ -48,7 +48,16 @@ def choose(config: pytest.Config) -> engine.Config | None:
         extra_write=list(paths_to_write(config)),
         overlays=list(_overlays(options)),
     )
-    return found if options.fence or found.settings.enabled else None
+    fenced = options.fence or found.settings.enabled
+    if explicit is None:
+        problems = [
+            problem
+            for directory in overlooked.of_arguments(config)
+            if (problem := overlooked.problem(directory, config, found.source, fenced=fenced))
+        ]
+        if problems:
+            raise engine.PolicyError(tuple(problems))
+    return found if fenced else None
 
 
 def _overlays(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, object]]]:

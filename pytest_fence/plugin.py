@@ -83,7 +83,11 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 
 
 def _is_configured(config: pytest.Config) -> bool:
-    """Whether the project's own files might switch the fence on; a false alarm costs only time."""
+    """Whether files of the project, or of the parts that are to be tested, might switch the fence on; a false alarm
+    costs only time."""
     from fence_core.policy.load import mentions_fence
+    from pytest_fence import overlooked
 
-    return mentions_fence(config.rootpath) is not None
+    if mentions_fence(config.rootpath) is not None:
+        return True
+    return any(mentions_fence(directory) is not None for directory in overlooked.of_arguments(config))

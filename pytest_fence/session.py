@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_fence import engine, options, xdist
+from pytest_fence import engine, options, overlooked, xdist
 
 
 def maybe_raise_fence(config: pytest.Config, *, others: int) -> None:
@@ -150,7 +150,9 @@ def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) 
 
     fence.enter("", "startup")
     manager = config.pluginmanager
-    manager.register(items.TestHooks(config, fence, forks=chosen.settings.scope == "test"), "fence-tests")
+    lookout = None if config.known_args_namespace.fence_config else overlooked.Lookout(config, chosen.source)
+    hooks = items.TestHooks(config, fence, forks=chosen.settings.scope == "test", lookout=lookout)
+    manager.register(hooks, "fence-tests")
     if fence.role == "worker":
         config.add_cleanup(fence.close)
         return

@@ -1,4 +1,4 @@
-"""What is different beside pytest-xdist: workers join the controller's fence, and tell it of bad markers."""
+"""What is different beside pytest-xdist: workers join the controller's fence, and tell it what cannot be used."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from pytest_fence import engine
 
-_BAD_MARKERS = "fence_bad_markers"
+_UNUSABLE = "fence_unusable"
 
 
 def is_worker(config: pytest.Config, *, others: int) -> bool:
@@ -45,11 +45,11 @@ def _is_local(spec: str) -> bool:
     return "popen" in [part.partition("=")[0] for part in parts.split("//")]
 
 
-def leave_bad_markers(config: pytest.Config, problems: Sequence[str]) -> None:
+def leave_unusable(config: pytest.Config, lines: Sequence[str]) -> NoReturn:
     """In a worker: end it in order. An exception would make xdist start another one, and another."""
     output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
-    output[_BAD_MARKERS] = list(problems)
-    pytest.exit("markers of pytest-fence are wrong", returncode=int(pytest.ExitCode.USAGE_ERROR))
+    output[_UNUSABLE] = list(lines)
+    pytest.exit("what pytest-fence was told is wrong", returncode=int(pytest.ExitCode.USAGE_ERROR))
 
 
 class ControllerHooks:
@@ -64,7 +64,8 @@ class ControllerHooks:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
-        """A worker that found bad markers has ended: what is a usage error in one process is one here too."""
-        problems = getattr(node, "workeroutput", {}).get(_BAD_MARKERS)
-        if problems:
-            raise pytest.UsageError("\n".join(problems))
+        """A worker that found bad markers, or configs not in force, has ended: what is a usage error in one process is
+        one here too."""
+        lines = getattr(node, "workeroutput", {}).get(_UNUSABLE)
+        if lines:
+            raise pytest.UsageError("\n".join(lines))

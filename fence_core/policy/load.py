@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from fence_core.policy.model import Config, Policy
     from fence_core.policy.templates import TemplateContext
 
-__all__ = ["find_config", "mentions_fence", "source_kind"]
+__all__ = ["config_in", "find_config", "mentions_fence", "source_kind"]
 
 _OWN_FILES = ("fence.json", "fence.jsonc", "fence.yaml", "fence.yml")
 _PYPROJECT = "pyproject.toml"
 
 
-def mentions_fence(root: Path) -> Path | None:
+def mentions_fence(root: str | os.PathLike[str]) -> Path | None:
     """The first file in `root` that could switch the fence on, found without parsing anything.
 
     None is certain: nothing here sets `enabled`. A path means that `find_config` is worth its price. Never raises: a
@@ -91,6 +91,26 @@ def find_config(
     )
     base = preset(overlay.extends or default_template, context)
     return Config(merge(_lock(base.policy, path), overlay), merge_settings(base.settings, overlay), source, path)
+
+
+def config_in(directory: str) -> tuple[Path, str, bool] | None:
+    """The config that this directory would have as a root: its file, its name, whether it switches the fence on.
+
+    Five lstat calls where there is none. A `fence.json` that holds none of our keys is another program's. Raises
+    PolicyError as `find_config` does, but for a policy that is wrong: that one is not read.
+    """
+    if not any(os.path.lexists(f"{directory}/{name}") for name in (*_OWN_FILES, _PYPROJECT)):
+        return None
+    found = _find(Path(directory))
+    if found is None:
+        return None
+    path, source, raw = found
+    if path.name != _PYPROJECT:
+        from fence_core.policy.validate import is_known
+
+        if not any(map(is_known, raw)):
+            return None
+    return path, source, raw.get("enabled") is True
 
 
 def _lock(policy: Policy, path: Path) -> Policy:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from fence_core.policy.model import Leftovers, Mode, Sources, TestScope
 
-__all__ = ["KEYS", "Key", "camel", "parse_overlay", "unwatched"]
+__all__ = ["KEYS", "Key", "camel", "is_known", "parse_overlay", "unwatched"]
 
 Kind = Literal["bool", "port", "url", "domains", "paths", "commands", "names", "variables", "ports", "hosts", "choice"]
 
@@ -108,6 +108,11 @@ def _spellings(section: str) -> dict[str, Key]:
 
 
 _BY_SECTION = {section: _spellings(section) for section in ("", *_SECTIONS)}
+
+
+def is_known(name: object) -> bool:
+    """Whether a file may have this at its top level: a section, or any of our keys."""
+    return name in _SECTIONS or any(name in spellings for spellings in _BY_SECTION.values())
 
 
 def parse_overlay(

@@ -1,0 +1,89 @@
+"""Fence configuration that is not in force for the tests that lie beside it or below it: see `docs/reference`.
+
+One run has one policy, that of pytest's root directory. A monorepo may have more of them, in the directories of its
+packages, and a run from the top reads none of those: rules that somebody wrote would not be kept, and nobody would be
+told. So it is an error, raised before anything of that directory is imported.
+
+Imported in every pytest process, fenced or not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_fence.engine import Problem
+
+
+class Directories:
+    """Walks from directories up to the root, each once."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._seen = {root}
+
+    def up(self, directory: str) -> Iterator[str]:
+        """This directory and those above it that were not seen yet, up to the first that holds the root."""
+        while directory not in self._seen:
+            self._seen.add(directory)
+            yield directory
+            if self._root.startswith(directory.rstrip("/") + "/"):
+                return
+            directory = os.path.dirname(directory)
+
+
+def of_arguments(config: pytest.Config) -> Iterator[str]:
+    """The directories of what the command line names, or pytest takes instead, and those between them and the root."""
+    here = os.fspath(config.invocation_params.dir)
+    root = os.fspath(config.rootpath)
+    given = config.known_args_namespace.file_or_dir or (config.getini("testpaths") if here == root else ()) or ("",)
+    directories = Directories(root)
+    for text in given:
+        path = os.path.normpath(os.path.join(here, str(text).partition("::")[0]))
+        yield from directories.up(path if os.path.isdir(path) else os.path.dirname(path))
+
+
+def problem(directory: str, config: pytest.Config, chosen: str, *, fenced: bool = True) -> Problem | None:
+    """What is wrong if this directory holds a config, beside the one that was `chosen`; None if it holds none.
+
+    Without a fence only a config that asks for one is missed. Raises PolicyError for one that cannot be read.
+    """
+    from pytest_fence import engine
+
+    found = engine.config_in(directory)
+    if found is None or not (fenced or found[2]):
+        return None
+    path, source, _ = found
+    here = config.invocation_params.dir
+    place = os.path.relpath(directory, here)
+    own = os.path.relpath(path, here)
+    without = f"policy of this run: {chosen}" if fenced else "this run has no fence"
+    return engine.Problem(
+        os.path.normpath(os.path.join(place, source)),
+        "",
+        f"is not read, since pytest's rootdir is {config.rootpath} ({without})",
+        f"--rootdir={place} to run the tests there by it; --fence-config={own}, or another file, to name the policy of "
+        f"the whole run{'' if fenced else '; --no-fence'}",
+    )
+
+
+class Lookout:
+    """In a fenced process: looks at the directories of what is collected."""
+
+    def __init__(self, config: pytest.Config, chosen: str) -> None:
+        self._config = config
+        self._chosen = chosen
+        self._directories = Directories(os.fspath(config.rootpath))
+        self._last = ""
+
+    def problems(self, directory: str) -> list[str]:
+        """What is wrong with this directory and those above it, as far as not told before."""
+        if directory == self._last:
+            return []
+        self._last = directory
+        found = (problem(each, self._config, self._chosen) for each in self._directories.up(directory))
+        return [str(each) for each in found if each is not None]

@@ -14,6 +14,8 @@ from fence_core.kernel import environment, features
 from fence_core.policy.variables import matcher
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fence_core.policy.model import Config, Settings
 
 _STARTS = ("PYTEST_", "PYTHON")
@@ -49,16 +51,22 @@ def check_restart(config: Config) -> None:
     """Raises PolicyError if a command that is started once more, in a fence, would miss what it was started with."""
     if config.settings.mode == "audit":
         return
-    taken = [name for name in named(config.settings) if name.startswith(_STARTS)]
-    if taken:
-        raise PolicyError(
-            (
-                Problem(
-                    config.settings.source_of("env_deny"),
-                    "env_deny",
-                    f"takes {', '.join(taken)} away, and pytest has to be started once more because a plugin has "
-                    "started threads",
-                    "patterns that leave these variables alone",
-                ),
-            )
-        )
+    problems = _taken(
+        config.settings,
+        lambda name: name.startswith(_STARTS),
+        "and pytest has to be started once more because a plugin has started threads",
+    )
+    if problems:
+        raise PolicyError(tuple(problems))
+
+
+def _taken(settings: Settings, needed: Callable[[str], bool], why: str) -> list[Problem]:
+    """One problem for each entry of `env_deny` that takes away variables which are set, and needed."""
+    accepted = "patterns that leave these variables alone"
+    problems = []
+    for entry in settings.env_deny:
+        names = sorted(name for name in filter(matcher((entry,)), os.environ) if needed(name))
+        if names:
+            found = f'"{entry.text}" takes {", ".join(names)} away, {why}'
+            problems.append(Problem(entry.source, "env_deny", found, accepted))
+    return problems

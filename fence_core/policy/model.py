@@ -142,7 +142,7 @@ class Settings(Record):
     """Have what is read pass the broker although the session's own policy has no `deny_read`: for markers that have."""
     scope: TestScope = "session"
     """``test``: each test runs in a process of its own, with a Landlock layer of its own."""
-    env_deny: tuple[str, ...] = ()
+    env_deny: tuple[Entry, ...] = ()
     """Patterns of environment variables that are kept from the tests: see `variables.py`."""
     sources: Sources = ()
 

@@ -374,12 +374,12 @@ class _Parser:
     def _names(self, key: Key, path: str, value: object) -> tuple[str, ...]:
         return tuple(text for _, text in self._strings(path, value, "landlock"))
 
-    def _variables(self, key: Key, path: str, value: object) -> tuple[str, ...]:
+    def _variables(self, key: Key, path: str, value: object) -> tuple[Entry, ...]:
         found = []
         for here, text in self._strings(path, value, "*_TOKEN"):
             if "=" in text or "[" in text or text != text.strip():
                 self.problem(here, f"{_quote(text)} is no name", 'the name of a variable, with "*" and "?" as globs')
-            found.append(text)
+            found.append(Entry(text, self.source))
         return tuple(found)
 
     # --- what it all comes to ---
@@ -438,7 +438,7 @@ class _Parser:
             leftovers=cast("Leftovers", values.get("leftovers", "end")),
             watch_reads=bool(values.get("watch_reads", False)),
             scope=cast("TestScope", values.get("scope", "session")),
-            env_deny=cast("tuple[str, ...]", values.get("env_deny", ())),
+            env_deny=entries("env_deny"),
             sources=sources(""),
         )
         return Overlay(self.source, network, filesystem, command, settings, cast("str | None", values.get("extends")))

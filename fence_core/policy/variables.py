@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from fence_core.policy.model import Entry
+
 __all__ = ["matcher"]
 
 
-def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+def matcher(entries: Iterable[Entry]) -> Callable[[str], bool]:
     """A test for names that any of the patterns matches."""
-    found = [_regex(pattern) for pattern in patterns]
+    found = [_regex(entry.text) for entry in entries]
     if not found:
         return lambda name: False
     match = re.compile("|".join(found), re.DOTALL).fullmatch

@@ -123,6 +123,26 @@ def test_started_anew(fenced: Fenced) -> None:
     run.has(r"^fence: withheld from the tests: PROBE_KEY_A, PROBE_TOKEN$")
 
 
+def test_started_anew_without_what_it_needs(fenced: Fenced) -> None:
+    """The rule is named with where it was written, which is not where the other rules come from."""
+    fenced.write(
+        "threaded.py",
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n",
+    )
+    run = fenced.run(
+        LOOK,
+        policy='[tool.fence]\nextends = "no-secrets"\nenv_deny = ["PYTHONP?TH", "NOTHING"]\n',
+        env={**SECRETS, "PYTHONPATH": f"{fenced.directory}:{ROOT}"},
+        plugins=["threaded"],
+    )
+    assert run.status == 4, run
+    assert (
+        '  pyproject.toml [tool.fence]: env_deny: "PYTHONP?TH" takes PYTHONPATH away, and pytest has to be started '
+        "once more because a plugin has started threads; accepted: "
+    ) in run.err, run
+    assert run.err.count("env_deny") == 1
+
+
 def test_workers(fenced: Fenced) -> None:
     # A worker's parent is the controller, which is inside and shows its environment to it.
     chosen = ("-n2", "-k", "not test_those_outside")

@@ -5,7 +5,7 @@ Imported only when a fence may be wanted. Tests that need no kernel replace the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
@@ -29,6 +29,7 @@ __all__ = [
     "Role",
     "by_section",
     "check_marker",
+    "check_needed",
     "config_in",
     "end_test",
     "fence_this_process",
@@ -172,6 +173,13 @@ def variables_denied(config: Config) -> tuple[str, ...]:
     from fence_core.launcher import withhold
 
     return withhold.named(config.settings)
+
+
+def check_needed(config: Config, places: Iterable[tuple[str, str]], *, captures: bool, workers: bool) -> None:
+    """Raises PolicyError for rules that cover what Python needs, or any of the `places` (what it is, and its path)."""
+    from fence_core.launcher import needed
+
+    needed.check(config, places, captures=captures, workers=workers)
 
 
 def maybe_join(config: Config | None, *, role: Role) -> Fence | None:

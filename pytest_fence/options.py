@@ -96,6 +96,15 @@ def paths_to_write(config: pytest.Config) -> Iterator[str]:
             yield _first_missing(parent)
 
 
+def places_to_read(config: pytest.Config) -> Iterator[tuple[str, str]]:
+    """What pytest reads to find the tests, each with what it is."""
+    yield "pytest's root directory", str(config.rootpath)
+    for text in config.known_args_namespace.file_or_dir:
+        path = _absolute(config.invocation_params.dir, text.partition("::")[0])
+        if os.path.exists(path):
+            yield "what is to be tested", path
+
+
 def _absolute(base: Path, text: str) -> str:
     return os.path.normpath(os.path.join(base, os.path.expanduser(os.path.expandvars(text))))
 

@@ -62,6 +62,13 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine
             f"workers started by {', '.join(remote)} would run outside the fence: use popen workers "
             "(-n NUM, --tx NUM*popen), or --no-fence"
         )
+    flags = config.known_args_namespace
+    engine.check_needed(
+        chosen,
+        options.places_to_read(config),
+        captures=flags.capture == "fd",
+        workers=xdist.starts_workers(flags),
+    )
     denied = engine.variables_denied(chosen) if others and chosen.settings.mode != "audit" else ()
     if denied:
         raise pytest.UsageError(

@@ -40,6 +40,11 @@ def remote_specs(options: argparse.Namespace) -> list[str]:
     return [spec for spec in specs if not _is_local(spec)]
 
 
+def starts_workers(options: argparse.Namespace) -> bool:
+    """Whether the options ask for any workers."""
+    return bool(getattr(options, "numprocesses", None) or getattr(options, "tx", None))
+
+
 def _is_local(spec: str) -> bool:
     parts = spec.partition("*")[2] if spec.partition("*")[0].isdigit() else spec
     return "popen" in [part.partition("=")[0] for part in parts.split("//")]

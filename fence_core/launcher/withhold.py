@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _STARTS = ("PYTEST_", "PYTHON")
 """What decides how Python and pytest start."""
+_LOADS = frozenset({"PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "PYTHONHOME"})
+"""What of it a worker does not get from its controller, as it gets arguments and `sys.path`."""
 
 
 def named(settings: Settings) -> tuple[str, ...]:
@@ -58,6 +60,13 @@ def check_restart(config: Config) -> None:
     )
     if problems:
         raise PolicyError(tuple(problems))
+
+
+def missed_by_workers(settings: Settings) -> list[Problem]:
+    """What is wrong if processes that pytest-xdist starts would not load what this one has loaded."""
+    return _taken(
+        settings, _LOADS.__contains__, "and workers of pytest-xdist load other plugins without, or do not start"
+    )
 
 
 def _taken(settings: Settings, needed: Callable[[str], bool], why: str) -> list[Problem]:

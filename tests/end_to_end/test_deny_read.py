@@ -283,10 +283,10 @@ def test_a_nested_session_where_nothing_is_watched(fenced: Fenced) -> None:
             done = subprocess.run([*argv, "-s", "inner"], capture_output=True, text=True)
             print("inner:", done.returncode, done.stdout, done.stderr)
         """
-    refused = fenced.run(test, "-s", policy=ONLY_HERE)
+    refused = fenced.run(test, "-s", "test_it.py", policy=ONLY_HERE)
     assert "inner: 4" in refused.out, refused
     assert "watch_reads = true" in refused.out
-    kept = fenced.run(test, "-s", policy=ONLY_HERE + "watch_reads = true\n")
+    kept = fenced.run(test, "-s", "test_it.py", policy=ONLY_HERE + "watch_reads = true\n")
     assert "inner: 1" in kept.out, kept
     assert f"read {fenced.outside}/secret" in kept.out
 

@@ -74,8 +74,8 @@ class TestHooks:
 
     def _look_out(self, lookout: Lookout, collector: pytest.Collector) -> None:
         """Before anything of this collector's directory is collected or imported."""
-        path = collector.path
-        problems = lookout.problems(str(path if isinstance(collector, pytest.Directory) else path.parent))
+        own = isinstance(collector, pytest.Directory | pytest.Session)
+        problems = lookout.problems(str(collector.path if own else collector.path.parent))
         if problems:
             self._refuse("the fence's policy cannot be used:", problems)
 

@@ -130,3 +130,12 @@ def test_cannot_be_read(runs: Runs, package: Path) -> None:
     assert "fence.json" in ended.err
     assert "no valid JSON" in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_config_above_the_root(runs: Runs, package: Path) -> None:
+    """A package that is a root of its own has its own policy, whatever lies above it."""
+    (runs.directory / "fence.json").write_text('{"extends": "strict"}')
+    (package / "pytest.ini").write_text("[pytest]\n")
+    ended = runs.pytest("packages/a")
+    assert ended.status == 0, ended
+    ended.has("^fence: enforce; .*; preset pytest$")

@@ -29,7 +29,7 @@ from fence_core.broker.resolve import Resolver
 from fence_core.broker.scopes import Binding, Scope, Worker
 from fence_core.broker.sockets import InsideSockets
 from fence_core.broker.table import handlers
-from fence_core.broker.tunnels import Tunnels
+from fence_core.broker.tunnels import Tunnel, Tunnels
 from fence_core.errors import KernelCallError
 from fence_core.events.ledger import Ledger
 from fence_core.kernel import arch as arches
@@ -62,6 +62,11 @@ class Route(NamedTuple):
     to: tuple[str, int] | None
     """Address and port that the policy pins it to."""
     remedy: tuple[str, ...] = ()
+
+
+def _our_fault(at: str, done: str) -> str:
+    """The rule that a fault of ours is reported with."""
+    return f"a fault of the fence itself{f' at {at}' if at else ''}: {done}, please report it"
 
 
 class _Parked:
@@ -330,15 +335,22 @@ class Broker:
         else:
             what = f"fence error in {name}: {type(error).__name__}: {error}"
             where = traceback.extract_tb(error.__traceback__)
-            at = f" at {os.path.basename(where[-1].filename)}:{where[-1].lineno}" if where else ""
-            rule = f"a fault of the fence itself{at}: the call was refused, please report it"
+            at = f"{os.path.basename(where[-1].filename)}:{where[-1].lineno}" if where else ""
+            rule = _our_fault(at, "the call was refused")
+        self._note_fault(self.processes.by_pid.get(tid) or self.root_process, tid, what, rule)
+        return errno.EACCES
+
+    def filter_fault(self, tunnel: Tunnel | None, what: str, at: str, done: str) -> None:
+        """The filter's own failure. On nobody's connection it is on account of what pytest is doing."""
+        process, tid = (self.root_process, self.root_process.pid) if tunnel is None else (tunnel.process, tunnel.tid)
+        self._note_fault(process, tid, f"fence error in the filter: {what}", _our_fault(printable(at), done))
+
+    def _note_fault(self, process: Process, tid: int, what: str, rule: str) -> None:
         try:
-            process = self.processes.by_pid.get(tid) or self.root_process
             self.recorder.note(process, tid, "error", printable(what), process.account(), rule, errno.EACCES, None)
         except Exception:
             self.recorder.lost_one = True
             traceback.print_exc()
-        return errno.EACCES
 
     # ------------------------------------------------------------ what handlers need
 

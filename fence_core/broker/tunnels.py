@@ -132,14 +132,19 @@ class Tunnels:
             except OSError:
                 packet = b""
             if not packet:
-                self.close()  # it is gone: the next connection starts another
+                self._lost("it has ended")
                 return
             request = json.loads(packet)
             answer = _OPERATIONS[request["op"]](self, request)
             try:
                 end.control.send(json.dumps({"id": request["id"], **answer}).encode(), socket.MSG_NOSIGNAL)
             except OSError:
-                self.close()  # it does not read: better none than one that waits
+                self._lost("it does not read our answers")  # better none than one that waits
+
+    def _lost(self, why: str) -> None:
+        """The filter is of no use any more: the next connection starts another."""
+        self.close()
+        self._broker.filter_fault(None, why, "", "its connections were closed")
 
     def _who(self, request: Mapping[str, Any]) -> dict[str, Any]:
         place = (request["host"], request["port"])
@@ -208,6 +213,12 @@ class Tunnels:
             )
         return {}
 
+    def _fault(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """An error of the filter's own: on account of whose connection it was, as far as that is known."""
+        tunnel = self._known(request) if "from" in request else None
+        self._broker.filter_fault(tunnel, request["what"], request["at"], "the connection was closed")
+        return {}
+
     def _known(self, request: Mapping[str, Any]) -> Tunnel | None:
         return self._open.get((request["host"], request["from"]))
 
@@ -217,6 +228,7 @@ _OPERATIONS: dict[str, Callable[[Tunnels, Mapping[str, Any]], dict[str, Any]]] =
     "ask": Tunnels._ask,
     "addresses": Tunnels._addresses,
     "violation": Tunnels._violation,
+    "fault": Tunnels._fault,
 }
 
 _NOT_PUBLIC = ("fec0::/10", "64:ff9b:1::/48", "::ffff:0:0:0/96", "168.63.129.16/32")

@@ -9,8 +9,7 @@ import asyncio
 import logging
 import resource
 import socket
-import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -35,13 +34,11 @@ class Hub:
         loop: asyncio.AbstractEventLoop,
         listeners: Sequence[socket.socket],
         control: socket.socket,
-        on_bug: Callable[[str], object] | None,
     ) -> None:
         self.loop = loop
         self.relays: set[Relay] = set()
         self.referee = Referee(loop, control)
         self._listeners = listeners
-        self._on_bug = on_bug
         self._count = 0
         self._limit = min(CONNECTION_LIMIT, _descriptors() // 2 - 32)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,12 +101,12 @@ class Hub:
                 inspector = Inspector(target.name, target.port, cleartext_h2=target.pinned_to_this_machine)
             elif kind != "proxy":
                 raise NoAnswerError(str(kind))
-        except BaseException as error:
+        except Exception as error:
             self.left()
+            if not isinstance(error, NoAnswerError):
+                await self._report(error, source)
             reset(sock)
-            if isinstance(error, NoAnswerError):
-                return
-            raise
+            return
         if kind == "proxy":
             classic = Classic(self, source, who.get("upstream_proxy"))
             await self.adopt(sock, classic.client)
@@ -141,9 +138,9 @@ class Hub:
             relay.unreachable("the fence does not answer", "without an answer, nothing is allowed")
         except asyncio.CancelledError:
             return  # the program is gone, or was refused
-        except BaseException:
+        except Exception as error:
+            await self._report(error, source)
             relay.client.reset()
-            raise
         else:
             relay.dialing = None
             await relay.attach(sock, early)
@@ -159,15 +156,24 @@ class Hub:
 
     # -- our own errors -----------------------------------------------------------------------------------------------
 
-    def start(self, work: Coroutine[Any, Any, None], end: End) -> None:
+    async def _report(self, error: Exception, source: Source) -> None:
+        """Return when the broker has written it down: its test may be over as soon as the connection is."""
+        from fence_core.proxy import fault
+
+        try:
+            await self.referee.ask("fault", **source.named, **fault.describe(error))
+        except NoAnswerError:
+            pass  # it is not silent: the broker takes that for the end of this process
+
+    def start(self, work: Coroutine[Any, Any, None], end: End, source: Source) -> None:
         """Go on with a connection; if that fails, it ends."""
 
         async def guarded() -> None:
             try:
                 await work
-            except BaseException:
+            except Exception as error:
+                await self._report(error, source)
                 end.reset()
-                raise
 
         self._start(guarded())
 
@@ -179,16 +185,20 @@ class Hub:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._bug(error)
+            self._tell(error, {})
 
     def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if not isinstance(error, OSError):  # of sockets: the connection has been closed
-            self._bug(error if error is not None else RuntimeError(context.get("message")))
+        if isinstance(error, OSError):  # of sockets: the connection has been closed
+            return
+        # Raised by an End: the loop closes its connection when it comes back from here.
+        source: Source | None = getattr(getattr(context.get("protocol"), "owner", None), "source", None)
+        self._tell(error if error is not None else RuntimeError(context.get("message")), source.named if source else {})
 
-    def _bug(self, error: BaseException) -> None:
-        if self._on_bug is not None:
-            self._on_bug("".join(traceback.format_exception(error)))
+    def _tell(self, error: BaseException, named: dict[str, Any]) -> None:
+        from fence_core.proxy import fault
+
+        self.referee.tell("fault", **named, **fault.describe(error))
 
 
 def _descriptors() -> int:
@@ -205,14 +215,12 @@ def _descriptors() -> int:
     return new
 
 
-def run(
-    listeners: Sequence[socket.socket], control: socket.socket, on_bug: Callable[[str], object] | None = None
-) -> None:
+def run(listeners: Sequence[socket.socket], control: socket.socket) -> None:
     """Serve until the other end of `control` is closed."""
     logging.disable(logging.CRITICAL)  # asyncio and proxy.py would write to stderr, which is pytest's
     loop = asyncio.SelectorEventLoop()
 
     async def main() -> None:
-        await Hub(loop, listeners, control, on_bug).run()
+        await Hub(loop, listeners, control).run()
 
     loop.run_until_complete(main())

@@ -65,6 +65,12 @@ class Referee:
             limit.cancel()
             self._open.pop(number, None)
 
+    def tell(self, op: str, **what: object) -> None:
+        """Say something without waiting for the answer."""
+        if not self.gone.done():
+            self._last += 1
+            self._send(json.dumps({"id": self._last, "op": op, **what}).encode())
+
     def _send(self, packet: bytes) -> None:
         if not self._unsent:
             try:

@@ -236,7 +236,7 @@ class Relay:
         """`opening`: what the program is told when there is a server, for a program that waits for that."""
         self._hub = hub
         self._filter = filter
-        self._source = source
+        self.source = source
         self.client = client or End(self, self._from_client)
         self.client.owner = self
         self.client.take = self._from_client
@@ -470,11 +470,11 @@ class Relay:
             self._quiet = self._hub.loop.create_future()
         elif self.dialing is not None:
             self.dialing.cancel()
-        self._hub.start(self._record_and_say(refused), self.client)
+        self._hub.start(self._record_and_say(refused), self.client, self.source)
 
     async def _record_and_say(self, refused: RefusedError) -> None:
         if refused.violation:
-            await self._hub.record(self._source, refused.what, refused.rule)
+            await self._hub.record(self.source, refused.what, refused.rule)
         responses = self._filter.responses
         if responses is not None and self._quiet is not None:
             if not responses.passive:

@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 # What a terminal or a caller sends to the whole group is for the tests. We end when the broker does.
@@ -20,22 +20,19 @@ _IGNORED = (
 )  # fmt: skip
 
 
-def serve(
-    listeners: Sequence[socket.socket], control: socket.socket, on_bug: Callable[[str], object] | None = None
-) -> NoReturn:
-    """Never returns. `control`: a SOCK_SEQPACKET socket of the broker. `on_bug` gets the traces of our own errors."""
+def serve(listeners: Sequence[socket.socket], control: socket.socket) -> NoReturn:
+    """Never returns. `control`: a SOCK_SEQPACKET socket of the broker, which is told of our own errors, too."""
     try:
         for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)
         if _somebody_connects(listeners, control):
             from fence_core.proxy import hub
 
-            hub.run(listeners, control, on_bug)
-    except BaseException:
-        if on_bug is not None:
-            import traceback
+            hub.run(listeners, control)
+    except BaseException as error:
+        from fence_core.proxy import fault
 
-            on_bug(traceback.format_exc())
+        fault.tell_last(control, error)
     finally:
         # Not sys.exit: what the supervisor's copy of the interpreter would do at its end is not ours to do.
         os._exit(0)

@@ -184,7 +184,7 @@ def test_expose_ports(fenced: Fenced) -> None:
 
 
 def test_filter_dies(fenced: Fenced) -> None:
-    """What went through it ends; the next connection has another one."""
+    """What went through it ends, and the run says so; the next connection has another one."""
     port = free_port()
     run = fenced.run(
         """
@@ -204,8 +204,6 @@ def test_filter_dies(fenced: Fenced) -> None:
                 kill.write("now\\n")
             with open("killed") as killed:
                 killed.read()
-
-        def test_after():
             for attempt in range(100):
                 try:
                     assert fetch() == b"/ of api.example"
@@ -214,6 +212,9 @@ def test_filter_dies(fenced: Fenced) -> None:
                     pass
             else:
                 pytest.fail("no new filter")
+
+        def test_after():
+            assert fetch() == b"/ of api.example"
         """,
         files={"conftest.py": SERVER % port},
         policy=f'[tool.fence.network]\nhosts = {{"api.example" = "127.0.0.1:{port}"}}\n',
@@ -226,4 +227,5 @@ def test_filter_dies(fenced: Fenced) -> None:
             'then kill -9 "${p#/proc/}"; fi; done; : >killed) &); exec "$0" "$@"',
         ],
     )
-    run.clean("test_before", "test_kill", "test_after")
+    run.clean("test_before", "test_after")
+    run.refused("test_kill", "fence error in the filter: it has ended")

@@ -18,8 +18,7 @@ RUN = """
 import socket, sys
 from fence_core.proxy.server import serve
 fds = [int(word) for word in sys.argv[1:]]
-bugs = open(fds[1], "w", buffering=1)
-serve([socket.socket(fileno=fd) for fd in fds[2:]], socket.socket(fileno=fds[0]), bugs.write)
+serve([socket.socket(fileno=fd) for fd in fds[1:]], socket.socket(fileno=fds[0]))
 """
 
 
@@ -91,9 +90,8 @@ class FilterProcess:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port: int = self.listener.getsockname()[1]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.bugs = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by close()
-        self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        fds = [theirs.fileno(), self.bugs.fileno(), self.listener.fileno()]
+        self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by close()
+        fds = [theirs.fileno(), self.listener.fileno()]
         self.process = subprocess.Popen(
             [sys.executable, "-c", RUN, *map(str, fds)], pass_fds=fds, stderr=self.stderr, stdout=self.stderr
         )
@@ -125,16 +123,14 @@ class FilterProcess:
         return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
     def complaints(self) -> str:
-        text = ""
-        for file in (self.bugs, self.stderr):
-            file.seek(0)
-            text += file.read()
-        return text
+        """What it has told the broker of errors of its own, a line each, and what it has written to stderr."""
+        self.stderr.seek(0)
+        told = [f"{fault['what']} at {fault['at']}\n" for fault in self.referee.ops("fault")]
+        return "".join(told) + self.stderr.read()
 
     def close(self) -> None:
         self.referee.close()
         self.process.wait(10)
-        self.bugs.close()
         self.stderr.close()
 
 

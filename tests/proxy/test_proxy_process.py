@@ -77,15 +77,19 @@ def test_signals_of_a_terminal_are_not_for_it(fresh: FilterProcess, awake: bool)
 
 
 def test_a_bug_closes_its_connection_only(fresh: FilterProcess) -> None:
-    """Fail closed: the process goes on, nothing is written to stderr, and whoever wants to can hear of it."""
+    """Fail closed: the process goes on, nothing is written to stderr, and the broker hears of it before the program
+    does."""
     server = Server(echo)
     try:
         fresh.referee.who = {"kind": "tunnel", "name": "a.test"}  # no port: an answer we do not expect
         assert fresh.resets()
         fresh.referee.who = {"kind": "tunnel", "name": "not a name", "port": 1, "to": None}
         assert fresh.resets()
-        eventually(lambda: fresh.complaints().count("Traceback") == 2, "the bugs are not reported")
-        assert "KeyError: 'port'" in fresh.complaints()
+        first, second = fresh.referee.ops("fault")
+        assert first["what"] == "KeyError: 'port'"
+        assert first["at"].startswith("hub.py:")
+        assert first["host"] == "127.0.0.1"
+        assert first["from"] != second["from"]
         fresh.stderr.seek(0)
         assert not fresh.stderr.read()
         fresh.referee.tunnel("a.test", 9, server.address)

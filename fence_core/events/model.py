@@ -27,7 +27,7 @@ class Violation(NamedTuple):
     phase: str
     """One of `phases.PHASES`."""
     kind: str
-    """``connect``, ``resolve``, ``bind``, ``socket``, ``write``, ``read`` or ``error`` (a fault of the fence)."""
+    """``connect``, ``resolve``, ``bind``, ``socket``, ``write``, ``read``, ``run`` or ``error`` (a fault of ours)."""
     what: str
     """What was tried, escaped for showing: ``connect 93.184.216.34:443/tcp``."""
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here

@@ -21,6 +21,7 @@ from fence_core.policy.requests import (
     OpenSocket,
     Read,
     Resolve,
+    Run,
     UnixConnect,
     Write,
     printable,
@@ -155,7 +156,7 @@ class Judge:
             return self._bind(request)
         if isinstance(request, Move):
             return self._move(request)
-        if isinstance(request, Read):
+        if isinstance(request, Read | Run):
             return self._read(request)
         return self._open_socket(request)
 
@@ -188,7 +189,7 @@ class Judge:
             return Decision(False, stopped.says, "unlisted")
         return self._unlisted("filesystem.allow_write")
 
-    def _read(self, request: Read) -> Decision:
+    def _read(self, request: Read | Run) -> Decision:
         if self._reads is None:
             return Decision(True, "reading is free: there is no filesystem.deny_read")
         if not request.path.startswith("/"):

@@ -8,7 +8,19 @@ Classes of their own and not a `Record` as the rest: to tuples, `Resolve("x")` a
 
 from __future__ import annotations
 
-__all__ = ["Bind", "Connect", "Move", "OpenSocket", "Read", "Request", "Resolve", "UnixConnect", "Write", "printable"]
+__all__ = [
+    "Bind",
+    "Connect",
+    "Move",
+    "OpenSocket",
+    "Read",
+    "Request",
+    "Resolve",
+    "Run",
+    "UnixConnect",
+    "Write",
+    "printable",
+]
 
 # Linux's numbers, the same on every architecture we know. Spelled out since `socket` does not name all of them.
 _FAMILIES = {
@@ -199,6 +211,19 @@ class Read(_Asked):
         return f"read {printable(self.path)}"
 
 
+class Run(_Asked):
+    """Start it as a program. Whoever does that has read it, so the rules of `Read` speak of it."""
+
+    __slots__ = ("path",)
+    path: str
+
+    def __init__(self, path: str) -> None:
+        self._set(path)
+
+    def describe(self) -> str:
+        return f"run {printable(self.path)}"
+
+
 class Move(_Asked):
     """Give what is called `old` the name `new`; or, with a directory of that name, what is `inside` of it.
 
@@ -230,4 +255,4 @@ class Move(_Asked):
         return f"{self.op} {printable(self.old)}{holds}"
 
 
-Request = Connect | Bind | Resolve | UnixConnect | OpenSocket | Write | Read | Move
+Request = Connect | Bind | Resolve | UnixConnect | OpenSocket | Write | Read | Run | Move

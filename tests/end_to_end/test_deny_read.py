@@ -237,7 +237,8 @@ def test_programs(fenced: Fenced) -> None:
         policy=denying(fenced.outside / "tool"),
     )
     for test in ("test_run", "test_by_descriptor"):
-        assert [attempt.what for attempt in run.attempts(test)] == [f"read {fenced.outside}/tool"], run
+        (attempt,) = run.attempts(test)
+        assert (attempt.what, attempt.plain["kind"]) == (f"run {fenced.outside}/tool", "run"), run
     run.clean("test_other")
 
 

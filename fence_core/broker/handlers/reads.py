@@ -25,7 +25,7 @@ from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_SYMLINK_NOFOL
 from fence_core.broker.native_errno import native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply
 from fence_core.kernel import process as kernel_process
-from fence_core.policy.requests import Read
+from fence_core.policy.requests import Read, Run
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
@@ -82,7 +82,7 @@ def hand_over(broker: Broker, process: Process, tid: int, located: Located, hand
         return opened  # the kernel's own refusal comes first, and is no violation
     if may_read(broker, process, located, status):
         return opened
-    refused = broker.refuse(process, tid, _asked(broker, process, located, status), errno.EACCES)
+    refused = broker.refuse(process, tid, Read(_asked(broker, process, located, status)), errno.EACCES)
     if refused == CONTINUE:
         return opened
     os.close(opened.fd)
@@ -101,7 +101,7 @@ def refuse_open(broker: Broker, process: Process, tid: int, located: Located, fl
     if may_read(broker, process, located, status):
         return None
     native = native_errno("open", located, tid, flags=flags)
-    return native or broker.refuse(process, tid, _asked(broker, process, located, status), errno.EACCES) or None
+    return native or broker.refuse(process, tid, Read(_asked(broker, process, located, status)), errno.EACCES) or None
 
 
 def may_read(broker: Broker, process: Process, located: Located, status: os.stat_result) -> bool:
@@ -121,7 +121,7 @@ def _named(broker: Broker, process: Process, located: Located) -> str:
     return judged_path(broker, process, located.path)
 
 
-def _asked(broker: Broker, process: Process, located: Located, status: os.stat_result) -> Read:
+def _asked(broker: Broker, process: Process, located: Located, status: os.stat_result) -> str:
     """By the name that a rule speaks of: a hard link may have been made long ago, under another one."""
     path = _named(broker, process, located)
     for _, judge in process.account().judges:
@@ -129,8 +129,8 @@ def _asked(broker: Broker, process: Process, located: Located, status: os.stat_r
             break
         name = judge.secret_name(status) if status.st_nlink > 1 else ""
         if name:
-            return Read(name)
-    return Read(path)
+            return name
+    return path
 
 
 def _open(broker: Broker, tid: int, handle: int, flags: int) -> HandOver | int:
@@ -184,4 +184,4 @@ def refuse_program(broker: Broker, process: Process, tid: int, dirfd: int, addre
         return None
     if not status.st_mode & 0o111 or not stat.S_ISREG(status.st_mode):
         return errno.EACCES
-    return broker.refuse(process, tid, _asked(broker, process, located, status), errno.EACCES) or None
+    return broker.refuse(process, tid, Run(_asked(broker, process, located, status)), errno.EACCES) or None

@@ -15,7 +15,7 @@ from fence_core.policy.decide import Judge
 from fence_core.policy.merge import merge
 from fence_core.policy.model import FilesystemRules, Policy
 from fence_core.policy.protected import PROTECTED, config_names, containers
-from fence_core.policy.requests import Read, Write
+from fence_core.policy.requests import Read, Run, Write
 from fence_core.policy.validate import parse_overlay
 
 NO_LINKS = Links(lambda path: None, lambda path: True)
@@ -259,6 +259,8 @@ def test_deny_read_is_judged_where_it_is_set() -> None:
     assert it.decide(Read("/home/ci/.aws/credentials")).why == "denied"
     assert it.decide(Read("/x/a.pem")).rule == 'denied: filesystem.deny_read "*.pem" (s)'
     assert it.decide(Read("/x/a.txt")).allowed
+    assert it.decide(Run("/x/a.pem")) == it.decide(Read("/x/a.pem"))
+    assert it.decide(Run("/x/a.txt")).allowed
     assert not it.decide(Read("pipe:[1]")).allowed
 
 

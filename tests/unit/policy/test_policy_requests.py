@@ -15,6 +15,7 @@ from fence_core.policy.requests import (
     Read,
     Request,
     Resolve,
+    Run,
     UnixConnect,
     Write,
     printable,
@@ -44,6 +45,7 @@ from fence_core.policy.requests import (
         (Write("mkdir", "/x"), "mkdir /x"),
         (Write("rename", "/a\nb"), "rename /a\\nb"),
         (Read("/etc/shadow"), "read /etc/shadow"),
+        (Run("/usr/bin/tool"), "run /usr/bin/tool"),
     ],
 )
 def test_describe(request_: Request, text: str) -> None:
@@ -86,6 +88,7 @@ def test_different_file_names_are_shown_differently(pair: list[str]) -> None:
 def test_requests_are_equal_only_to_their_own_kind() -> None:
     assert Resolve("x") == Resolve("x")
     assert Resolve("x") != Read("x")
+    assert Run("x") != Read("x")
     assert len({Resolve("x"), Read("x"), Resolve("x")}) == 2
     assert Connect("1.1.1.1", 1) != Connect("1.1.1.1", 1, inside=True)
 

@@ -86,7 +86,9 @@ def find_config(
     parsed = [
         parse_overlay(raw, source=source, base_dir=root, settings=True, home=context.home) for source, raw in overlays
     ]
-    return Config(merge(found.policy, *parsed), merge_settings(found.settings, *parsed), found.source, found.path)
+    # Flags hold no rules, so no refusal is to name them as where one was looked for; each entry knows its own source.
+    policy = merge(found.policy, *parsed)._replace(sources=found.policy.sources)
+    return Config(policy, merge_settings(found.settings, *parsed), found.source, found.path)
 
 
 def config_in(directory: str) -> tuple[Path, str, bool] | None:

@@ -59,13 +59,14 @@ class Judge:
     """
 
     __slots__ = (
-        "_allowed", "_denied", "_hosts", "_network", "_outbound", "_reads", "_secrets", "_sockets", "_spoken_of",
-        "_tried", "_writable", "_writes", "places",
+        "_allowed", "_denied", "_filesystem", "_hosts", "_network", "_outbound", "_reads", "_secrets", "_sockets",
+        "_sources", "_spoken_of", "_writable", "_writes", "places",
     )  # fmt: skip
 
     def __init__(self, policy: Policy, *, links: Links | None = None) -> None:
         self._network = policy.network
-        self._tried = f" ({printable(', '.join(policy.sources))})" if policy.sources else " (the policy is empty)"
+        self._sources = policy.sources
+        self._filesystem = policy.filesystem
         self._allowed = DomainRules(policy.network.allowed_domains)
         self._denied = DomainRules(policy.network.denied_domains)
         network = policy.network
@@ -356,7 +357,13 @@ class Judge:
         return _impossible("no rule can allow it: sockets of this kind are outside what the fence can judge")
 
     def _unlisted(self, key: str) -> Decision:
-        return Decision(False, f"no rule in {key} allows it{self._tried}", "unlisted")
+        """With where such a rule could stand (preset, file, markers), and whatever else has one of this key."""
+        section, _, name = key.partition(".")
+        rules = getattr(self._network if section == "network" else self._filesystem, name, ())
+        others = [each.source for each in rules if hasattr(each, "source")] if isinstance(rules, tuple) else []
+        sources = ", ".join(dict.fromkeys([*self._sources, *others]))
+        tried = printable(sources) if sources else "the policy is empty"
+        return Decision(False, f"no rule in {key} allows it ({tried})", "unlisted")
 
 
 _BYTE_CODE = re.compile(r"/__pycache__(/[^/]+\.pyc(\.\d+)?)?\Z")

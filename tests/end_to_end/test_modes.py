@@ -67,6 +67,8 @@ def test_warn(fenced: Fenced, how: str) -> None:
     assert fenced.untouched()
     assert run.status == 0
     run.has("^fence: warn; ", "4 passed, 3 warnings", "FenceWarning: connect 127.0.0.1", "FenceWarning: write ")
+    run.has(r"allows it \(preset [\w-]+, pyproject.toml \[tool.fence\]\)")
+    assert "--fence-mode" not in run.out  # it holds no rule
 
 
 def test_warn_with_filters(fenced: Fenced) -> None:

@@ -7,9 +7,14 @@ modes, owners and times.
 from __future__ import annotations
 
 import contextlib
+import functools
+import http.server
 import sqlite3
+import sys
 import textwrap
+import threading
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -339,6 +344,70 @@ def test_widened(fenced: Fenced, tmp_path: Path, text: str) -> None:
         found.append(trees.account(where, {f"/{side}/": "/*/"}))
     assert len(found[0]) > 3, "the programs are to leave something behind"
     assert not trees.differences(*found)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    """Files, and a page of links for each directory: what pip takes for a package index."""
+
+    def log_message(self, *ignored: object) -> None: ...
+
+
+@contextlib.contextmanager
+def serving(directory: Path) -> Iterator[int]:
+    """A server outside of the fence; its port on 127.0.0.1."""
+    handler = functools.partial(_Quiet, directory=str(directory))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield int(server.server_address[1])
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.needs("module:pip")
+def test_pip_from_an_index(fenced: Fenced, tmp_path: Path) -> None:
+    """A download over HTTP lands where only a marker allows it; in the test without one it is refused there, once."""
+    index = tmp_path / "simple" / "small"
+    index.mkdir(parents=True)
+    small_wheel(index)
+    for name in ("allowed", "refused"):
+        (fenced.outside / name).mkdir()
+    with serving(tmp_path) as port:
+        run = fenced.run(
+            f"""
+            import os, subprocess, sys
+            import pytest
+            from here import OUTSIDE
+
+            def download(directory):
+                pip = [sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", "--no-cache-dir"]
+                return subprocess.run(
+                    [*pip, "download", "--index-url", "http://127.0.0.1:{port}/simple/", "-d", directory, "small"],
+                    capture_output=True,
+                    text=True,
+                    env={{**os.environ, "no_proxy": "*"}},
+                )
+
+            @pytest.mark.fence(allow_write=[f"{{OUTSIDE}}/allowed"])
+            def test_allowed():
+                done = download(f"{{OUTSIDE}}/allowed")
+                assert done.returncode == 0, done
+
+            def test_refused():
+                done = download(f"{{OUTSIDE}}/refused")
+                assert done.returncode != 0, done
+                assert "Permission denied" in done.stderr, done
+            """,
+            policy=ONLY_HERE,
+        )
+    wheel = "small-1-py3-none-any.whl"
+    run.clean("test_allowed")
+    assert (fenced.outside / "allowed" / wheel).read_bytes() == (index / wheel).read_bytes()
+    run.refused("test_refused", f"write {fenced.outside}/refused/{wheel}", by=[Path(sys.executable).name])
+    run.nothing_else("test_refused")
+    assert not list((fenced.outside / "refused").iterdir())
 
 
 NARROWED = """

@@ -395,6 +395,8 @@ class Broker:
                 if decision.allowed:
                     continue
                 rule, quiet = decision.rule, decision.quiet
+                if isinstance(request, Connect) and not quiet:
+                    rule += self._known_otherwise(binding, request)
             found = True
             given = number if binding.worker.scope.mode != "audit" else 0
             answer = answer or given
@@ -404,6 +406,16 @@ class Broker:
             asked = None if whatever_rules else request
             self.recorder.note(process, tid, kind, request.describe(), binding, rule, given, asked)
         return answer if found else number
+
+    @staticmethod
+    def _known_otherwise(binding: Binding, request: Connect) -> str:
+        """That a name which the policy places elsewhere leads to this address, if so."""
+        names = [name for name, _ in binding.rules().network.hosts]
+        if not names:
+            return ""
+        from fence_core.broker import etc_hosts
+
+        return etc_hosts.remark(request.host, names)
 
     def report(self, process: Process, tid: int, what: str, rule: str, request: Request | None) -> None:
         """Record what was refused elsewhere than in a trapped call, with every session above the process."""

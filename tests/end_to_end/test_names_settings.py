@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 from tests.end_to_end.caught import Fenced
 
@@ -181,6 +182,32 @@ def test_expose_ports(fenced: Fenced) -> None:
         policy=f"[tool.fence.network]\nexpose_ports = [{port}]\n",
     )
     run.clean("test_exposed", "test_others")
+
+
+def test_name_in_etc_hosts(fenced: Fenced) -> None:
+    """A program that finds a name there asks nobody: the report says why it is an address, and of which name."""
+    lines = [line.partition("#")[0].split() for line in Path("/etc/hosts").read_text().splitlines()]
+    assert any(words[:1] == ["127.0.0.1"] and "localhost" in words for words in lines), "the file lacks what is usual"
+    run = fenced.run(
+        """
+        import socket
+        import pytest
+        from here import PORT
+
+        @pytest.mark.parametrize("host", ["localhost", "127.0.0.2"])
+        def test_refused(host):
+            (found,) = socket.getaddrinfo(host, PORT, socket.AF_INET, socket.SOCK_STREAM)
+            with pytest.raises(PermissionError), socket.socket() as client:
+                client.connect(found[4])
+        """,
+        policy='[tool.fence.network]\nallow_local_outbound = false\nhosts = {"localhost" = "127.0.0.1:1"}\n',
+    )
+    port = fenced.loopback.hello
+    remark = "/etc/hosts gives localhost this address, so network.hosts is not asked where it is"
+    by_name = run.refused("test_refused[localhost]", f"connect 127.0.0.1:{port}/tcp")
+    assert by_name.plain["rule"].endswith(f"; {remark}")
+    by_address = run.refused("test_refused[127.0.0.2]", f"connect 127.0.0.2:{port}/tcp")
+    assert remark not in by_address.plain["rule"]
 
 
 def test_filter_dies(fenced: Fenced) -> None:

@@ -66,7 +66,7 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine
     engine.check_needed(
         chosen,
         options.places_to_read(config),
-        captures=flags.capture == "fd",
+        captures=getattr(flags, "capture", "no") == "fd",
         workers=xdist.starts_workers(flags),
     )
     denied = engine.variables_denied(chosen) if others and chosen.settings.mode != "audit" else ()

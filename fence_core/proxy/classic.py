@@ -31,7 +31,7 @@ class Classic:
 
     def __init__(self, hub: Hub, source: Source, upstream_proxy: str | None) -> None:
         self._hub = hub
-        self.source = source
+        self._source = source
         self._upstream_proxy = upstream_proxy
         self._buffer = bytearray()
         self._limit = hub.loop.call_later(HEAD_PATIENCE, self._too_late)
@@ -50,11 +50,11 @@ class Classic:
             head = http1.parse_request_head(bytes(self._buffer[:end]))
         except http1.AmbiguousError as error:
             self._stop()
-            self._hub.start(self._refuse(_bad(str(error))), self.client, self.source)
+            self._hub.start(self._refuse(_bad(str(error))), self.client, self._source)
             return
         rest = bytes(self._buffer[end:])
         self._stop()
-        self._hub.start(self._serve(head, rest), self.client, self.source)
+        self._hub.start(self._serve(head, rest), self.client, self._source)
 
     def _stop(self) -> None:
         self._limit.cancel()
@@ -67,7 +67,7 @@ class Classic:
 
     async def _refuse(self, refused: RefusedError) -> None:
         if refused.violation:
-            await self._hub.record(self.source, refused.what, refused.rule)
+            await self._hub.record(self._source, refused.what, refused.rule)
         if not self.client.gone:
             Farewell(self._hub, self.client, refused.packet())
 
@@ -86,7 +86,7 @@ class Classic:
         """Raises RefusedError."""
         try:
             verdict = await self._hub.referee.ask(
-                "ask", **self.source.named, name=name, port=port, how=how[:_HOW_LIMIT]
+                "ask", **self._source.named, name=name, port=port, how=how[:_HOW_LIMIT]
             )
         except NoAnswerError:
             raise RefusedError(403, "the fence does not answer", violation=False) from None
@@ -112,9 +112,9 @@ class Classic:
         from proxy.http.responses import PROXY_TUNNEL_ESTABLISHED_RESPONSE_PKT
 
         opening = bytes(PROXY_TUNNEL_ESTABLISHED_RESPONSE_PKT)
-        relay = Relay(self._hub, inspector, self.source, self.client, opening)
+        relay = Relay(self._hub, inspector, self._source, self.client, opening)
         relay.begin(b"", rest)
-        await self._hub.connect(relay, target, self.source)
+        await self._hub.connect(relay, target, self._source)
 
     async def _request(self, head: http1.RequestHead, rest: bytes) -> None:
         parts = http1.split_absolute(head.target)
@@ -140,9 +140,9 @@ class Classic:
         if not path:
             path = b"*" if head.method == b"OPTIONS" else b"/"
         exchange = Exchange(head, host.encode("ascii"), path)
-        relay = Relay(self._hub, exchange, self.source, self.client)
+        relay = Relay(self._hub, exchange, self._source, self.client)
         relay.begin(exchange.first, rest)
-        await self._hub.connect(relay, target, self.source)
+        await self._hub.connect(relay, target, self._source)
 
     # -- Owner, while there is no relay -------------------------------------------------------------------------------
 
@@ -155,6 +155,10 @@ class Classic:
         """Owner."""
         self._limit.cancel()
         self._hub.left()
+
+    def failed(self, end: End, error: Exception) -> None:
+        """Owner."""
+        self._hub.failed(error, end, self._source)
 
     def congested(self, end: End, full: bool) -> None:
         """Owner: we write nothing yet."""

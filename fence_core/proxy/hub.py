@@ -165,6 +165,14 @@ class Hub:
         except NoAnswerError:
             pass  # it is not silent: the broker takes that for the end of this process
 
+    def failed(self, error: Exception, end: End, source: Source) -> None:
+        """An error in what a connection was sent: it ends, when that has been told."""
+
+        async def fail() -> None:
+            raise error
+
+        self.start(fail(), end, source)
+
     def start(self, work: Coroutine[Any, Any, None], end: End, source: Source) -> None:
         """Go on with a connection; if that fails, it ends."""
 
@@ -185,20 +193,19 @@ class Hub:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._tell(error, {})
+            self._tell(error)
 
     def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if isinstance(error, OSError):  # of sockets: the connection has been closed
             return
-        # Raised by an End: the loop closes its connection when it comes back from here.
-        source: Source | None = getattr(getattr(context.get("protocol"), "owner", None), "source", None)
-        self._tell(error if error is not None else RuntimeError(context.get("message")), source.named if source else {})
+        self._tell(error if error is not None else RuntimeError(context.get("message")))
 
-    def _tell(self, error: BaseException, named: dict[str, Any]) -> None:
+    def _tell(self, error: BaseException) -> None:
+        """Of an error that belongs to no connection."""
         from fence_core.proxy import fault
 
-        self.referee.tell("fault", **named, **fault.describe(error))
+        self.referee.tell("fault", **fault.describe(error))
 
 
 def _descriptors() -> int:

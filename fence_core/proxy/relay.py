@@ -89,6 +89,7 @@ class Owner(Protocol):
     def ended(self, end: End) -> None: ...
     def lost(self, end: End, error: Exception | None) -> None: ...
     def congested(self, end: End, full: bool) -> None: ...
+    def failed(self, end: End, error: Exception) -> None: ...
 
 
 class End(asyncio.Protocol):
@@ -110,7 +111,11 @@ class End(asyncio.Protocol):
         transport.set_write_buffer_limits(high=WRITE_LIMIT)
 
     def data_received(self, data: bytes) -> None:
-        self.take(data)
+        try:
+            self.take(data)
+        except Exception as error:  # left to the loop, the program would see the end before the broker hears of it
+            self.take = discard
+            self.owner.failed(self, error)
 
     def eof_received(self) -> bool:
         if not self.eof:
@@ -222,6 +227,9 @@ class Farewell:
     def congested(self, end: End, full: bool) -> None:
         pass
 
+    def failed(self, end: End, error: Exception) -> None:
+        raise error
+
     def lost(self, end: End, error: Exception | None) -> None:
         self._limit.cancel()
         self._hub.left()
@@ -236,7 +244,7 @@ class Relay:
         """`opening`: what the program is told when there is a server, for a program that waits for that."""
         self._hub = hub
         self._filter = filter
-        self.source = source
+        self._source = source
         self.client = client or End(self, self._from_client)
         self.client.owner = self
         self.client.take = self._from_client
@@ -427,6 +435,10 @@ class Relay:
         else:
             self._stop_waiting()
 
+    def failed(self, end: End, error: Exception) -> None:
+        """Owner."""
+        self._hub.failed(error, end, self._source)
+
     def congested(self, end: End, full: bool) -> None:
         """Owner."""
         other = self.server if end is self.client else self.client
@@ -470,11 +482,11 @@ class Relay:
             self._quiet = self._hub.loop.create_future()
         elif self.dialing is not None:
             self.dialing.cancel()
-        self._hub.start(self._record_and_say(refused), self.client, self.source)
+        self._hub.start(self._record_and_say(refused), self.client, self._source)
 
     async def _record_and_say(self, refused: RefusedError) -> None:
         if refused.violation:
-            await self._hub.record(self.source, refused.what, refused.rule)
+            await self._hub.record(self._source, refused.what, refused.rule)
         responses = self._filter.responses
         if responses is not None and self._quiet is not None:
             if not responses.passive:

@@ -79,7 +79,7 @@ def test_a_broker_that_lets_everything_through(runs: Runs, tmp_path_factory: pyt
     (outside / "directory").mkdir()
     before = tree(outside)
     (runs.directory / "pyproject.toml").write_text(ONLY_HERE)
-    ended = faulty(runs, BLIND, TESTS.format(outside=str(outside)), "--basetemp=base")
+    ended = faulty(runs, BLIND, TESTS.format(outside=str(outside)), "-s", "--basetemp=base")
     assert ended.status == 0, ended
     assert tree(outside) == before
 
@@ -92,7 +92,9 @@ def test_the_same_broker_without_a_floor(runs: Runs, tmp_path_factory: pytest.Te
     (outside / "directory").mkdir()
     (runs.directory / "pyproject.toml").write_text(ONLY_HERE)
     without = BLIND + "\nfrom fence_core.launcher import fork\nfork._has_file_floor = lambda *args: False\n"
-    ended = faulty(runs, without, TESTS.format(outside=str(outside)), "-k", "test_outside and mkdir", "--basetemp=base")
+    ended = faulty(
+        runs, without, TESTS.format(outside=str(outside)), "-s", "-k", "test_outside and mkdir", "--basetemp=base"
+    )
     assert ended.status == 1, ended
     assert (outside / "new").is_dir()
 

@@ -49,7 +49,7 @@ def test_a_narrower_policy_has_a_floor(runs: Runs, scope: str, outcome: str) -> 
     for name in ("shut", "free"):
         (runs.directory / name).mkdir()
     (runs.directory / "pyproject.toml").write_text(PLACES)
-    ended = faulty(runs, BLIND, NARROWED, "--basetemp=free/base", f"--fence-scope={scope}", "-rA")
+    ended = faulty(runs, BLIND, NARROWED, "-s", "--basetemp=free/base", f"--fence-scope={scope}", "-rA")
     assert set(ended.outcomes()) == {
         f"{outcome} test_it.py::test_there",
         *(f"PASSED test_it.py::test_{name}" for name in ("before", "beside", "later")),

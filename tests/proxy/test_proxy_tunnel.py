@@ -296,8 +296,8 @@ def test_a_name_that_does_not_exist(proxy: FilterProcess) -> None:
     """HTTP is told why, everything else is reset."""
     proxy.referee.tunnel("does-not-exist.invalid", 80)
     with proxy.connect() as sock:
-        sock.sendall(GET % (b"", b"does-not-exist.invalid"))
         try:
+            sock.sendall(GET % (b"", b"does-not-exist.invalid"))
             told = read_all(sock)
         except ConnectionResetError:
             return  # the resolver was faster than the request

@@ -13,6 +13,7 @@ it forks: so a child that is slow to start is not taken for one of the next test
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import time
@@ -20,6 +21,7 @@ from collections.abc import Callable
 
 from fence_core.broker.scopes import Binding, Worker
 from fence_core.broker.stacks import StackPipe
+from fence_core.errors import KernelCallError
 from fence_core.kernel import memory
 from fence_core.kernel import pidfd as pidfds
 from fence_core.kernel import process as kernel_process
@@ -29,6 +31,7 @@ _GENERATIONS_MAX = 64
 THREAD_TRUST_S = 0.1
 _FORK_SERVER = "from multiprocessing.forkserver import main"
 """How `multiprocessing` starts its fork server: the program given with ``-c``, in every version of Python."""
+_threads_have_pidfds = True
 
 
 class Process:
@@ -118,6 +121,26 @@ class Process:
             except (OSError, OverflowError):
                 pass
         return memory.read(tid, address, length)
+
+    def borrow(self, tid: int, fd: int) -> int:
+        """A copy of a descriptor of this thread, whose table need not be its process's (CLONE_FILES, unshare(2)).
+
+        Raises KernelCallError.
+        """
+        global _threads_have_pidfds
+        if tid != self.pid and _threads_have_pidfds:
+            try:
+                thread = pidfds.open_pidfd(tid, pidfds.PIDFD_THREAD)
+            except KernelCallError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                _threads_have_pidfds = False  # before Linux 6.9
+            else:
+                try:
+                    return pidfds.get_fd(thread, fd)
+                finally:
+                    os.close(thread)
+        return pidfds.get_fd(self.pidfd, fd)
 
     def remember_memory(self) -> None:
         """Called when a pytest process says hello: it makes most of the calls, and a descriptor on its memory is read

@@ -9,6 +9,8 @@ refused it.
 from __future__ import annotations
 
 import errno
+import functools
+import math
 import os
 import select
 import socket
@@ -80,6 +82,13 @@ class _Parked:
         self.process = process
         self.wait = wait
         self.call = call
+
+
+def _interrupted(wait: Wait) -> int | Value:
+    """What a signal makes of a call that waits. Source: sock_intr_errno, include/net/sock.h."""
+    if wait.so_far:
+        return Value(wait.so_far)
+    return seccomp.ERESTARTSYS if wait.deadline == math.inf else errno.EINTR
 
 
 class Broker:
@@ -254,7 +263,7 @@ class Broker:
             self._closing.clear()
             self._parked.append(_Parked(id_, tid, self.processes.find(tid), reply, self._call))
             ready = select.EPOLLIN if reply.readable else select.EPOLLOUT
-            self.epoll.register(reply.fd, ready | select.EPOLLONESHOT)
+            self.epoll.register(reply.fd, ready | select.EPOLLET)
 
     def _hand_over(self, id_: int, reply: HandOver) -> None:
         listener = self.listener
@@ -292,7 +301,7 @@ class Broker:
             except OSError as error:
                 answer = error.errno or errno.EIO
             if answer is None and self._has_signal(parked):
-                answer = seccomp.ERESTARTSYS
+                answer = _interrupted(parked.wait)
         if answer is None:
             return
         self._parked.remove(parked)
@@ -357,6 +366,10 @@ class Broker:
     def still_there(self) -> bool:
         """Whether the caller still waits: only then was what was read from it its own."""
         return self.listener.is_valid(self._id)
+
+    def still_waits(self) -> Callable[[], bool]:
+        """As `still_there`, to be asked while other calls are answered: about the one that is being answered now."""
+        return functools.partial(self.listener.is_valid, self._id)
 
     def close_after(self, fd: int) -> None:
         """Close this descriptor of ours once the call is answered."""

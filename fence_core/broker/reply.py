@@ -35,7 +35,7 @@ class Wait:
     `close` is called once, whatever became of it.
     """
 
-    __slots__ = ("close", "deadline", "fd", "keep", "poll", "readable")
+    __slots__ = ("close", "deadline", "fd", "keep", "poll", "readable", "so_far")
 
     def __init__(
         self,
@@ -52,6 +52,8 @@ class Wait:
         self.poll = poll
         self.close = close
         self.deadline = deadline
+        self.so_far = 0
+        """What of the call is done: its result, where a signal ends the waiting."""
         self.keep: tuple[int, ...] = ()
         """Further descriptors of ours that `poll` uses; closed by the loop, after `close`."""
 

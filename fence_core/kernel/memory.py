@@ -15,9 +15,13 @@ from __future__ import annotations
 
 import ctypes
 from errno import EFAULT, ENAMETOOLONG
+from typing import TYPE_CHECKING
 
 from fence_core.errors import KernelCallError
 from fence_core.kernel import libc
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _ulong = ctypes.c_ulong
 _SIGNATURE = (ctypes.c_int, ctypes.c_void_p, _ulong, ctypes.c_void_p, _ulong, _ulong)
@@ -66,6 +70,20 @@ def read(pid: int, address: int, length: int) -> bytes:
     number = ctypes.get_errno() if got < 0 else EFAULT
     _idle.append(scratch)
     raise KernelCallError("process_vm_readv", number)
+
+
+def gather(pid: int, pieces: Sequence[tuple[int, int]]) -> bytearray:
+    """Return all bytes of these (address, length), at most 1,024 of them (IOV_MAX); EFAULT if some are missing."""
+    total = sum(length for _, length in pieces)
+    found = bytearray(total)
+    if not total:
+        return found
+    local = (_ulong * 2)(ctypes.addressof((ctypes.c_char * total).from_buffer(found)), total)
+    remote = (_ulong * (2 * len(pieces)))(*(number for piece in pieces for number in piece))
+    got = _readv(pid, ctypes.addressof(local), 1, ctypes.addressof(remote), len(pieces), 0)
+    if got != total:
+        raise KernelCallError("process_vm_readv", ctypes.get_errno() if got < 0 else EFAULT)
+    return found
 
 
 def read_string(pid: int, address: int, limit: int = 4096) -> bytes:

@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING
 from fence_core.broker.handlers.acting import DIRECTORY_ENDS, judged_path, perform, refusal
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
 from fence_core.broker.reply import CONTINUE, Reply
-from fence_core.errors import KernelCallError
-from fence_core.kernel import pidfd
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
@@ -103,7 +101,7 @@ def change_descriptor(
 ) -> Reply:
     """A change of what a descriptor of the caller is open on, which need not be open for writing."""
     process = broker.processes.find(tid)
-    located = broker.resolver.opened(_borrow(process, tid, fd))
+    located = broker.resolver.opened(process.borrow(tid, fd))
     return change(broker, process, tid, op, located, act, borrowed=True, refused=refused)
 
 
@@ -131,24 +129,3 @@ def change(
         if answer != CONTINUE:
             return answer
     return perform(broker, tid, lambda: act(handle, borrowed))
-
-
-_threads_have_pidfds = True
-
-
-def _borrow(process: Process, tid: int, fd: int) -> int:
-    """A copy of a descriptor of this thread, whose table need not be its process's. Raises KernelCallError."""
-    global _threads_have_pidfds
-    if tid != process.pid and _threads_have_pidfds:
-        try:
-            thread = pidfd.open_pidfd(tid, pidfd.PIDFD_THREAD)
-        except KernelCallError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            _threads_have_pidfds = False  # before Linux 6.9
-        else:
-            try:
-                return pidfd.get_fd(thread, fd)
-            finally:
-                os.close(thread)
-    return pidfd.get_fd(process.pidfd, fd)

@@ -1,101 +1,99 @@
 """Messages: calls that carry data, and may carry a destination of their own.
 
-Those with a destination (``sendto``, ``sendmsg``, ``sendmmsg``) are judged like a connect. Internet datagrams are sent
-by the broker, on the caller's own socket and from a copy, so that nothing can be changed after the verdict.
+``sendto`` with an address, ``sendmsg`` and ``sendmmsg`` are never left to the kernel: other threads can change the
+memory that the address lies in, and the table that has the descriptor. Continued, a message on any socket could by then
+be a datagram to anybody. So each is copied, judged like a connect where it has a destination, and sent by the broker
+(`sending`).
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
+import functools
 import os
 import socket
 import struct
-import time
 from typing import TYPE_CHECKING
 
+from fence_core.broker.handlers.ancillary import Control, InvalidMessageError, headers
 from fence_core.broker.handlers.arguments import Arguments, signed
 from fence_core.broker.handlers.network import (
     CAP_NET_RAW,
     SOURCE_ROUTE,
+    Anywhere,
     Elsewhere,
+    any_unix,
     has_capability,
+    has_direct_addresses,
     is_closed,
     judge_destination,
     on_socket,
     perform_connect,
-    send_deadline,
     tie_late,
 )
+from fence_core.broker.handlers.sending import MSG_DONTWAIT, Outgoing, Sender, cut, expired, send_once
 from fence_core.broker.names import raw_address
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.sockets import SOCKADDR_MAX, Borrowed, parse_address
-from fence_core.errors import KernelCallError
-from fence_core.kernel import libc, memory
+from fence_core.kernel import memory
+from fence_core.kernel.structs import IOVEC, MSGHDR
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fence_core.broker.attribution import Process
     from fence_core.broker.loop import Broker
 
-MSG_DONTWAIT = 0x40
-MSG_NOSIGNAL = 0x4000
 MSG_FASTOPEN = 0x20000000
 
-_MSGHDR = struct.Struct("@PI4xPNPNi4x")
-"""struct msghdr of the kernel, 64-bit: name, namelen, iov, iovlen, control, controllen, flags."""
-_IOVEC = struct.Struct("@PN")
 _DATAGRAM_MAX = 1 << 17
+_CONTROL_MAX = 1 << 17
+"""More than any `net.core.optmem_max` allows by default."""
+_COPIED_MAX = 1 << 22
+"""Of the messages of one call that wait for room: what is kept of them."""
 _IOV_MAX = 1024
-
-_sendmsg = libc.function("sendmsg", ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+_NEGATIVE = 1 << 31
 
 _ROUTES = frozenset({(0, 7), (41, 5), (41, 57)})
 """Level and type of ancillary data: IP_RETOPTS, IPV6_2292RTHDR, IPV6_RTHDR. With such a route a message for loopback
 goes to its first stop, wherever that is."""
-_CMSG = struct.Struct("@Nii")
 
 
 def _names_a_route(control: bytes) -> bool:
-    at = 0
-    while at + _CMSG.size <= len(control):
-        size, level, kind = _CMSG.unpack_from(control, at)
-        if (level, kind) in _ROUTES:
-            return True
-        if size < _CMSG.size:
-            return False  # EINVAL
-        at += (size + 7) & ~7
-    return False
+    return any((level, kind) in _ROUTES for _, _, level, kind in headers(control))
 
 
 class _Message:
-    """One struct msghdr; the data is copied when it is asked for."""
+    """Where a message is to go, and where its data lies. Read in the order in which the kernel does (net/socket.c)."""
 
-    __slots__ = ("_iov", "_iov_count", "_tid", "control", "name")
+    __slots__ = ("control", "name", "pieces", "size")
 
-    def __init__(self, tid: int, header: bytes) -> None:
-        name, name_size, iov, count, control, control_size, _ = _MSGHDR.unpack(header)
-        self._tid, self._iov, self._iov_count = tid, iov, count
-        self.name = memory.read(tid, name, min(name_size, SOCKADDR_MAX)) if name and name_size else b""
-        self.control = memory.read(tid, control, min(control_size, 65536)) if control and control_size else b""
+    def __init__(self, name: bytes, pieces: Sequence[tuple[int, int]], control: bytes = b"") -> None:
+        self.name = name
+        self.pieces = pieces
+        """Address and length in the caller's memory."""
+        self.control = control
+        self.size = sum(length for _, length in pieces)
 
-    def data(self) -> bytes:
-        return _gather(self._tid, self._iov, self._iov_count)
-
-
-def _gather(tid: int, iov: int, count: int) -> bytes:
-    if count > _IOV_MAX:
-        raise KernelCallError("sendmsg", errno.EMSGSIZE)
-    parts = []
-    total = 0
-    for base, size in _IOVEC.iter_unpack(memory.read(tid, iov, _IOVEC.size * count)) if count else ():
-        if size:
-            total += size
-            if total > _DATAGRAM_MAX:
-                raise KernelCallError("sendmsg", errno.EMSGSIZE)
-            parts.append(memory.read(tid, base, size))
-    return b"".join(parts)
+    @classmethod
+    def read(cls, tid: int, header: bytes) -> _Message:
+        """From a struct msghdr. Raises `InvalidMessageError`, KernelCallError."""
+        at, size, vector, count, control_at, control_size, _ = MSGHDR.unpack(header)
+        if at and size >= _NEGATIVE:
+            raise InvalidMessageError(errno.EINVAL)
+        if count > _IOV_MAX:
+            raise InvalidMessageError(errno.EMSGSIZE)
+        name = memory.read(tid, at, min(size, SOCKADDR_MAX)) if at and size else b""
+        pieces = [
+            (base, length)
+            for base, length in (IOVEC.iter_unpack(memory.read(tid, vector, IOVEC.size * count)) if count else ())
+            if length
+        ]
+        if any(length >= 1 << 63 for _, length in pieces):
+            raise InvalidMessageError(errno.EINVAL)
+        if control_at and control_size > _CONTROL_MAX:
+            raise InvalidMessageError(errno.ENOBUFS)
+        return cls(name, pieces, memory.read(tid, control_at, control_size) if control_at and control_size else b"")
 
 
 @on_socket
@@ -103,154 +101,299 @@ def sendto(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args:
     """Only with an address, or with MSG_FASTOPEN: the filter lets the others through."""
     size = args[5] & 0xFFFF_FFFF
     if not args[4]:
-        return CONTINUE
+        return CONTINUE  # that it has none is in a register
     if size > SOCKADDR_MAX:
         return errno.EINVAL
     name = memory.read(tid, args[4], size) if size else b""
-    length = min(args[2], _DATAGRAM_MAX)
-    return _send(broker, process, tid, borrowed, name, lambda: memory.read(tid, args[1], length), b"", signed(args[3]))
+    message = _Message(name, [(args[1], args[2])] if args[2] else [])
+    return _Call(broker, process, tid, borrowed, [lambda: message], signed(args[3])).reply()
 
 
 @on_socket
 def sendmsg(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
-    """Internet datagrams are sent here whether they have a destination of their own or not: carried on by the kernel,
-    a message without one could have got one by then, and with IP_PKTINFO a way past the interface it is tied to."""
-    if not borrowed.is_inet and borrowed.type != socket.SOCK_DGRAM:
-        return CONTINUE
-    message = _Message(tid, memory.read(tid, args[1], _MSGHDR.size))
-    return _send(broker, process, tid, borrowed, message.name, message.data, message.control, signed(args[2]))
+    header = memory.read(tid, args[1], MSGHDR.size)
+    return _Call(broker, process, tid, borrowed, [lambda: _Message.read(tid, header)], signed(args[2])).reply()
 
 
 @on_socket
 def sendmmsg(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
     """Judged and sent one by one; as with the kernel's own, a failure after the first is not told."""
     count = min(args[2] & 0xFFFF_FFFF, _IOV_MAX)
-    step = _MSGHDR.size + 8  # struct mmsghdr: msghdr, msg_len, padding
+    step = MSGHDR.size + 8  # struct mmsghdr: msghdr, msg_len, padding
     vector = memory.read(tid, args[1], step * count) if count else b""
-    messages = [_Message(tid, vector[i * step : i * step + _MSGHDR.size]) for i in range(count)]
-    datagrams = borrowed.is_inet and borrowed.type == socket.SOCK_DGRAM
-    if not datagrams and not any(message.name or message.control for message in messages):
-        return CONTINUE
-    sent = 0
-    for index, message in enumerate(messages):
-        flags = signed(args[3])
-        reply = _send(broker, process, tid, borrowed, message.name, message.data, message.control, flags)
-        if reply == CONTINUE and not borrowed.is_inet:
-            continue  # judged; the kernel sends them all
-        if isinstance(reply, Wait) and not sent:
-            return _first_of_many(reply, tid, args[1] + _MSGHDR.size)
-        if not isinstance(reply, Value):
-            return Value(sent) if sent else reply
-        memory.write(tid, args[1] + index * step + _MSGHDR.size, struct.pack("@I", reply.value))
-        sent += 1
-    return Value(sent) if sent else CONTINUE
+
+    def reader(at: int) -> Callable[[], _Message]:
+        return lambda: _Message.read(tid, vector[at : at + MSGHDR.size])
+
+    messages = [reader(index * step) for index in range(count)]
+    first_length = args[1] + MSGHDR.size
+    return _Call(broker, process, tid, borrowed, messages, signed(args[3]), (first_length, step)).reply()
 
 
-def _first_of_many(wait: Wait, tid: int, length_at: int) -> Wait:
-    """sendmmsg(2) whose first message has to wait: it returns when that one is sent."""
-    send = wait.poll
+class _Call:
+    """What one call sends: judged and sent in turn."""
 
-    def poll() -> int | Value | HandOver | None:
-        answer = send()
-        if not isinstance(answer, Value):
-            return answer
-        memory.write(tid, length_at, struct.pack("@I", answer.value))
-        return Value(1)
+    __slots__ = (
+        "_borrowed",
+        "_broker",
+        "_current",
+        "_flags",
+        "_lengths",
+        "_messages",
+        "_parked",
+        "_process",
+        "_ready",
+        "_sender",
+        "_sent",
+        "_tid",
+        "_wait",
+    )
 
-    wait.poll = poll
-    return wait
+    def __init__(
+        self,
+        broker: Broker,
+        process: Process,
+        tid: int,
+        borrowed: Borrowed,
+        messages: Sequence[Callable[[], _Message]],
+        flags: int,
+        lengths: tuple[int, int] | None = None,
+    ) -> None:
+        """`lengths`: for sendmmsg(2), where the first length is written, and how far it is to the next."""
+        self._broker = broker
+        self._process = process
+        self._tid = tid
+        self._borrowed = borrowed
+        self._messages = list(reversed(messages))
+        self._flags = flags
+        self._lengths = lengths
+        self._sender = Sender(broker, process, tid, borrowed, flags)
+        self._current: Outgoing | None = None
+        self._ready: list[Outgoing] = []
+        """Judged, to be sent when there is room."""
+        self._parked = False
+        self._wait: Wait | None = None
+        self._sent = 0
 
+    def reply(self) -> Reply:
+        reply: Reply | None = CONTINUE
+        try:
+            reply = self._go()
+            if reply is not None:
+                return reply
+            return self._park()
+        finally:
+            if reply is not None:
+                self._close()
 
-def _send(
-    broker: Broker,
-    process: Process,
-    tid: int,
-    borrowed: Borrowed,
-    name: bytes,
-    data: Callable[[], bytes],
-    control: bytes,
-    flags: int,
-) -> Reply:
-    datagram = borrowed.type == socket.SOCK_DGRAM
-    if not datagram and not flags & MSG_FASTOPEN:
-        return CONTINUE  # the kernel does not look at the address
-    if control and borrowed.is_inet and _names_a_route(control):
-        if not has_capability(tid, CAP_NET_RAW):
-            return errno.EPERM
-        return broker.refuse(process, tid, SOURCE_ROUTE, errno.EPERM, whatever_rules=True)
-    if not name:
-        return _perform_datagram(borrowed, b"", data(), control, flags) if borrowed.is_inet and datagram else CONTINUE
-    address = parse_address(name)
-    if address is None:
-        return errno.EINVAL
-    verdict = judge_destination(broker, process, tid, borrowed, address, sends=True)
-    if isinstance(verdict, int) and verdict > 0:
-        return verdict
-    if not borrowed.is_inet:
-        return CONTINUE
-    tie_late(broker, process, borrowed)
-    if isinstance(verdict, Elsewhere):
-        return _send_elsewhere(broker, borrowed, verdict, data(), control, flags)
-    target = verdict if isinstance(verdict, bytes) else name
-    if not datagram:
-        return _perform_fast_open(borrowed, target, data(), control, flags)
-    return _perform_datagram(borrowed, target, data(), control, flags)
+    def _go(self) -> Reply | None:
+        """Send until there is an answer; None where there is no room."""
+        while True:
+            message = self._current or self._next()
+            if message is None:
+                return Value(self._sent)
+            if isinstance(message, Outgoing):
+                self._current = message
+                answer: Reply | None = self._sender.attempt(message)
+                if answer is None:
+                    if self._sender.waits:
+                        return None
+                    answer = Value(message.sent) if message.sent else errno.EAGAIN
+                complete = isinstance(answer, Value) and answer.value >= message.size
+                message.control.close()
+                self._current = None
+            elif isinstance(message, Wait):  # a fast open, which are never parked here
+                return self._first_of_many(message)
+            else:
+                answer, complete = message, True
+            if not isinstance(answer, Value):
+                return Value(self._sent) if self._sent else answer
+            if self._lengths is None:
+                return answer
+            self._note_length(answer.value)
+            self._sent += 1
+            if not complete:
+                return Value(self._sent)
 
+    def _next(self) -> Outgoing | Reply | None:
+        if self._parked:
+            return self._ready.pop() if self._ready else None
+        if not self._messages:
+            return None
+        try:
+            return self._judged(self._messages.pop()())
+        except InvalidMessageError as error:
+            return error.errno
 
-def _send_elsewhere(
-    broker: Broker, borrowed: Borrowed, verdict: Elsewhere, data: bytes, control: bytes, flags: int
-) -> Reply:
-    """To one of ours. Who is there is known before anything is read: that comes after this call."""
-    reply: Reply
-    begins = is_closed(borrowed)
-    if borrowed.type == socket.SOCK_STREAM:
-        reply = _perform_fast_open(borrowed, verdict.raw, data, control, flags)
-    else:
-        reply = _perform_datagram(borrowed, verdict.raw, data, control, flags)
-    if begins and (not isinstance(reply, int) or reply == errno.EINPROGRESS):
-        verdict.arrived(borrowed)
-        broker.names.answer_at_once(borrowed)
-    return reply
+    def _note_length(self, length: int) -> None:
+        assert self._lengths is not None
+        at, step = self._lengths
+        memory.write(self._tid, at + self._sent * step, struct.pack("@I", length))
 
+    def _park(self) -> Wait:
+        """The rest is judged now: later the caller is not the one that the broker answers."""
+        assert self._current is not None
+        copied = 0
+        while self._messages and copied < _COPIED_MAX:
+            following = self._next()
+            if not isinstance(following, Outgoing):
+                break
+            self._ready.append(following)
+            copied += len(following.data or b"")
+        self._ready.reverse()
+        self._parked = True
+        self._wait = self._sender.wait(self._current, self._poll, self._close_all)
+        return self._wait
 
-def _perform_datagram(borrowed: Borrowed, target: bytes, data: bytes, control: bytes, flags: int) -> Reply:
-    """A full buffer of a blocking socket is waited for here: carried on by the kernel, the call could be another."""
-    reply = _perform_send(borrowed.fd, target, data, control, flags)
-    if reply.__class__ is Value or reply != CONTINUE:
+    def _poll(self) -> int | Value | None:
+        assert self._wait is not None
+        answer = self._go()
+        if answer is None and expired(self._wait):
+            self._sender.waits = False
+            answer = self._go()
+        if answer is None and self._current is not None:
+            self._wait.so_far = self._sent if self._lengths else self._current.sent
+            if self._lengths and self._current.sent:
+                self._note_length(self._current.sent)
+                self._wait.so_far += 1
+            self._sender.await_room()
+        return answer if isinstance(answer, int | Value) else None
+
+    def _first_of_many(self, wait: Wait) -> Reply:
+        """A fast open that has to wait: sendmmsg(2) returns when that one is sent."""
+        if self._lengths is None:
+            return wait
+        if self._sent:
+            return Value(self._sent)
+        send, length_at, tid = wait.poll, self._lengths[0], self._tid
+
+        def poll() -> int | Value | HandOver | None:
+            answer = send()
+            if not isinstance(answer, Value):
+                return answer
+            memory.write(tid, length_at, struct.pack("@I", answer.value))
+            return Value(1)
+
+        wait.poll = poll
+        return wait
+
+    def _close(self) -> None:
+        self._sender.close()
+        for message in (self._current, *self._ready):
+            if message is not None:
+                message.control.close()
+
+    def _close_all(self) -> None:
+        self._close()
+        self._borrowed.close()
+
+    # ------------------------------------------------------------ judging
+
+    def _judged(self, message: _Message) -> Outgoing | Reply:
+        """What is to be sent; or the answer. Raises `InvalidMessageError`, KernelCallError."""
+        if self._sender.wants_zero_copy(self._flags):
+            return errno.ENOBUFS
+        control = Control(self._broker, self._process, self._tid, self._borrowed, message.control)
+        found: Outgoing | Reply = CONTINUE
+        try:
+            found = self._addressed(message, control)
+        finally:
+            if not isinstance(found, Outgoing):
+                control.close()
+        return found
+
+    def _addressed(self, message: _Message, control: Control) -> Outgoing | Reply:
+        borrowed, flags = self._borrowed, self._flags
+        datagram = borrowed.type == socket.SOCK_DGRAM
+        stream = borrowed.type == socket.SOCK_STREAM
+        fast_open = borrowed.is_inet and stream and bool(flags & MSG_FASTOPEN) and bool(message.name)
+        data = None if stream and not fast_open else self._copied(message)
+        if control.raw and borrowed.is_inet and (datagram or fast_open) and _names_a_route(control.raw):
+            if not has_capability(self._tid, CAP_NET_RAW):
+                return errno.EPERM
+            return self._refuse_route()
+        if message.name and (fast_open or (datagram and (borrowed.is_inet or borrowed.domain == socket.AF_UNIX))):
+            return self._destined(message, control, data)
+        if borrowed.domain == socket.AF_UNIX and self._kernel_may():
+            return CONTINUE
+        self._sender.bind_netlink()
+        # UNIX streams refuse an address, other connected sockets take no notice of it: none goes out unjudged.
+        ignored = (borrowed.is_inet and stream) or (borrowed.domain == socket.AF_UNIX and not stream)
+        return Outgoing(b"" if ignored else message.name, control, message.pieces, data)
+
+    def _destined(self, message: _Message, control: Control, data: bytes | bytearray | None) -> Outgoing | Reply:
+        """A message with an address of its own."""
+        broker, process, tid, borrowed = self._broker, self._process, self._tid, self._borrowed
+        address = parse_address(message.name)
+        if address is None:
+            return errno.EINVAL
+        verdict = judge_destination(broker, process, tid, borrowed, address, sends=True)
+        if isinstance(verdict, int) and verdict > 0:
+            return verdict
+        target = verdict if isinstance(verdict, bytes) else message.name
+        if borrowed.domain == socket.AF_UNIX:
+            if isinstance(verdict, Anywhere) and self._kernel_may():
+                return CONTINUE
+            return self._sender.permitted(target) or Outgoing(target, control, message.pieces, data)
+        tie_late(broker, process, borrowed)
+        after: Callable[[], None] | None = None
+        if isinstance(verdict, Elsewhere):
+            target, after = verdict.raw, functools.partial(_arrived, broker, borrowed, verdict)
+        if borrowed.type == socket.SOCK_DGRAM:
+            return Outgoing(target, control, message.pieces, data, after)
+        begins = is_closed(borrowed)
+        reply = _perform_fast_open(borrowed, target, bytes(data or b""), control.raw, self._flags)
+        if after is not None and begins and (not isinstance(reply, int) or reply == errno.EINPROGRESS):
+            after()
         return reply
-    deadline = send_deadline(borrowed)
 
-    def poll() -> int | Value | None:
-        again = _perform_send(borrowed.fd, target, data, control, flags)
-        if isinstance(again, Value):
-            return again
-        if again == CONTINUE:
-            return errno.EAGAIN if time.monotonic() >= deadline else None
-        return int(again)  # type: ignore[arg-type]
+    def _copied(self, message: _Message) -> bytearray:
+        """The data of a message that is sent in one piece. Larger ones the kernel refuses, whatever else they are."""
+        borrowed = self._borrowed
+        if borrowed.type == socket.SOCK_STREAM:
+            return memory.gather(self._tid, cut(message.pieces, 0, _DATAGRAM_MAX))
+        most = _DATAGRAM_MAX if borrowed.is_inet else borrowed.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        if message.size > most:
+            raise InvalidMessageError(errno.EMSGSIZE)
+        return memory.gather(self._tid, message.pieces)
 
-    return Wait(borrowed.fd, poll, borrowed.close, deadline)
+    def _kernel_may(self) -> bool:
+        """Whether all UNIX sockets are allowed, one message is sent, and Internet sockets are tied to this machine:
+        then the kernel sends it, and its receiver sees the pid of the program (SO_PASSCRED) and not the broker's."""
+        return self._lengths is None and any_unix(self._process) and not has_direct_addresses(self._process)
+
+    def _refuse_route(self) -> int:
+        return self._broker.refuse(self._process, self._tid, SOURCE_ROUTE, errno.EPERM, whatever_rules=True)
+
+
+def _arrived(broker: Broker, borrowed: Borrowed, verdict: Elsewhere) -> None:
+    """Sent to one of ours. Who is there is known before anything is read: that comes after this call."""
+    verdict.arrived(borrowed)
+    broker.names.answer_at_once(borrowed)
 
 
 def _perform_fast_open(borrowed: Borrowed, target: bytes, data: bytes, control: bytes, flags: int) -> Reply:
     """MSG_FASTOPEN connects and sends; where it may block in turn, as the kernel does without a cookie of this peer."""
     fd = borrowed.fd
     if flags & MSG_DONTWAIT or not os.get_blocking(fd):
-        return _perform_send(fd, target, data, control, flags)
+        return _send_now(fd, target, data, control, flags)
     connected = perform_connect(borrowed, target)
     if not isinstance(connected, Wait):
-        return (
-            _perform_send(fd, b"", data, control, flags & ~MSG_FASTOPEN) if connected.__class__ is Value else connected
-        )
+        return _send_now(fd, b"", data, control, flags & ~MSG_FASTOPEN) if connected.__class__ is Value else connected
     wait = connected
 
     def poll() -> int | Value | HandOver | None:
         answer = wait.poll()
         if not isinstance(answer, Value):
             return answer
-        sent = _perform_send(fd, b"", data, control, flags & ~MSG_FASTOPEN)
-        return sent if isinstance(sent, Value) else errno.EAGAIN if sent == CONTINUE else int(sent)  # type: ignore[arg-type]
+        return _send_now(fd, b"", data, control, flags & ~MSG_FASTOPEN)
 
     return Wait(wait.fd, poll, wait.close, wait.deadline)
+
+
+def _send_now(fd: int, target: bytes, data: bytes, control: bytes, flags: int) -> int | Value:
+    sent = send_once(fd, target, data, control, flags)
+    return Value(sent) if sent >= 0 else -sent
 
 
 @on_socket
@@ -280,26 +423,3 @@ def recvfrom(broker: Broker, process: Process, tid: int, borrowed: Borrowed, arg
     memory.write(tid, args[4], name[:room])
     memory.write(tid, args[5], len(name).to_bytes(4, "little"))
     return Value(size)
-
-
-def _perform_send(fd: int, name: bytes, data: bytes, control: bytes, flags: int) -> Reply:
-    name_buffer = ctypes.create_string_buffer(name, max(len(name), 1))
-    data_buffer = ctypes.create_string_buffer(data, max(len(data), 1))
-    control_buffer = ctypes.create_string_buffer(control, max(len(control), 1))
-    iov = ctypes.create_string_buffer(_IOVEC.pack(ctypes.addressof(data_buffer), len(data)), _IOVEC.size)
-    header = _MSGHDR.pack(
-        ctypes.addressof(name_buffer) if name else 0,
-        len(name),
-        ctypes.addressof(iov),
-        1,
-        ctypes.addressof(control_buffer) if control else 0,
-        len(control),
-        0,
-    )
-    message = ctypes.create_string_buffer(header, len(header))
-    sent = _sendmsg(fd, ctypes.addressof(message), flags | MSG_DONTWAIT | MSG_NOSIGNAL)
-    if sent < 0:
-        failed = ctypes.get_errno()
-        # CONTINUE: a full buffer of a blocking socket.
-        return CONTINUE if failed == errno.EAGAIN and not flags & MSG_DONTWAIT and os.get_blocking(fd) else failed
-    return Value(int(sent))

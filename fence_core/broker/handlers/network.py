@@ -4,7 +4,7 @@
   that no other thread can change the address, or the descriptor, between the verdict and the call.
 * An internet socket is made by the broker and tied to the loopback interface (SO_BINDTODEVICE) before the program
   gets it, unless the policy lists addresses outside. This is the floor below everything that has no other: UDP,
-  MPTCP, TCP fast open, and the race that CONTINUE leaves in ``sendmsg``.
+  MPTCP, TCP fast open, and races for calls that are continued.
 * What carries data is next door, in `messages`.
 """
 
@@ -37,7 +37,7 @@ from fence_core.broker.sockets import (
 )
 from fence_core.broker.tunnels import Tunnel
 from fence_core.errors import KernelCallError
-from fence_core.kernel import libc, memory, pidfd, timers
+from fence_core.kernel import libc, memory, timers
 from fence_core.policy.requests import Bind, Connect, OpenSocket, UnixConnect
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def socket_(broker: Broker, tid: int, args: Arguments) -> Reply:
 
 def _tie(broker: Broker, process: Process, fd: int) -> None:
     """Keep an internet socket on the loopback interface, unless the policy lists addresses elsewhere."""
-    if broker.enforcing(process) and not _has_direct_addresses(process):
+    if broker.enforcing(process) and not has_direct_addresses(process):
         _setsockopt(fd, socket.SOL_SOCKET, SO_BINDTODEVICE, b"lo\0", 3)
 
 
@@ -130,7 +130,7 @@ def _may_open_raw(tid: int, family: int, kind: int) -> bool:
     return has_capability(tid, CAP_NET_RAW)
 
 
-def _has_direct_addresses(process: Process) -> bool:
+def has_direct_addresses(process: Process) -> bool:
     return all(binding.reaches_out() for binding, _ in process.account().judges)
 
 
@@ -159,7 +159,7 @@ def on_socket(
     def handler(broker: Broker, tid: int, args: Arguments) -> Reply:
         process = broker.processes.find(tid)
         try:
-            fd = pidfd.get_fd(process.pidfd, signed(args[0]))
+            fd = process.borrow(tid, signed(args[0]))
         except KernelCallError as error:
             return error.errno or errno.EBADF
         try:
@@ -198,7 +198,7 @@ def setsockopt(broker: Broker, process: Process, tid: int, borrowed: Borrowed, a
     value = memory.read(tid, args[3], min(args[4] & 0xFFFF, 64)) if args[3] and args[4] else b""
     if name == SO_BINDTODEVICE and value.split(b"\0", 1)[0] == b"lo":
         return _errno_of(_setsockopt(borrowed.fd, level, name, b"lo\0", 3)) or Value(0)
-    if _has_direct_addresses(process):
+    if has_direct_addresses(process):
         return CONTINUE
     return broker.refuse(process, tid, BindToDevice(), errno.EPERM, whatever_rules=True)
 
@@ -214,7 +214,15 @@ class Elsewhere:
         """Called when it is: by the address of its own end, ours knows who is there."""
 
 
+class Anywhere(bytes):
+    """The address to use where the kernel may as well carry the call out, whatever its own turns into: the policy
+    allows every one of the kind."""
+
+
 Verdict = int | bytes | Elsewhere
+
+_SOCKADDR_UN = 110
+"""sizeof(struct sockaddr_un): more than that is EINVAL (unix_validate_addr, net/unix/af_unix.c)."""
 
 
 @on_socket
@@ -223,9 +231,11 @@ def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args
     if address is None:
         return errno.EINVAL
     verdict = judge_destination(broker, process, tid, borrowed, address)
+    if isinstance(verdict, Anywhere):
+        return CONTINUE
     if isinstance(verdict, int):
         if verdict:
-            return CONTINUE if verdict == ANYWHERE else verdict
+            return verdict
         verdict = address.raw
     tie_late(broker, process, borrowed)
     if isinstance(verdict, bytes):
@@ -279,13 +289,13 @@ def _where_it_leads(borrowed: Borrowed, address: Address) -> Address:
 def judge_destination(
     broker: Broker, process: Process, tid: int, borrowed: Borrowed, address: Address, *, sends: bool = False
 ) -> Verdict:
-    """0 to go on with the address as it is, `ANYWHERE`, an error number, or the address to use instead."""
+    """0 to go on with the address as it is, an error number, or the address to use instead."""
     if address.family == AF_UNSPEC and borrowed.domain != socket.AF_INET:
         return 0  # dissolves the association
     if borrowed.domain == socket.AF_UNIX:
-        if address.family != socket.AF_UNIX or address.path is None:
+        if address.family != socket.AF_UNIX or address.path is None or len(address.raw) > _SOCKADDR_UN:
             return errno.EINVAL
-        return _judge_unix(broker, process, tid, address.path, borrowed.type)
+        return _judge_unix(broker, process, tid, address.path, borrowed.type, address.raw)
     if not borrowed.is_inet:
         return 0  # netlink
     given = address.raw
@@ -362,7 +372,7 @@ def _judge_filter(
     return Elsewhere(address.raw, lambda opener: broker.tunnels.announce(opener, tunnel))
 
 
-def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes, kind: int) -> Verdict:
+def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes, kind: int, raw: bytes) -> Verdict:
     if path[:1] == b"\0":
         inside = broker.inside.has_abstract(path, kind)
         if inside is None:
@@ -370,38 +380,32 @@ def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes, kind: i
         request = UnixConnect(os.fsdecode(path), inside)
         if broker.allowed(process, request):
             # Outside, Landlock's scope would refuse the program what the policy allows it.
-            return ANYWHERE if inside and _any_unix(process) else 0
+            return Anywhere(raw) if inside and any_unix(process) else 0
         return broker.refuse(process, tid, request, errno.EACCES)
     located = broker.resolver.locate(tid, process.pid, AT_FDCWD, path, follow=True)
     if located.errno:
         return errno.ENOENT if located.errno == ASK_KERNEL else located.errno
-    try:
-        handle = os.open(located.path, os.O_PATH | os.O_CLOEXEC)
-    except OSError as error:
-        return error.errno or errno.ENOENT
-    status = os.fstat(handle)
-    broker.close_after(handle)
+    if located.handle < 0:
+        return errno.ENOENT
+    status = os.fstat(located.handle)
     if not stat.S_ISSOCK(status.st_mode):
         return errno.ECONNREFUSED
     inside = broker.inside.has_unix_path(located.path, status)
     if inside is None:
         return errno.ECONNREFUSED  # made in here and closed: the kernel's own answer
     request = UnixConnect(located.path, inside)
-    if broker.allowed(process, request):
-        if _any_unix(process):
-            return ANYWHERE
-        # Through our own descriptor, so that what was judged is what is reached.
-        return struct.pack("=H", socket.AF_UNIX) + b"/proc/self/fd/%d\0" % handle
-    if located.path in QUIETLY_REFUSED:
-        return errno.ECONNREFUSED
-    return broker.refuse(process, tid, request, errno.EACCES)
+    if not broker.allowed(process, request):
+        if located.path in QUIETLY_REFUSED:
+            return errno.ECONNREFUSED
+        refused = broker.refuse(process, tid, request, errno.EACCES)
+        if refused:
+            return refused
+    # Through the descriptor that was judged: no name leads elsewhere by now.
+    target = struct.pack("=H", socket.AF_UNIX) + b"/proc/self/fd/%d\0" % located.handle
+    return Anywhere(target) if any_unix(process) else target
 
 
-ANYWHERE = -1
-"""The kernel may carry the call out whatever the address turns into: the policy allows every one of the kind."""
-
-
-def _any_unix(process: Process) -> bool:
+def any_unix(process: Process) -> bool:
     """Whether all UNIX sockets are allowed: then the program connects itself, and its peer sees its pid (SO_PEERCRED)
     and not the broker's."""
     return all(

@@ -389,7 +389,7 @@ def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes, kind: i
         return errno.ENOENT
     status = os.fstat(located.handle)
     if not stat.S_ISSOCK(status.st_mode):
-        return errno.ECONNREFUSED
+        return errno.ECONNREFUSED if Credentials(tid).may_write(status) else errno.EACCES
     inside = broker.inside.has_unix_path(located.path, status)
     if inside is None:
         return errno.ECONNREFUSED  # made in here and closed: the kernel's own answer

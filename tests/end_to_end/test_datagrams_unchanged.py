@@ -11,8 +11,6 @@ import subprocess
 import sys
 from typing import Any
 
-import pytest
-
 from tests.end_to_end.caught import Fenced
 
 PROGRAM = '''
@@ -140,7 +138,9 @@ def errors():
     named = [[client.sendto, b"x"], [lambda to: client.sendmsg([b"x"], [], 0, to)]]
     result = []
     for send in named:
-        for to in "missing", "file", "closed", "busy", "shut", "missing/x", "file/x", "/", "\\0nobody-has-this", "x" * 100:
+        for to in (
+            "missing", "file", "closed", "busy", "shut", "missing/x", "file/x", "/", "\\0nobody-has-this", "x" * 100,
+        ):
             result.append([to[:9], error(*send, to)])
     result += [error(client.sendmsg, [b"x"]), error(client.sendto, bytes(1 << 20), "server")]
     result += [error(stream[0].sendmsg, [b"x"], [], 0, "server"), error(gone[0].sendmsg, [b"x"])]
@@ -311,8 +311,10 @@ def netlink():
         size, kind, _, number, port = struct.unpack_from("=IHHII", answer)
         return result + [kind, number, port == os.getpid(), list(sender)]
 
-CASES = [names, vectors, descriptors, ids, foreign_ids, errors, pointers, full, interrupted, large, many, syslog, notify,
-         endpoints, netlink]
+CASES = [
+    names, vectors, descriptors, ids, foreign_ids, errors, pointers, full, interrupted, large, many, syslog, notify,
+    endpoints, netlink,
+]
 
 def main():
     said = {}

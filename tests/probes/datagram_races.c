@@ -2,11 +2,12 @@
  *
  * Usage: datagram_races SWAP ROUNDS INSIDE OUTSIDE
  *
- * INSIDE and OUTSIDE are paths of datagram sockets, of the same length. The program binds the first one itself, and
- * empties it after each call.
+ * INSIDE and OUTSIDE are paths of datagram sockets, of the same length, or abstract names (with @ before them). The
+ * program binds the first one itself, and empties it after each call.
  * SWAP: name      the address in memory, between the two
  *       later     whether there is an address, on a socket that is connected to INSIDE
  *       link      a symbolic link, exchanged with another
+ *       entry     INSIDE itself, exchanged with a symbolic link
  *       packets   the descriptor, between one of packets, which takes no notice of an address, and one of datagrams
  *       stream    the same with a stream, and the address: a stream takes none
  *       internet  the same with UDP, and its address
@@ -23,6 +24,7 @@
 #include <linux/netlink.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,24 +79,41 @@ static int by_sendmmsg(void)
     return sendmmsg(given, messages, 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1 ? (int)messages[0].msg_len : -1;
 }
 
+static int by_connect(void)
+{
+    int fd = socket(AF_UNIX, SOCK_DGRAM, 0), result, kept;
+
+    result = connect(fd, (struct sockaddr *)&address, sizes[0]);
+    if (!result)
+        result = send(fd, "datagram", 8, MSG_DONTWAIT);
+    kept = errno;
+    close(fd);
+    errno = kept;
+    return result;
+}
+
 static struct call {
     const char *name;
     int (*make)(void);
     long succeeded, refused, other;
     int error;
-} calls[] = {{"sendmsg", by_sendmsg}, {"sendmmsg", by_sendmmsg}, {"sendto", by_sendto}};
+} calls[] = {{"sendmsg", by_sendmsg}, {"sendmmsg", by_sendmmsg}, {"sendto", by_sendto}, {"connect", by_connect}};
 
-static void named(struct sockaddr_un *where, const char *path)
+static socklen_t named(struct sockaddr_un *where, const char *path)
 {
     where->sun_family = AF_UNIX;
     if (snprintf(where->sun_path, sizeof(where->sun_path), "%s", path) >= (int)sizeof(where->sun_path))
         must(1, path);
+    if (path[0] != '@')
+        return sizeof(*where);
+    where->sun_path[0] = 0;
+    return offsetof(struct sockaddr_un, sun_path) + strlen(path);
 }
 
 int main(int argc, char **argv)
 {
     const char *how = argv[1];
-    int receivers[2] = {-1, -1}, kinds = 3, pair[2];
+    int receivers[2] = {-1, -1}, kinds = 4, pair[2];
     socklen_t size = sizeof(struct sockaddr_in);
     pthread_t thread;
     char rest[64];
@@ -102,8 +121,7 @@ int main(int argc, char **argv)
     if (argc != 5)
         return 2;
     for (int side = 0; side < 2; ++side) {
-        named(&addresses[side], argv[3 + side]);
-        sizes[side] = sizeof(struct sockaddr_un);
+        sizes[side] = named(&addresses[side], argv[3 + side]);
         sockets[side] = socket(AF_UNIX, SOCK_DGRAM, 0);
     }
     receivers[0] = socket(AF_UNIX, SOCK_DGRAM, 0);
@@ -122,15 +140,21 @@ int main(int argc, char **argv)
             must(symlink(argv[3 + side], links[side]), links[side]);
         }
         named(&address, links[0]);
+    } else if (!strcmp(how, "entry")) {
+        snprintf(links[0], sizeof(links[0]), "%s", argv[3]);
+        snprintf(links[1], sizeof(links[1]), "%s.1", argv[3]);
+        must(symlink(argv[4], links[1]), links[1]);
     } else {
         changes_descriptor = 1;
+        kinds = 3;
         address = addresses[1];
         if (!strcmp(how, "packets") || !strcmp(how, "stream")) {
             must(socketpair(AF_UNIX, how[0] == 'p' ? SOCK_SEQPACKET : SOCK_STREAM, 0, pair), "socketpair");
             sockets[0] = pair[0];
             receivers[1] = pair[1];
             changes_presence = how[0] == 's';
-            kinds = how[0] == 's' ? 2 : 3;
+            if (how[0] == 's')
+                kinds = 2;
         } else if (!strcmp(how, "internet")) {
             struct sockaddr_in local = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
             receivers[1] = socket(AF_INET, SOCK_DGRAM, 0);
@@ -150,6 +174,7 @@ int main(int argc, char **argv)
             return 2;
         }
     }
+    message.msg_namelen = sizes[0];
     given = dup(sockets[0]);
     messages[0].msg_hdr = message;
     must(pthread_create(&thread, NULL, swap, NULL), "pthread_create");

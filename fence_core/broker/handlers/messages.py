@@ -24,7 +24,6 @@ from fence_core.broker.handlers.network import (
     Elsewhere,
     any_unix,
     has_capability,
-    has_direct_addresses,
     is_closed,
     judge_destination,
     on_socket,
@@ -314,7 +313,7 @@ class _Call:
             return self._refuse_route()
         if message.name and (fast_open or (datagram and (borrowed.is_inet or borrowed.domain == socket.AF_UNIX))):
             return self._destined(message, control, data)
-        if borrowed.domain == socket.AF_UNIX and self._kernel_may():
+        if borrowed.domain == socket.AF_UNIX and self._lengths is None and any_unix(self._process):
             return CONTINUE
         self._sender.bind_netlink()
         # UNIX streams refuse an address, other connected sockets take no notice of it: none goes out unjudged.
@@ -332,7 +331,7 @@ class _Call:
             return verdict
         target = verdict if isinstance(verdict, bytes) else message.name
         if borrowed.domain == socket.AF_UNIX:
-            if isinstance(verdict, Anywhere) and self._kernel_may():
+            if isinstance(verdict, Anywhere) and self._lengths is None:
                 return CONTINUE
             return self._sender.permitted(target) or Outgoing(target, control, message.pieces, data)
         tie_late(broker, process, borrowed)
@@ -356,11 +355,6 @@ class _Call:
         if message.size > most:
             raise InvalidMessageError(errno.EMSGSIZE)
         return memory.gather(self._tid, message.pieces)
-
-    def _kernel_may(self) -> bool:
-        """Whether all UNIX sockets are allowed, one message is sent, and Internet sockets are tied to this machine:
-        then the kernel sends it, and its receiver sees the pid of the program (SO_PASSCRED) and not the broker's."""
-        return self._lengths is None and any_unix(self._process) and not has_direct_addresses(self._process)
 
     def _refuse_route(self) -> int:
         return self._broker.refuse(self._process, self._tid, SOURCE_ROUTE, errno.EPERM, whatever_rules=True)

@@ -18,9 +18,11 @@ import socket
 import stat
 import struct
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers.acting import perform, refusal
+from fence_core.broker.handlers.ancillary import own_number
 from fence_core.broker.handlers.arguments import Arguments, signed
 from fence_core.broker.native_errno import Credentials, in_our_user_namespace
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
@@ -103,7 +105,7 @@ def socket_(broker: Broker, tid: int, args: Arguments) -> Reply:
 
 def _tie(broker: Broker, process: Process, fd: int) -> None:
     """Keep an internet socket on the loopback interface, unless the policy lists addresses elsewhere."""
-    if broker.enforcing(process) and not has_direct_addresses(process):
+    if broker.enforcing(process) and not _has_direct_addresses(process):
         _setsockopt(fd, socket.SOL_SOCKET, SO_BINDTODEVICE, b"lo\0", 3)
 
 
@@ -130,7 +132,7 @@ def _may_open_raw(tid: int, family: int, kind: int) -> bool:
     return has_capability(tid, CAP_NET_RAW)
 
 
-def has_direct_addresses(process: Process) -> bool:
+def _has_direct_addresses(process: Process) -> bool:
     return all(binding.reaches_out() for binding, _ in process.account().judges)
 
 
@@ -198,7 +200,7 @@ def setsockopt(broker: Broker, process: Process, tid: int, borrowed: Borrowed, a
     value = memory.read(tid, args[3], min(args[4] & 0xFFFF, 64)) if args[3] and args[4] else b""
     if name == SO_BINDTODEVICE and value.split(b"\0", 1)[0] == b"lo":
         return _errno_of(_setsockopt(borrowed.fd, level, name, b"lo\0", 3)) or Value(0)
-    if has_direct_addresses(process):
+    if _has_direct_addresses(process):
         return CONTINUE
     return broker.refuse(process, tid, BindToDevice(), errno.EPERM, whatever_rules=True)
 
@@ -406,10 +408,14 @@ def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes, kind: i
 
 
 def any_unix(process: Process) -> bool:
-    """Whether all UNIX sockets are allowed: then the program connects itself, and its peer sees its pid (SO_PEERCRED)
-    and not the broker's."""
+    """Whether all UNIX sockets are allowed: then the program connects and sends itself, and its peer sees its pid
+    (SO_PEERCRED, SO_PASSCRED) and not the broker's.
+
+    Not where Internet sockets are not tied to this machine: by then the descriptor could be one of those.
+    """
     return all(
-        binding.worker.scope.mode == "audit" or binding.rules().network.allow_all_unix_sockets
+        binding.worker.scope.mode == "audit"
+        or (binding.rules().network.allow_all_unix_sockets and not binding.reaches_out())
         for binding, _ in process.account().judges
     )
 
@@ -518,11 +524,11 @@ def send_deadline(borrowed: Borrowed) -> float:
 
 @on_socket
 def bind(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
-    if not borrowed.is_inet and borrowed.domain != socket.AF_UNIX:
-        return CONTINUE  # netlink
     address = _address(tid, args[1], args[2])
     if address is None:
         return errno.EINVAL
+    if not borrowed.is_inet and borrowed.domain != socket.AF_UNIX:
+        return _bind_netlink(broker, tid, borrowed, address)
     if borrowed.domain == socket.AF_UNIX:
         return _bind_unix(broker, process, tid, borrowed.fd, address)
     if address.family not in (socket.AF_INET, socket.AF_INET6, AF_UNSPEC):
@@ -541,11 +547,13 @@ def _bind_inet(broker: Broker, process: Process, tid: int, borrowed: Borrowed, a
         if not _is_local(borrowed, address):
             return errno.EADDRNOTAVAIL
         return broker.refuse(process, tid, request, errno.EACCES)
-    if 0 < address.port < 1024 and os.geteuid() == 0 and not has_capability(tid, CAP_NET_BIND_SERVICE):
-        return CONTINUE  # the kernel refuses it: these are not our rights to lend
+    privileged = 0 < address.port < 1024 and os.geteuid() == 0
+    if privileged and not (has_capability(tid, CAP_NET_BIND_SERVICE) or in_our_user_namespace(tid)):
+        return CONTINUE  # rights in a network of its own, which we do not have
     if not _is_exposed(process, address.port):
         tie_late(broker, process, borrowed)
-    failed = _errno_of(_bind(borrowed.fd, address.raw, len(address.raw)))
+    with broker.identities.acting_as(tid) if privileged else nullcontext():
+        failed = _errno_of(_bind(borrowed.fd, address.raw, len(address.raw)))
     if failed:
         return failed
     _remember_port(broker, borrowed)
@@ -578,6 +586,17 @@ def _is_local(borrowed: Borrowed, address: Address) -> bool:
         return False
 
 
+def _bind_netlink(broker: Broker, tid: int, borrowed: Borrowed, address: Address) -> Reply:
+    """Without a number of its own the socket gets that of its process, where it is free (netlink_autobind)."""
+    given = address.raw
+    with broker.identities.acting_as(tid):
+        if address.family == socket.AF_NETLINK and len(given) >= 12 and given[4:8] == bytes(4):
+            numbered = given[:4] + struct.pack("=I", own_number(tid)) + given[8:]
+            if not _errno_of(_bind(borrowed.fd, numbered, len(numbered))):
+                return Value(0)
+        return _errno_of(_bind(borrowed.fd, given, len(given))) or Value(0)
+
+
 def _bind_unix(broker: Broker, process: Process, tid: int, fd: int, address: Address) -> Reply:
     path = ""
     if address.path and address.path[:1] != b"\0":
@@ -593,7 +612,9 @@ def _bind_unix(broker: Broker, process: Process, tid: int, fd: int, address: Add
             broker.inside.add_unix(os.fstat(fd).st_ino, path)
             return perform(broker, tid, lambda: _bind_below(fd, located), creates=True)
     broker.inside.add_unix(os.fstat(fd).st_ino, path)
-    return CONTINUE
+    if path:
+        return CONTINUE  # Landlock holds below the ceiling
+    return _errno_of(_bind(fd, address.raw, len(address.raw))) or Value(0)
 
 
 def _bind_below(fd: int, located: Located) -> int:

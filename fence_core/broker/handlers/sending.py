@@ -77,7 +77,7 @@ def send_once(fd: int, name: bytes, data: bytes | bytearray, control: bytes, fla
 class Outgoing:
     """A message that may be sent: where to, and with what."""
 
-    __slots__ = ("after", "control", "data", "pieces", "sent", "size", "target")
+    __slots__ = ("after", "control", "data", "part", "pieces", "sent", "size", "target")
 
     def __init__(
         self,
@@ -94,6 +94,8 @@ class Outgoing:
         """Address and length of what the caller's memory has of it."""
         self.data = data
         """The copy; None where parts are copied as they are sent (streams)."""
+        self.part = bytearray()
+        """Of a stream's message: what was copied and found no room."""
         self.after = after
         """Called once it is sent."""
         self.size = sum(length for _, length in pieces)
@@ -157,7 +159,9 @@ class Sender:
             return None if sent == -errno.EAGAIN else self._failed(-sent)
         at_once = 0
         while True:
-            part = memory.gather(self._tid, cut(message.pieces, message.sent, _PART))
+            part = message.part
+            if not part:
+                part = message.part = memory.gather(self._tid, cut(message.pieces, message.sent, _PART))
             if not self._still_waits():
                 return errno.EINTR
             sent = self._send(message, part)
@@ -165,11 +169,12 @@ class Sender:
                 if sent == -errno.EAGAIN:
                     return None
                 return Value(message.sent) if message.sent else self._failed(-sent)
+            message.part = part[sent:]
             message.sent += sent
             at_once += sent
             if message.sent >= message.size:
                 return Value(message.sent)
-            if sent < len(part) or at_once >= _AT_ONCE:
+            if message.part or at_once >= _AT_ONCE:
                 return None
 
     def _send(self, message: Outgoing, data: bytes | bytearray) -> int:

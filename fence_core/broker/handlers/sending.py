@@ -51,26 +51,34 @@ _AT_ONCE = 1 << 20
 _sendmsg = libc.function("sendmsg", ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 
 
+_vector = ctypes.create_string_buffer(IOVEC.size)
+_header = ctypes.create_string_buffer(MSGHDR.size)
+_VECTOR_AT, _HEADER_AT = ctypes.addressof(_vector), ctypes.addressof(_header)
+"""For one call at a time: the broker has one thread."""
+
+
+def _placed(data: bytes | bytearray) -> ctypes.Array[ctypes.c_char] | None:
+    """Somewhere in memory; without a copy where it is a bytearray."""
+    if not data:
+        return None
+    if isinstance(data, bytearray):
+        return (ctypes.c_char * len(data)).from_buffer(data)
+    return ctypes.create_string_buffer(data, len(data))
+
+
+def _address(placed: ctypes.Array[ctypes.c_char] | None) -> int:
+    return ctypes.addressof(placed) if placed is not None else 0
+
+
 def send_once(fd: int, name: bytes, data: bytes | bytearray, control: bytes, flags: int) -> int:
     """sendmsg(2) that neither waits nor raises a signal: what it returned, or minus the error number."""
-    name_buffer = ctypes.create_string_buffer(name, max(len(name), 1))
-    control_buffer = ctypes.create_string_buffer(control, max(len(control), 1))
-    if isinstance(data, bytearray) and data:
-        data_buffer = (ctypes.c_char * len(data)).from_buffer(data)
-    else:
-        data_buffer = ctypes.create_string_buffer(bytes(data), max(len(data), 1))
-    iov = ctypes.create_string_buffer(IOVEC.pack(ctypes.addressof(data_buffer), len(data)), IOVEC.size)
-    header = MSGHDR.pack(
-        ctypes.addressof(name_buffer) if name else 0,
-        len(name),
-        ctypes.addressof(iov),
-        1,
-        ctypes.addressof(control_buffer) if control else 0,
-        len(control),
-        0,
-    )
-    message = ctypes.create_string_buffer(header, len(header))
-    sent = _sendmsg(fd, ctypes.addressof(message), flags | MSG_DONTWAIT | MSG_NOSIGNAL)
+    # Names hold the buffers until the call is over.
+    data_at = _placed(data)
+    name_at = _placed(name)
+    control_at = _placed(control)
+    IOVEC.pack_into(_vector, 0, _address(data_at), len(data))
+    MSGHDR.pack_into(_header, 0, _address(name_at), len(name), _VECTOR_AT, 1, _address(control_at), len(control), 0)
+    sent = _sendmsg(fd, _HEADER_AT, flags | MSG_DONTWAIT | MSG_NOSIGNAL)
     return sent if sent >= 0 else -ctypes.get_errno()
 
 
@@ -180,9 +188,9 @@ class Sender:
     def _send(self, message: Outgoing, data: bytes | bytearray) -> int:
         """With the caller's rights where they count: with a UNIX socket they do not, its file was asked before."""
         control = message.control.raw if not message.sent else b""
-        local = self._borrowed.domain == socket.AF_UNIX
-        lent = contextlib.nullcontext() if local else self._broker.identities.acting_as(self._tid)
-        with lent:
+        if self._borrowed.domain == socket.AF_UNIX or not self._broker.identities.differ:
+            return send_once(self._borrowed.fd, message.target, data, control, self._flags)
+        with self._broker.identities.acting_as(self._tid):
             return send_once(self._borrowed.fd, message.target, data, control, self._flags)
 
     def _failed(self, number: int) -> int:

@@ -105,6 +105,20 @@ def test_read_exactly(island, length) -> None:
     assert memory.read(os.getpid(), island.put_last(data), length) == data
 
 
+@pytest.mark.parametrize("lengths", [[], [1], [PAGE], [1, PAGE, 5], [3] * 1024])
+def test_gather(island, lengths) -> None:
+    data = os.urandom(sum(lengths))
+    at = island.put_last(data)
+    pieces = []
+    for length in lengths:
+        pieces.append((at, length))
+        at += length
+    assert memory.gather(SELF, pieces) == data
+    if pieces:
+        pieces[-1] = (pieces[-1][0], pieces[-1][1] + 1)
+        assert refused(memory.gather, SELF, pieces) == errno.EFAULT
+
+
 def test_short_read_is_efault(island) -> None:
     assert memory.read(os.getpid(), island.end - 8, 8) == bytes(8)
     assert refused(memory.read, os.getpid(), island.end - 8, 9) == errno.EFAULT

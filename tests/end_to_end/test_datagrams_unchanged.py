@@ -173,6 +173,25 @@ def pointers():
     done = libc.sendto(client.fileno(), ctypes.c_void_p(8), 1, 0, name, size)
     return result + [done if done >= 0 else errno.errorcode[ctypes.get_errno()]]
 
+def several():
+    """sendmmsg(2): how many were sent, and the lengths that were written back."""
+    server, client = unix(name="server"), unix()
+    header = struct.Struct("@PI4xPNPNi4xI4x")
+    data = ctypes.create_string_buffer(b"data")
+    name = ctypes.create_string_buffer(struct.pack("H", socket.AF_UNIX) + b"server\\0")
+    vector = ctypes.create_string_buffer(struct.pack("PN", ctypes.addressof(data), 4))
+    to, at = (ctypes.addressof(name), 9), (ctypes.addressof(vector), 1)
+    good, no_name, no_data, no_rights = (*to, *at, 0, 0), (8, 9, *at, 0, 0), (*to, 8, 1, 0, 0), (*to, *at, 8, 24)
+    result = []
+    for messages in [], [good, good], [good, no_name], [good, no_data], [good, no_rights], [no_name, good], [no_data]:
+        all_of_them = b"".join(header.pack(*message, 0, 77) for message in messages)
+        vector_of_them = ctypes.create_string_buffer(all_of_them)
+        done = libc.sendmmsg(client.fileno(), vector_of_them, len(messages), socket.MSG_DONTWAIT)
+        told = [length for *_, length in header.iter_unpack(vector_of_them.raw[: len(all_of_them)])]
+        result.append([done if done >= 0 else errno.errorcode[ctypes.get_errno()], told])
+        result += [received(server)[0] for _ in range(max(done, 0))]
+    return result + [error(server.recv, 9, socket.MSG_DONTWAIT)[0]]
+
 def full():
     """Nobody waits who did not want to; who does is woken, and keeps nobody else waiting."""
     server, client = unix(name="server"), unix()
@@ -204,25 +223,25 @@ def interrupted():
 
     def ring(*_):
         rang.append(1)
-        if len(to):
+        if raises:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             raise Rung
 
-    rang = []
+    rang, raises, result = [], True, []
     signal.signal(signal.SIGALRM, ring)
     server, client = unix(name="server"), unix()
     fill(client, "server")
-    result = []
-    to = ["server"]
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
     try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)  # again and again: the first may come before the call
         client.sendto(b"never", "server")
     except Rung:
         result.append("rung")
-    to = []
+    raises = False
     ours, theirs = socket.socketpair()
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
     sent = ours.sendmsg([bytes(10 << 20)])
-    result += [0 < sent < 10 << 20, len(rang)]
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    result += [0 < sent < 10 << 20, len(rang) > 1]
     ours.close()
     while part := theirs.recv(1 << 20):
         sent -= len(part)
@@ -312,8 +331,8 @@ def netlink():
         return result + [kind, number, port == os.getpid(), list(sender)]
 
 CASES = [
-    names, vectors, descriptors, ids, foreign_ids, errors, pointers, full, interrupted, large, many, syslog, notify,
-    endpoints, netlink,
+    names, vectors, descriptors, ids, foreign_ids, errors, pointers, several, full, interrupted, large, many,
+    syslog, notify, endpoints, netlink,
 ]
 
 def main():

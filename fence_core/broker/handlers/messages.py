@@ -34,6 +34,7 @@ from fence_core.broker.handlers.sending import MSG_DONTWAIT, Outgoing, Sender, c
 from fence_core.broker.names import raw_address
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.sockets import SOCKADDR_MAX, Borrowed, parse_address
+from fence_core.errors import KernelCallError
 from fence_core.kernel import memory
 from fence_core.kernel.structs import IOVEC, MSGHDR
 
@@ -175,14 +176,16 @@ class _Call:
         self._sent = 0
 
     def reply(self) -> Reply:
-        reply: Reply | None = CONTINUE
+        reply: Reply | None = None
+        parks = False
         try:
             reply = self._go()
-            if reply is not None:
-                return reply
-            return self._park()
+            if reply is None:
+                reply = self._park()
+                parks = True
+            return reply
         finally:
-            if reply is not None:
+            if not parks:
                 self._close()
 
     def _go(self) -> Reply | None:
@@ -201,7 +204,7 @@ class _Call:
                 complete = isinstance(answer, Value) and answer.value >= message.size
                 message.control.close()
                 self._current = None
-            elif isinstance(message, Wait):  # a fast open, which are never parked here
+            elif isinstance(message, Wait):  # of a fast open
                 return self._first_of_many(message)
             else:
                 answer, complete = message, True
@@ -223,6 +226,10 @@ class _Call:
             return self._judged(self._messages.pop()())
         except InvalidMessageError as error:
             return error.errno
+        except KernelCallError as error:
+            if not (self._sent or self._current):
+                raise
+            return error.errno or errno.EFAULT  # not told, as something was sent before
 
     def _note_length(self, length: int) -> None:
         assert self._lengths is not None

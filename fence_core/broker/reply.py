@@ -19,14 +19,13 @@ class Value:
 
 
 class HandOver:
-    """The call returns a descriptor, a copy of ours, which is closed afterwards (or kept)."""
+    """The call returns a descriptor, a copy of ours, which is closed afterwards."""
 
-    __slots__ = ("cloexec", "fd", "keep")
+    __slots__ = ("cloexec", "fd")
 
-    def __init__(self, fd: int, *, cloexec: bool, keep: bool = False) -> None:
+    def __init__(self, fd: int, *, cloexec: bool) -> None:
         self.fd = fd
         self.cloexec = cloexec
-        self.keep = keep
 
 
 class Wait:

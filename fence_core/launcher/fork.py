@@ -188,6 +188,7 @@ def _supervise(
             child,
             layers=_layers(found),
             stacks=found.available("wait_killable"),
+            interruptible=not found.available("wait_killable"),
             ceiling=Ceiling(places),
             watches_reads=watch_reads,
         )

@@ -171,6 +171,71 @@ def test_signal_storm(runs: Runs, missing: str) -> None:
     assert "fence error" not in ended.out
 
 
+NAMES = """
+    @pytest.fixture
+    def logged(there):
+        '''A storm whose handler makes trapped calls of its own, in the middle of those of the test.'''
+        lines, within = [0], []
+
+        def log(*_):
+            if within:
+                return
+            within.append(1)
+            with open(there / "log", "ab") as file:
+                file.write(b"!")
+            lines[0] += 1
+            within.clear()
+        before = signal.signal(signal.SIGALRM, log)
+        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+        yield lines
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    @pytest.fixture
+    def there():
+        import pathlib
+        return pathlib.Path("wide").resolve()
+
+    def moved(path):
+        '''Equal, and somewhere else in memory: as each attempt of a program in Python may be.'''
+        return bytearray(os.fsencode(path)).decode()
+
+    @pytest.mark.fence(allow_write=["wide"])
+    def test_names(there, logged):
+        deadline = time.monotonic() + 60
+        done = 0
+        while done < 600 or logged[0] < 200:
+            assert time.monotonic() < deadline
+            path = str(there / str(done % 7))
+            fd = again(lambda: os.open(moved(path), os.O_RDWR | os.O_CREAT | os.O_EXCL))
+            again(lambda: os.link(moved(path), moved(path + "l")))
+            again(lambda: os.rename(moved(path), moved(path + "x")))
+            again(lambda: os.unlink(moved(path + "x")))
+            again(lambda: os.unlink(moved(path + "l")))
+            again(lambda: os.symlink("target", moved(path)))
+            again(lambda: os.unlink(moved(path)))
+            again(lambda: os.mkdir(moved(path)))
+            with pytest.raises(FileExistsError):
+                again(lambda: os.mkdir(moved(path)))
+            again(lambda: os.rmdir(moved(path)))
+            os.close(fd)
+            done += 1
+"""
+
+
+@pytest.mark.parametrize("missing", ["", "wait_killable"])
+def test_signal_storm_on_names(runs: Runs, missing: str) -> None:
+    """Where the broker makes and removes names itself: each time once, however often the program has to ask."""
+    write(runs, STORM[: STORM.index("    @pytest.fixture")] + NAMES)
+    (runs.directory / "pyproject.toml").write_text(
+        '[tool.fence]\nextends = "default-deny"\nallow_local_binding = true\n'
+    )
+    (runs.directory / "wide").mkdir()
+    args = ["-q", "-p", "no:cacheprovider", "--capture=sys"]
+    ended = runs.command(*without(runs, missing, *args)) if missing else runs.pytest(*args)
+    assert ended.status == 0, ended
+
+
 def test_many_threads(runs: Runs) -> None:
     """200 threads of one process, all in trapped calls: each gets its own answer."""
     write(

@@ -63,7 +63,7 @@ def _names_a_route(control: bytes) -> bool:
     return any((level, kind) in _ROUTES for _, _, level, kind in headers(control))
 
 
-class _Message:
+class Message:
     """Where a message is to go, and where its data lies. Read in the order in which the kernel does (net/socket.c)."""
 
     __slots__ = ("control", "name", "pieces", "size")
@@ -76,7 +76,7 @@ class _Message:
         self.size = sum(length for _, length in pieces)
 
     @classmethod
-    def read(cls, tid: int, header: bytes) -> _Message:
+    def read(cls, tid: int, header: bytes) -> Message:
         """From a struct msghdr. Raises `InvalidMessageError`, KernelCallError."""
         at, size, vector, count, control_at, control_size, _ = MSGHDR.unpack(header)
         if at and size >= _NEGATIVE:
@@ -95,6 +95,20 @@ class _Message:
             raise InvalidMessageError(errno.ENOBUFS)
         return cls(name, pieces, memory.read(tid, control_at, control_size) if control_at and control_size else b"")
 
+    def contents(self, tid: int, most: int) -> tuple[bytes, bytes, int, bytes]:
+        """All that it says, and to whom; of its data as many bytes as `most`. Raises KernelCallError."""
+        return self.name, self.control, self.size, bytes(memory.gather(tid, cut(self.pieces, 0, most)))
+
+
+_MMSGHDR_SIZE = MSGHDR.size + 8  # struct mmsghdr: msghdr, msg_len, padding
+
+
+def headers_of_many(tid: int, at: int, count: int) -> list[bytes]:
+    """The struct msghdrs of sendmmsg(2). Raises KernelCallError."""
+    count = min(count & 0xFFFF_FFFF, _IOV_MAX)
+    vector = memory.read(tid, at, _MMSGHDR_SIZE * count) if count else b""
+    return [vector[start : start + MSGHDR.size] for start in range(0, len(vector), _MMSGHDR_SIZE)]
+
 
 @on_socket
 def sendto(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
@@ -105,29 +119,22 @@ def sendto(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args:
     if size > SOCKADDR_MAX:
         return errno.EINVAL
     name = memory.read(tid, args[4], size) if size else b""
-    message = _Message(name, [(args[1], args[2])] if args[2] else [])
+    message = Message(name, [(args[1], args[2])] if args[2] else [])
     return _Call(broker, process, tid, borrowed, [lambda: message], signed(args[3])).reply()
 
 
 @on_socket
 def sendmsg(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
-    header = memory.read(tid, args[1], MSGHDR.size)
-    return _Call(broker, process, tid, borrowed, [lambda: _Message.read(tid, header)], signed(args[2])).reply()
+    message = functools.partial(Message.read, tid, memory.read(tid, args[1], MSGHDR.size))
+    return _Call(broker, process, tid, borrowed, [message], signed(args[2])).reply()
 
 
 @on_socket
 def sendmmsg(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
     """Judged and sent one by one; as with the kernel's own, a failure after the first is not told."""
-    count = min(args[2] & 0xFFFF_FFFF, _IOV_MAX)
-    step = MSGHDR.size + 8  # struct mmsghdr: msghdr, msg_len, padding
-    vector = memory.read(tid, args[1], step * count) if count else b""
-
-    def reader(at: int) -> Callable[[], _Message]:
-        return lambda: _Message.read(tid, vector[at : at + MSGHDR.size])
-
-    messages = [reader(index * step) for index in range(count)]
-    first_length = args[1] + MSGHDR.size
-    return _Call(broker, process, tid, borrowed, messages, signed(args[3]), (first_length, step)).reply()
+    messages = [functools.partial(Message.read, tid, header) for header in headers_of_many(tid, args[1], args[2])]
+    lengths = (args[1] + MSGHDR.size, _MMSGHDR_SIZE)
+    return _Call(broker, process, tid, borrowed, messages, signed(args[3]), lengths).reply()
 
 
 class _Call:
@@ -155,7 +162,7 @@ class _Call:
         process: Process,
         tid: int,
         borrowed: Borrowed,
-        messages: Sequence[Callable[[], _Message]],
+        messages: Sequence[Callable[[], Message]],
         flags: int,
         lengths: tuple[int, int] | None = None,
     ) -> None:
@@ -295,7 +302,7 @@ class _Call:
 
     # ------------------------------------------------------------ judging
 
-    def _judged(self, message: _Message) -> Outgoing | Reply:
+    def _judged(self, message: Message) -> Outgoing | Reply:
         """What is to be sent; or the answer. Raises `InvalidMessageError`, KernelCallError."""
         if self._sender.wants_zero_copy(self._flags):
             return errno.ENOBUFS
@@ -308,7 +315,7 @@ class _Call:
                 control.close()
         return found
 
-    def _addressed(self, message: _Message, control: Control) -> Outgoing | Reply:
+    def _addressed(self, message: Message, control: Control) -> Outgoing | Reply:
         borrowed, flags = self._borrowed, self._flags
         datagram = borrowed.type == socket.SOCK_DGRAM
         stream = borrowed.type == socket.SOCK_STREAM
@@ -327,7 +334,7 @@ class _Call:
         ignored = (borrowed.is_inet and stream) or (borrowed.domain == socket.AF_UNIX and not stream)
         return Outgoing(b"" if ignored else message.name, control, message.pieces, data)
 
-    def _destined(self, message: _Message, control: Control, data: bytes | bytearray | None) -> Outgoing | Reply:
+    def _destined(self, message: Message, control: Control, data: bytes | bytearray | None) -> Outgoing | Reply:
         """A message with an address of its own."""
         broker, process, tid, borrowed = self._broker, self._process, self._tid, self._borrowed
         address = parse_address(message.name)
@@ -353,7 +360,7 @@ class _Call:
             after()
         return reply
 
-    def _copied(self, message: _Message) -> bytearray:
+    def _copied(self, message: Message) -> bytearray:
         """The data of a message that is sent in one piece. Larger ones the kernel refuses, whatever else they are."""
         borrowed = self._borrowed
         if borrowed.type == socket.SOCK_STREAM:

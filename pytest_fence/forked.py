@@ -23,6 +23,7 @@ from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks
 from _pytest.warnings import catch_warnings_for_item
 
 from pytest_fence import engine, forked_coverage, forked_wire
+from pytest_fence.forked_capture import OutputMeanwhile
 from pytest_fence.forked_child import Child, Messenger, take_the_timer
 
 if TYPE_CHECKING:
@@ -145,8 +146,10 @@ class ForkedTests:
         """The reading end of the test's pipe; None in the fork."""
         if self._measured is None:
             self._measured = forked_coverage.fits(self._config)
-        reading, writing = engine.high_pair(both_ways=self._in_step)
+        in_step = self._in_step or test.output.expected
+        reading, writing = engine.high_pair(both_ways=in_step)
         _flush(self._config)
+        test.output.start()
         delay, interval = signal.setitimer(signal.ITIMER_REAL, 0)
         try:
             test.pid = self._fence.fork_test()
@@ -154,12 +157,14 @@ class ForkedTests:
             os.close(reading)
             os.close(writing)
             signal.setitimer(signal.ITIMER_REAL, delay, interval)
+            test.output.stop()
             raise
         if test.pid == 0:
             try:
                 os.close(reading)
+                test.output.stop()
                 take_the_timer(delay, interval)
-                line = forked_wire.Line(writing, in_step=self._in_step)
+                line = forked_wire.Line(writing, in_step=in_step)
                 self._hooks.forked()
                 self._messenger.take_over(line, test.known)
                 self.child = Child(item, line, measured=self._measured)
@@ -169,7 +174,7 @@ class ForkedTests:
             return None
         os.close(writing)
         test.timer = (delay, interval)
-        test.in_step = self._in_step
+        test.in_step = in_step
         return reading
 
     # ------------------------------------------------------------ after
@@ -215,6 +220,7 @@ class Test:
         self._setup_seconds = setup_seconds
         self._brought_up = len(item._report_sections)
         self._reader = forked_wire.Reader()
+        self.output = OutputMeanwhile(item.config)
         self._started = time.time()
         self._any = False
         self._ended = False
@@ -243,6 +249,19 @@ class Test:
 
     def follow(self, line: int) -> None:
         """Pass on what the test tells until its process has ended."""
+        try:
+            self._listen(line)
+        except BaseException:
+            self._kill()
+            raise
+        finally:
+            self.output.stop()
+        self._restore_the_timer()
+        if not self._ended:
+            self._crashed()
+        self._hooks.caught_up()
+
+    def _listen(self, line: int) -> None:
         pidfd = os.pidfd_open(self.pid)
         try:
             poll = select.poll()
@@ -250,15 +269,8 @@ class Test:
             poll.register(pidfd, select.POLLIN)
             while not self._ended and not self._wait(poll, line, pidfd):
                 pass
-        except BaseException:
-            self._kill()
-            raise
         finally:
             os.close(pidfd)
-        self._restore_the_timer()
-        if not self._ended:
-            self._crashed()
-        self._hooks.caught_up()
 
     def _wait(self, poll: select.poll, line: int, pidfd: int) -> bool:
         """One turn; whether the process has ended, and all that it said has been heard."""
@@ -273,7 +285,8 @@ class Test:
                 if not chunk:
                     poll.unregister(line)
                 for message in self._reader.feed(chunk):
-                    self._hear(message)
+                    with self.output.paused():
+                        self._hear(message)
                     if self.in_step:
                         self._answer(line)
             elif pidfd in ready:
@@ -285,7 +298,8 @@ class Test:
         except (pytest.fail.Exception, pytest.skip.Exception) as error:
             # A handler of a signal, as that of a timeout, meant the test that this process is waiting for.
             self._kill()
-            self._crashed(str(error))
+            with self.output.paused():
+                self._crashed(str(error))
             return True
         return False
 
@@ -335,6 +349,7 @@ class Test:
         if self._brought_up:
             wider, own = report.sections[: self._brought_up], report.sections[self._brought_up :]
             report.sections = _joined(wider, own)
+        self.output.add_to(report)
         if self.held is not None:
             self._item.ihook.pytest_runtest_logreport(report=self.held)
             self.held = None

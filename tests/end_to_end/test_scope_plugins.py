@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.support import Ended, Runs, assert_same
+from tests.end_to_end.support import Ended, Runs, assert_same, shown
 
 CODE = {
     "mine.py": """
@@ -300,6 +300,67 @@ def test_a_live_server(pytester: pytest.Pytester, runs: Runs) -> None:
     )
     ended = runs.pytest("--fence-scope=test", "-Werror")
     assert ended.status == 0, ended
+
+
+@pytest.mark.parametrize("args", ["-rA", "-rA --capture=sys", "-v --capture=tee-sys", "-s"])
+def test_a_thread_that_prints(pytester: pytest.Pytester, runs: Runs, args: str) -> None:
+    """What a thread of a module's fixture prints and logs while a test runs is captured with that test."""
+    pytester.makepyfile(
+        test_it="""
+        import logging, os, subprocess, sys, threading
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def speaker():
+            asked, ask = os.pipe()
+            heard, answer = os.pipe()
+
+            def work():
+                while word := os.read(asked, 100).decode():
+                    print("said in the thread:", word)
+                    print("and to stderr:", word, file=sys.stderr)
+                    logging.getLogger("thread").warning("logged: %s", word)
+                    if word == "failing":
+                        subprocess.run(["echo", "said by its program"])
+                    os.write(answer, b".")
+            thread = threading.Thread(target=work)
+            thread.start()
+
+            def say(word):
+                os.write(ask, word.encode())
+                assert os.read(heard, 1) == b"."
+            yield say
+            os.close(ask)
+            thread.join()
+
+        @pytest.fixture
+        def around(speaker):
+            speaker("setup")
+            yield speaker
+            speaker("teardown")
+
+        def test_passes(around):
+            print("before")
+            around("passing")
+            print("after")
+
+        def test_fails(around):
+            around("failing")
+            assert 0
+
+        def test_plain():
+            pass
+        """
+    )
+    together, apart = (runs.pytest(*args.split(), *more) for more in ((), ("--fence-scope=test",)))
+    assert together.status == 1
+    together.has("said in the thread: failing")
+    if args.endswith("sys"):
+        # Two buffers: what both have in one phase does not come in the order in which it was printed.
+        together, apart = (
+            Ended(end.status, "\n".join(sorted(shown(end.out).splitlines())), end.err) for end in (together, apart)
+        )
+    assert_same(together, apart)
 
 
 def test_async_tests(pytester: pytest.Pytester, runs: Runs) -> None:

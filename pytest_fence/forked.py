@@ -314,7 +314,7 @@ class Test:
         kind, *rest = message
         item = self._item
         if kind == "report":
-            self._report(rest[0])
+            self._report(*rest)
         elif kind == "warning":
             plain, when, nodeid, location = rest
             item.ihook.pytest_warning_recorded.call_historic(
@@ -339,10 +339,11 @@ class Test:
         elif kind == "end":
             self._ended = True
 
-    def _report(self, data: dict[str, Any]) -> None:
+    def _report(self, data: dict[str, Any], shown_only: bool) -> None:
         config = self._item.config
         data = forked_wire.restored(data, self.known)
         report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=data)
+        forked_wire.mend(report, data, shown_only=shown_only)
         if report.when == "setup" and not self._any:
             report.duration += self._setup_seconds
             report.start -= self._setup_seconds

@@ -33,8 +33,10 @@ class Messenger:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if self.line is None:
             return
+        # As the terminal asks of every report: there pytest fails a test for its subtests, which it has counted here.
+        self._config.hook.pytest_report_teststatus(report=report, config=self._config)
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
-        self.line.send("report", forked_wire.slim(data, self.known))
+        self.line.send("report", forked_wire.slim(data, self.known), forked_wire.is_shown_only(report, data))
 
     def pytest_warning_recorded(
         self,

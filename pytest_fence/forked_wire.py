@@ -10,7 +10,13 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from _pytest._code.code import TerminalRepr
+
+if TYPE_CHECKING:
+    import pytest
+    from _pytest._io import TerminalWriter
 
 Message = list[Any]
 """Kind, then what belongs to it."""
@@ -80,6 +86,34 @@ def restored(data: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
         if isinstance(data.get(name), list):
             data[name] = tuple(data[name])
     return data
+
+
+class Shown(TerminalRepr):
+    """What a test has failed with, where that is no traceback (a doctest, a fixture that nobody knows): the text that
+    it is shown as, which the summary does not repeat."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def toterminal(self, tw: TerminalWriter) -> None:
+        tw.line(self._text)
+
+
+def is_shown_only(report: pytest.TestReport, data: dict[str, Any]) -> bool:
+    """Whether pytest has made a text of what is none."""
+    return isinstance(data.get("longrepr"), str) and not isinstance(report.longrepr, str)
+
+
+def mend(report: pytest.TestReport, data: dict[str, Any], *, shown_only: bool) -> None:
+    """What pytest does not restore as it was."""
+    if shown_only:
+        report.longrepr = Shown(str(report.longrepr))
+    if "_subtest.context" in data:
+        # Values are turned into text where the context is made, and once more where it is restored.
+        object.__setattr__(report.context, "kwargs", data["_subtest.context"]["kwargs"])
 
 
 # Warnings

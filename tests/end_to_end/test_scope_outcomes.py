@@ -148,6 +148,48 @@ def test_the_same_is_shown(pytester: pytest.Pytester, runs: Runs, args: str) -> 
     assert_same(together, apart)
 
 
+@pytest.mark.skipif(pytest.version_tuple < (9, 0), reason="elsewhere: a pytest without subtests")
+@pytest.mark.parametrize("args", ["-rA", "-v"])
+def test_subtests(pytester: pytest.Pytester, runs: Runs, args: str) -> None:
+    """They are counted in the test's process, and one that fails makes its test fail."""
+    pytester.makepyfile(
+        """
+        def test_with(subtests):
+            for n in range(3):
+                with subtests.test(msg="each", n=n, text="it's"):
+                    assert n != 1
+
+        def test_that_passes(subtests):
+            with subtests.test(n=1):
+                pass
+        """
+    )
+    together, apart = (runs.pytest(*args.split(), *more) for more in ((), ("--fence-scope=test",)))
+    assert together.status == 1
+    together.has("^FAILED .*::test_with - contains 1 failed subtest")
+    assert_same(together, apart)
+
+
+def test_what_fails_without_a_traceback(pytester: pytest.Pytester, runs: Runs) -> None:
+    """The summary has no more of a doctest, or of a fixture that nobody knows, than in one process."""
+    pytester.makepyfile(
+        test_it="""
+        def documented():
+            '''
+            >>> 1 + 1
+            3
+            '''
+
+        def test_it(nobody_knows):
+            pass
+        """
+    )
+    together, apart = (runs.pytest("-rA", "--doctest-modules", *more) for more in ((), ("--fence-scope=test",)))
+    assert together.status == 1
+    together.has("^FAILED .*documented$", "^ERROR .*test_it$")
+    assert_same(together, apart)
+
+
 def test_failures_are_remembered(pytester: pytest.Pytester, runs: Runs) -> None:
     pytester.makepyfile("def test_a(): pass\ndef test_b(): assert 0\ndef test_c(): pass")
     assert runs.pytest("--fence-scope=test").status == 1

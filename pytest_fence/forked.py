@@ -480,7 +480,9 @@ def _wider_fixtures(item: pytest.Item) -> list[str]:
         return []
     known = info.name2fixturedefs
     names: list[str] = getattr(item, "fixturenames", [])
-    return [name for name in names if (found := known.get(name)) and found[-1].scope != "function"]
+    # Outside of a class, a fixture of scope "class" is the function's own (SubRequest.node in _pytest/fixtures.py).
+    own = {"function"} if item.getparent(pytest.Class) is not None else {"function", "class"}
+    return [name for name in names if (found := known.get(name)) and found[-1].scope not in own]
 
 
 def _is_up(item: pytest.Item, names: list[str]) -> bool:

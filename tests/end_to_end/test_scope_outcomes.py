@@ -190,6 +190,44 @@ def test_what_fails_without_a_traceback(pytester: pytest.Pytester, runs: Runs) -
     assert_same(together, apart)
 
 
+def test_a_class_fixture_of_a_function(pytester: pytest.Pytester, runs: Runs) -> None:
+    """It is torn down with the function, and set up again for the next."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture(scope="class")
+        def of_class():
+            print("up")
+            yield
+            print("down")
+
+        @pytest.fixture(scope="class", params=["a", "b"])
+        def lettered(request, of_class):
+            print("up", request.param)
+            yield
+            print("down", request.param)
+
+        def test_one(of_class):
+            pass
+
+        def test_two(lettered):
+            pass
+
+        class TestThree:
+            def test_three(self, of_class):
+                pass
+
+            def test_four(self, lettered):
+                pass
+        """
+    )
+    together, apart = (runs.pytest("-rA", *more) for more in ((), ("--fence-scope=test",)))
+    assert together.status == 0
+    together.has("^down$", "^down b$")
+    assert_same(together, apart)
+
+
 def test_failures_are_remembered(pytester: pytest.Pytester, runs: Runs) -> None:
     pytester.makepyfile("def test_a(): pass\ndef test_b(): assert 0\ndef test_c(): pass")
     assert runs.pytest("--fence-scope=test").status == 1

@@ -393,6 +393,72 @@ def test_async_tests(pytester: pytest.Pytester, runs: Runs) -> None:
     assert_same(plain, apart)
 
 
+def test_a_loop_for_the_session(pytester: pytest.Pytester, runs: Runs) -> None:
+    """Each test's process has a copy of it, with its tasks and servers as they were before the first test."""
+    runs.load("anyio.pytest_plugin")
+    pytester.makepyfile(
+        test_it="""
+        import asyncio
+        import pytest
+
+        pytestmark = pytest.mark.anyio
+
+        @pytest.fixture(scope="session")
+        def anyio_backend():
+            return "asyncio"
+
+        @pytest.fixture(scope="session")
+        async def server():
+            async def echo(reader, writer):
+                while line := await reader.readline():
+                    writer.write(line)
+                    await writer.drain()
+                writer.close()
+            print("server up")
+            server = await asyncio.start_server(echo, "127.0.0.1", 0)
+            yield asyncio.get_running_loop(), server.sockets[0].getsockname()
+            server.close()
+            print("server down")
+
+        @pytest.fixture(scope="module")
+        async def ticks(server):
+            seen = []
+
+            async def work():
+                while True:
+                    await asyncio.sleep(0)
+                    seen.append(1)
+            task = asyncio.create_task(work())
+            yield seen
+            task.cancel()
+
+        @pytest.fixture
+        async def client(server):
+            assert asyncio.get_running_loop() is server[0]
+            reader, writer = await asyncio.open_connection(*server[1])
+            yield reader, writer
+            writer.close()
+
+        @pytest.mark.parametrize("n", range(3))
+        async def test_asks(client, n):
+            client[1].write(b"%d\\n" % n)
+            assert await client[0].readline() == b"%d\\n" % n
+
+        async def test_ticks(ticks):
+            before = len(ticks)
+            await asyncio.sleep(0.01)
+            assert len(ticks) > before
+
+        async def test_fails():
+            assert await asyncio.to_thread(int) == 1
+        """
+    )
+    together, apart = runs.pytest("-rA"), runs.pytest("-rA", "--fence-scope=test")
+    assert together.status == 1
+    together.has("^FAILED .*::test_fails - ", "^server down$", "1 failed, 4 passed")
+    assert_same(together, apart)
+
+
 def test_other_hooks_see_every_report(pytester: pytest.Pytester, runs: Runs) -> None:
     """Once, in pytest's own process, with what other hooks have hung on them."""
     pytester.makeconftest(

@@ -78,9 +78,13 @@ def find_config(
     cache_dir: str,
     temp_dirs: Sequence[str],
     extra_write: Sequence[str],
+    locked: Sequence[str],
     overlays: Sequence[tuple[str, Mapping[str, object]]],
 ) -> Config:
-    """The project's config with what this run adds to it: pairs of a source and what it says."""
+    """The project's config with what this run adds to it: pairs of a source and what it says.
+
+    `locked`: files that pytest was told to take its options from.
+    """
     context = TemplateContext.of_run(root, cache_dir=cache_dir, extra_write=extra_write, extra_temp_dirs=temp_dirs)
     found = load.find_config(root, explicit, context=context)
     parsed = [
@@ -88,6 +92,8 @@ def find_config(
     ]
     # Flags hold no rules, so no refusal is to name them as where one was looked for; each entry knows its own source.
     policy = merge(found.policy, *parsed)._replace(sources=found.policy.sources)
+    files = policy.filesystem
+    policy = policy._replace(filesystem=files._replace(locked=tuple(dict.fromkeys((*files.locked, *locked)))))
     return Config(policy, merge_settings(found.settings, *parsed), found.source, found.path)
 
 

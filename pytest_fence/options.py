@@ -46,6 +46,7 @@ def choose(config: pytest.Config) -> engine.Config | None:
         cache_dir=cache_dir,
         temp_dirs=[_absolute(here, basetemp)] if basetemp else [],
         extra_write=list(paths_to_write(config)),
+        locked=list(_option_files(config)),
         overlays=list(_overlays(options)),
     )
     fenced = options.fence or found.settings.enabled
@@ -58,6 +59,15 @@ def choose(config: pytest.Config) -> engine.Config | None:
         if problems:
             raise engine.PolicyError(tuple(problems))
     return found if fenced else None
+
+
+def _option_files(config: pytest.Config) -> Iterator[str]:
+    """Files that options of this run were read from: the next run would obey what a test writes there."""
+    if config.inipath is not None:
+        yield str(config.inipath)
+    for word in config.invocation_params.args:
+        if str(word).startswith("@"):
+            yield os.path.abspath(config.invocation_params.dir / str(word)[1:])
 
 
 def _overlays(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, object]]]:

@@ -130,12 +130,13 @@ class Resolver:
             if found is not None:
                 return found
         base = AT_FDCWD
-        in_root = False
+        in_root = outside = False
         try:
             if raw[0] == 0x2F and raw.startswith((b"/proc/", b"/dev/")):
                 raw = own_links(raw, tid, tgid)
             if self.foreign_roots and not self._same_root(tid):
                 base, raw, in_root = _below_root(tid, dirfd, raw)
+                outside = not in_root
             elif raw[0] != 0x2F:
                 base = os.open(_start(tid, dirfd), _O_PATH)
             elif differ and (own := _OWN_DESCRIPTOR.match(raw)) and int(own[2]) == tgid:
@@ -151,6 +152,10 @@ class Resolver:
         find = self._followed if follow else self._in_parent
         try:
             with self._identities.acting_as(tid) if differ else nullcontext():
+                if outside and not self._has_no_links(base, raw, follow=follow):
+                    # Its links lead through its own root, from a place that this root does not hold: nobody can say
+                    # where to.
+                    return Located(os.fsdecode(raw), errno=errno.EACCES)
                 return find(base, raw, tid, tgid, in_root)
         finally:
             if base >= 0:
@@ -173,6 +178,15 @@ class Resolver:
         if len(name) > _NAME_MAX:
             return Located(os.fsdecode(raw), errno=errno.ENAMETOOLONG)
         return Located(os.fsdecode(raw), parent=os.fsdecode(head) or "/", directory=handle, name=name)
+
+    def _has_no_links(self, base: int, raw: bytes, *, follow: bool) -> bool:
+        """Whether the kernel follows no symbolic link on this path."""
+        head, slash, name = raw.rstrip(b"/").rpartition(b"/")
+        walked = raw if follow or name in (b".", b"..") or raw.endswith(b"/") else (head if slash else b".")
+        handle = self._open(base, walked, self._straight)
+        if handle >= 0:
+            os.close(handle)
+        return handle != -errno.ELOOP
 
     def descriptor(self, tid: int, fd: int) -> Located:
         """What a descriptor of that thread's process is open on."""

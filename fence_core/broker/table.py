@@ -7,6 +7,7 @@ To add a call: a row here, a handler in `handlers/`, a row in the end-to-end tab
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -109,15 +110,20 @@ _PRCTL: tuple[bpf.Case | int, ...] = (
     ),
     ALLOW,
 )
+_FANOTIFY: tuple[bpf.Case | int, ...] = (
+    # Its events come with descriptors, which the kernel opens with these flags for writing, if they say so.
+    bpf.Case((bpf.Condition(1, "any_bits", os.O_ACCMODE),), bpf.errno_action(errno.EPERM)),
+    ALLOW,
+)
 _OF_OTHERS: tuple[bpf.Case | int, ...] = (bpf.Case((bpf.Condition(0, "ne", 0),), TRAP), ALLOW)
 """Calls about a process by its number, of which 0 means the caller."""
 _PRIORITY: tuple[bpf.Case | int, ...] = (
-    bpf.Case((bpf.Condition(0, "eq", 0), bpf.Condition(1, "ne", 0)), TRAP),  # PRIO_PROCESS
-    ALLOW,
+    bpf.Case((bpf.Condition(0, "eq", 0), bpf.Condition(1, "eq", 0)), ALLOW),  # PRIO_PROCESS: of itself
+    TRAP,
 )
 _IO_PRIORITY: tuple[bpf.Case | int, ...] = (
-    bpf.Case((bpf.Condition(0, "eq", 1), bpf.Condition(1, "ne", 0)), TRAP),  # IOPRIO_WHO_PROCESS
-    ALLOW,
+    bpf.Case((bpf.Condition(0, "eq", 1), bpf.Condition(1, "eq", 0)), ALLOW),  # IOPRIO_WHO_PROCESS: of itself
+    TRAP,
 )
 _IDENTITY = (
     "setuid",
@@ -205,8 +211,8 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     "sched_setscheduler": (exec_.schedule, _OF_OTHERS),
     "sched_setattr": (exec_.schedule, _OF_OTHERS),
     "sched_setaffinity": (exec_.schedule, _OF_OTHERS),
-    "setpriority": (exec_.prioritise, _PRIORITY),
-    "ioprio_set": (exec_.prioritise, _IO_PRIORITY),
+    "setpriority": (exec_.set_priority, _PRIORITY),
+    "ioprio_set": (exec_.set_io_priority, _IO_PRIORITY),
 }
 
 _ENOSYS = (
@@ -272,6 +278,7 @@ def rules(arch: Arch, *, watch_reads: bool = False, as_root: bool = False) -> di
     calls = arch.calls
     found: dict[int, bpf.Action] = {calls[name]: action for name, (_, action) in TRAPPED.items() if name in calls}
     found[calls["setrlimit"]] = _SETRLIMIT
+    found[calls["fanotify_init"]] = _FANOTIFY
     found.update({calls[name]: bpf.errno_action(errno.ENOSYS) for name in _ENOSYS if name in calls})
     found.update({calls[name]: bpf.errno_action(errno.EPERM) for name in _EPERM if name in calls})
     if as_root:

@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -149,12 +150,15 @@ def _supervise(
         from fence_core.broker.ceiling import Ceiling, existing
         from fence_core.broker.scopes import Scope
         from fence_core.broker.table import filter_program
-        from fence_core.launcher.early_modules import protect_early_modules
+        from fence_core.launcher.early_modules import protect_early_modules, trusted_path
 
+        policy = protect_early_modules(config.policy)
+        # Before the child may run anything: what is imported from now on is not the tests' to choose.
+        sys.path[:] = trusted_path(policy.filesystem.environment)
         watch_reads = _watches_reads(config)
         root = Scope(
             0,
-            protect_early_modules(config.policy),
+            policy,
             mode=config.settings.mode,
             source=config.source,
             syntax=source_kind(config.path),

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fence_core.launcher.early_modules import protect_early_modules
+from fence_core.launcher.early_modules import protect_early_modules, trusted_path
 from fence_core.launcher.fork import EXIT_UNAVAILABLE, check_layers, fork_fenced, leave_quietly
 from fence_core.launcher.withhold import check_restart, withhold
 from fence_core.policy.model import Config, Entry, Settings
@@ -32,11 +32,12 @@ def respawn_fenced(config: Config, argv: list[str], *, layers_required: tuple[st
     """
     check_layers(layers_required)
     check_restart(config)
+    policy = protect_early_modules(config.policy)  # what was loaded is known here only
     order = {
         "argv": argv,
         "executable": sys.executable,
-        "sys_path": [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path],
-        "policy": policy_to_wire(protect_early_modules(config.policy)),  # what was loaded is known here only
+        "sys_path": trusted_path(policy.filesystem.environment),
+        "policy": policy_to_wire(policy),
         "mode": config.settings.mode,
         "leftovers": config.settings.leftovers,
         "watch_reads": config.settings.watch_reads,

@@ -115,14 +115,14 @@ class Compiler:
     def _add_early_modules(self, tree: Tree, anchors: dict[str, str]) -> None:
         """What Python loads before the fence of the next run stands: none of it may come from a test."""
         what = "what Python loads before the fence of the next run"
-        modules = frozenset(self._rules.early_modules)
-        for place in self._rules.environment:
+        byte_code = self._rules.byte_code_dir
+        for place in (*self._rules.environment, *([byte_code] if byte_code else ())):
             for form in self._forms(place):
                 says = (
                     "no rule in filesystem.allow_write names it, and rules for directories around it end at "
                     f"{printable(form)}: Python loads that before the fence of the next run"
                 )
-                tree.add_path(form, Rule("stop", says, place=form, modules=modules))
+                tree.add_path(form, Rule("stop", says, place=form, quiet=place == byte_code))
                 anchors.update(dict.fromkeys((form, *_above(form)), what))
         for place, names in self._rules.early_names:
             says = (
@@ -179,21 +179,21 @@ class Compiler:
         link = self._trusted_link if kind == "allow" else self._link
         for entry in entries:
             pattern = entry.pattern or entry.text
-            rule = Rule(kind, f"{verb}: {key} {entry}", entry)
-            tree.add(pattern, rule)
+            says = f"{verb}: {key} {entry}"
             # Of `/a/*.log` the directory is resolved, of a pattern without globs all of it.
             literal = paths.literal_of(pattern)
             if literal is not None:
                 resolved = self._resolve(literal, link)
-                if resolved != literal:
-                    tree.add_path(resolved, rule)
+                for path in dict.fromkeys((literal, resolved)):
+                    tree.add_path(path, Rule(kind, says, entry, place=path))
                 if kind == "deny":
                     self.spoken_of.add(literal, resolved)
                 continue
             fixed, rest = paths.split_fixed(pattern)
             resolved = self._resolve(fixed, link) if fixed else fixed
+            tree.add(pattern, Rule(kind, says, entry, place=fixed))
             if resolved != fixed:
-                tree.add(paths.escape(resolved.rstrip("/")) + rest, rule)
+                tree.add(paths.escape(resolved.rstrip("/")) + rest, Rule(kind, says, entry, place=resolved))
             if kind == "deny":
                 self.spoken_of.add_below(fixed, resolved)
 

@@ -101,10 +101,7 @@ class Judge:
             if node is None or not node.writable:
                 return self._write(Write(op, path)).allowed
             return True
-        # Byte code in the environment of the run is asked for by name; any other refusal is one.
-        return self._writable(path) or (
-            path[:1] == "/" and bool(_BYTE_CODE.search(path)) and self._write(Write(op, path)).allowed
-        )
+        return self._writable(path)
 
     def shuts(self, path: str) -> bool:
         """Whether a deny rule covers this path, and with it all that lies below: nothing there can be written."""
@@ -180,14 +177,10 @@ class Judge:
             return Decision(False, node.deny.says, "denied")
         if node.allow is not None:
             return Decision(True, node.allow.says)
-        stopped = node.stopped
         if _BYTE_CODE.search(path):
-            whole = request.op in protected.CONTAINER_OPS and path.endswith("/__pycache__")
-            if stopped is not None and not whole and stopped.keeps_byte_code(path):
-                return Decision(True, "Python keeps byte code of what no run loads before its fence")
             return Decision(False, "Python may keep byte code where tests may write", "unlisted", quiet=True)
-        if stopped is not None:
-            return Decision(False, stopped.says, "unlisted")
+        if node.stopped is not None:
+            return Decision(False, node.stopped.says, "unlisted", quiet=node.stopped.quiet)
         return self._unlisted("filesystem.allow_write")
 
     def _read(self, request: Read | Run) -> Decision:

@@ -103,8 +103,8 @@ def _filesystem(base: FilesystemRules, over: FilesystemRules) -> FilesystemRules
         scratch=base.scratch,
         locked=_add(base.locked, over.locked),
         environment=base.environment,
-        early_modules=base.early_modules,
         early_names=base.early_names,
+        byte_code_dir=base.byte_code_dir,
         sources=_add_sources(base.sources, over.sources),
     )
 

@@ -95,10 +95,10 @@ class FilesystemRules(Record):
     """Files that decide what tomorrow's run allows. No rule makes them writable."""
     environment: tuple[str, ...] = ()
     """Directories and files of the Python that runs the tests: a rule for a directory around them ends there."""
-    early_modules: tuple[str, ...] = ()
-    """Top-level modules that a run has loaded before its fence stands."""
     early_names: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Other directories where modules are looked for that early, and the names that no test may put there."""
+    """Other directories where modules are looked for before a fence stands; names that no test may put there."""
+    byte_code_dir: str = ""
+    """Where Python keeps all byte code (PYTHONPYCACHEPREFIX), if that is one place: no test may."""
     sources: Sources = ()
 
     def source_of(self, name: str) -> str:

@@ -60,6 +60,11 @@ PROTECTED = (
         "pytest takes flags from it when it is started there, and one of them could switch the fence off",
         "pytest-fence",
     ),
+    Protected(
+        (".coveragerc", ".coveragerc.toml"),
+        "coverage imports the plugins that it names, before any fence",
+        "pytest-fence",
+    ),
     Protected((".envrc",), "direnv runs it when somebody enters the directory", "pytest-fence"),
     Protected((".git/hooks",), "git runs what lies there", "fence, sandbox-runtime"),
     Protected((".gitconfig",), "git takes aliases and helper programs from it", "fence, sandbox-runtime"),

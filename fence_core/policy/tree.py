@@ -19,7 +19,7 @@ class Rule:
     kind       meaning
     =========  =======================================================================================================
     allow      may be written
-    stop       what is allowed around it is not in it
+    stop       what is allowed around it is not in it: only rules whose place lies in it count
     deny       may not, whatever allows it
     protect    may not, but below a directory for temporary files it is a name like any other
     lock       may not: it decides what the next run allows, or loads before its fence
@@ -33,7 +33,7 @@ class Rule:
     `protect-always` is `protect` without the exception.
     """
 
-    __slots__ = ("entry", "kind", "modules", "place", "says")
+    __slots__ = ("entry", "kind", "modules", "place", "quiet", "says")
 
     def __init__(
         self,
@@ -43,26 +43,32 @@ class Rule:
         *,
         place: str = "",
         modules: frozenset[str] = frozenset(),
+        quiet: bool = False,
     ) -> None:
         self.kind = kind
         self.says = says
         self.entry = entry
         self.place = place
+        """Of a `stop` the directory, of an `allow` its pattern as far as that has no glob."""
         self.modules = modules
+        self.quiet = quiet
+        """Of a `stop`: what it refuses is no violation."""
 
     def takes(self, name: str) -> bool:
-        """Of a `taken`: whether Python could find one of the modules in an entry of this name, or plugins by it."""
-        return name.partition(".")[0] in self.modules or name.endswith(_METADATA)
+        """Of a `taken`: whether Python could find one of the modules in a file of this name, or plugins by it."""
+        return (
+            (name.endswith(_MODULE_FILES) and name.partition(".")[0] in self.modules)
+            or name.lower().endswith(_METADATA)
+            or f"{name}/" in self.modules
+        )
 
-    def keeps_byte_code(self, path: str) -> bool:
-        """Of a `stop`: whether this, below its place, belongs to none of the modules that are loaded too early."""
-        first, _, rest = path[len(self.place) + 1 :].partition("/")
-        return (rest if first == "__pycache__" else first).partition(".")[0] not in self.modules
 
-
+_MODULE_FILES = (".py", ".pyc", ".so")
+"""How the names of modules end (importlib.machinery.all_suffixes), also for another version of Python."""
 _PACKAGE = frozenset({"__init__"})
 _METADATA = (".dist-info", ".egg-info", ".egg-link")
-"""What installed packages are known by: pytest imports the plugins that it names."""
+"""What installed packages are known by, in any case of letters (importlib.metadata): pytest imports the plugins that
+they name."""
 
 
 class Node:
@@ -139,7 +145,7 @@ class Tree:
                 return False
             node = self._enter(directory)
         if (
-            (node.taken is not None and node.taken.takes(name))
+            (node.taken is not None and (name in node.taken.modules or node.taken.takes(name)))
             or name in self._names
             or name.startswith(self._heads)
             or (self._tails and name.endswith(self._tails))
@@ -159,7 +165,8 @@ class Tree:
         ):
             return None
         node = self._nodes.get(directory) or self._enter(directory)
-        return None if node.taken is not None and node.taken.takes(name) else node
+        taken = node.taken
+        return None if taken is not None and (name in taken.modules or taken.takes(name)) else node
 
     def node(self, path: str) -> Node:
         """What holds for this very path."""
@@ -174,11 +181,11 @@ class Tree:
         rules = self._patterns.at(path, name)
         if taken is not None:
             node = node.without_taken()
-            if name in taken.modules:
+            if taken.takes(name):
+                rules.append(Rule("lock", taken.says))
+            elif name in taken.modules:
                 # A directory of this name is found only if it has an `__init__`.
                 rules.append(Rule("taken", taken.says, modules=_PACKAGE))
-            elif taken.takes(name):
-                rules.append(Rule("lock", taken.says))
         return self._apply(node, rules)
 
     def container(self, path: str) -> Rule | None:
@@ -237,8 +244,7 @@ class Tree:
         # Zones first: they say what of that around them counts, and whether the protected names of this same node do.
         for rule in rules:
             if rule.kind == "stop":
-                if allow is not None:
-                    allow, stopped = None, rule
+                allow, stopped = None, rule
             elif rule.kind == "scratch" or rule.kind == "guard":
                 # What lies above is not the tests' doing: a project below some .vscode is a project like any other.
                 exempt = rule.kind == "scratch"
@@ -246,7 +252,8 @@ class Tree:
         for rule in rules:
             kind = rule.kind
             if kind == "allow":
-                allow = allow or rule
+                if stopped is None or f"{rule.place}/".startswith(f"{stopped.place}/"):
+                    allow = allow or rule
             elif kind == "deny":
                 deny = deny or rule
             elif kind == "protect":

@@ -23,7 +23,7 @@ _OPTIONAL: dict[str, type] = {
 }
 _PORTS = ("allow_local_outbound_ports", "expose_ports")
 _PAIRS = ("hosts", "sources")
-_PLAIN = ("scratch", "locked", "environment", "early_modules")
+_PLAIN = ("scratch", "locked", "environment")
 _NAMES = "early_names"
 
 

@@ -105,28 +105,19 @@ def test_environment(fenced: Fenced, environment: Path, code: str, what: str) ->
 
 
 def test_byte_code_of_the_environment(fenced: Fenced, environment: Path) -> None:
-    """Kept as without a fence, but for what a run loads before its fence; nobody is blamed for that."""
+    """The next run would execute it, its supervisor too; Python does without, and nobody is blamed."""
     run = fenced.run(
         f"""{PLANTS}
     def test_late():
         import installed
-        assert list((PACKAGES / "__pycache__").glob("installed.*.pyc"))
-
-    def test_early():
-        # As another run of Python would, whose byte code has another name.
-        import py_compile
-        try:
-            py_compile.compile(str(PACKAGES / "early.py"), optimize=1, doraise=True)
-        except PermissionError:
-            pass
-        assert not list((PACKAGES / "__pycache__").glob("early.*opt-1*"))
+        assert not list((PACKAGES / "__pycache__").glob("installed.*"))
     """,
         plugins=["early_plugin"],
         env={"PYTHONDONTWRITEBYTECODE": None},
         program=in_environment(fenced),
     )
     assert list((environment / "__pycache__").glob("early.*.pyc")), "written before the fence stood"
-    run.clean("test_late", "test_early")
+    run.clean("test_late")
     assert run.status == 0, run
 
 
@@ -192,9 +183,90 @@ def test_on_the_path(fenced: Fenced, code: str, what: str) -> None:
     run.nothing_else("test_it")
 
 
-def test_by_the_script(fenced: Fenced) -> None:
-    """``pytest`` itself does not look there: the names are free."""
-    script = os.path.join(os.path.dirname(sys.executable), "pytest")
-    run = fenced.run("def test(): open('pluggy.py', 'w').close()", program=[sys.executable, script])
+@pytest.mark.parametrize("code", ["open('token.txt', 'w').close()", "os.mkdir('json')", "open('x.json', 'w').close()"])
+def test_names_that_are_no_modules(fenced: Fenced, code: str) -> None:
+    run = fenced.run(f"{PLANTS}\n    def test(): {code}", "--junitxml=pytest.xml")
     assert run.status == 0, run
-    assert (fenced.directory / "pluggy.py").exists()
+    assert (fenced.directory / "pytest.xml").exists()
+
+
+def test_imports_of_the_supervisor(fenced: Fenced) -> None:
+    """It has no fence, and imports what names and connections need when a test first asks: not from the project."""
+    run = fenced.run(
+        f"""{PLANTS}
+    import socket
+
+    @pytest.mark.fence(allow_write=["."])
+    @pytest.mark.parametrize("name", ["dns", "proxy", "idna", "resource", "asyncio"])
+    def test_plant(name):
+        with pytest.raises(PermissionError):
+            plant(pathlib.Path(name + ".py"), "raise SystemExit")
+
+    def test_names():
+        with pytest.raises(OSError):
+            socket.getaddrinfo("nowhere.example.com", 80)
+    """,
+        policy="[tool.fence]\nallowed_domains = ['x.example.com']\nhosts = {'x.example.com' = '127.0.0.1'}\n",
+        # Rules that come later than the plants: these are there already.
+        files={"dns_.py": ""},
+    )
+    assert {attempt.what.rpartition("/")[2] for attempt in run.ledger if attempt.what.startswith("write")} == {
+        "dns.py",
+        "proxy.py",
+        "idna.py",
+        "resource.py",
+        "asyncio.py",
+    }, run
+    run.refused("test_names", "resolve nowhere.example.com")
+
+
+def test_modules_that_were_there_already(fenced: Fenced) -> None:
+    """Code of the project under the name of what only the supervisor imports: that is not what it gets."""
+    ran = fenced.directory / "ran"
+    trap = f"import os\nif 'Seccomp:\t0' in open('/proc/self/status').read(): open({str(ran)!r}, 'w').close()\n"
+    run = fenced.run(
+        """
+    import socket
+
+    def test_names():
+        socket.getaddrinfo("x.example.com", 80)
+        try:
+            socket.create_connection(("x.example.com", 9), 5).close()
+        except OSError:
+            pass
+    """,
+        policy="[tool.fence]\nallowed_domains = ['x.example.com']\nhosts = {'x.example.com' = '127.0.0.1'}\n",
+        files={"dns.py": trap, "proxy.py": trap, "idna.py": trap},
+    )
+    assert run.status == 0, run
+    assert not ran.exists()
+
+
+def test_by_the_script(fenced: Fenced) -> None:
+    """``pytest`` itself does not look in the working directory, but the next run may be another."""
+    script = os.path.join(os.path.dirname(sys.executable), "pytest")
+    test = "import pytest\ndef test():\n    with pytest.raises(PermissionError): open('pluggy.py', 'w')\n"
+    run = fenced.run(test + "    open('helper.py', 'w').close()\n", program=[sys.executable, script])
+    run.refused("test", f"write {fenced.directory}/pluggy.py")
+
+
+def test_options_files(fenced: Fenced) -> None:
+    """What this run takes its options from is locked, wherever it lies."""
+    run = fenced.run(
+        f"""{PLANTS}
+    @pytest.mark.parametrize("name", ["ci/fast.ini", "opts.txt"])
+    def test_plant(name):
+        with pytest.raises(PermissionError):
+            open(name, "a")
+
+    def test_beside():
+        plant(pathlib.Path("ci/other.ini"))
+    """,
+        "-c",
+        "ci/fast.ini",
+        "@opts.txt",
+        files={"ci/fast.ini": "[pytest]\n", "opts.txt": "-q\n"},
+    )
+    here = fenced.directory
+    assert [attempt.what for attempt in run.ledger] == [f"write {here}/ci/fast.ini", f"write {here}/opts.txt"], run
+    run.clean("test_beside")

@@ -99,15 +99,37 @@ def schedule(broker: Broker, tid: int, args: Arguments) -> Reply:
     return _unless_outside(broker, tid, args[0] & 0xFFFF_FFFF)
 
 
-def prioritise(broker: Broker, tid: int, args: Arguments) -> Reply:
-    """setpriority(2), ioprio_set(2) on another process or thread."""
-    return _unless_outside(broker, tid, args[1] & 0xFFFF_FFFF)
+def set_priority(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """setpriority(2) on more than the caller."""
+    return _prioritise(broker, tid, args[0] & 0xFFFF_FFFF, args[1] & 0xFFFF_FFFF)
+
+
+def set_io_priority(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """ioprio_set(2) on more than the caller; its kinds count from 1."""
+    return _prioritise(broker, tid, (args[0] & 0xFFFF_FFFF) - 1, args[1] & 0xFFFF_FFFF)
+
+
+def _prioritise(broker: Broker, tid: int, kind: int, who: int) -> Reply:
+    if kind == os.PRIO_PROCESS:
+        return _unless_outside(broker, tid, who)
+    if kind not in (os.PRIO_PGRP, os.PRIO_USER):
+        return CONTINUE  # EINVAL
+    if kind == os.PRIO_PGRP and (who or os.getpgid(tid)) != os.getpgrp():
+        return _unless_outside(broker, tid, who or os.getpgid(tid))
+    # The supervisor is one of them.
+    broker.processes.find(tid)
+    return CONTINUE if _has_own_numbers(tid) else errno.EPERM
 
 
 def _unless_outside(broker: Broker, tid: int, pid: int) -> Reply:
     broker.processes.find(tid)
-    if os.readlink(f"/proc/{tid}/ns/pid") != os.readlink("/proc/self/ns/pid"):
-        return CONTINUE  # a namespace made inside has no numbers for what is outside
+    if _has_own_numbers(tid):
+        return CONTINUE
     if broker.processes.is_ours(pid):
         return CONTINUE
     return errno.EPERM if os.path.exists(f"/proc/{pid}") else errno.ESRCH
+
+
+def _has_own_numbers(tid: int) -> bool:
+    """Whether it is in a PID namespace made inside, which has no numbers for what is outside."""
+    return os.readlink(f"/proc/{tid}/ns/pid") != os.readlink("/proc/self/ns/pid")

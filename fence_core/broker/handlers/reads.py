@@ -24,6 +24,7 @@ from fence_core.broker.handlers.acting import DIRECTORY_ENDS, is_of_a_stranger, 
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
 from fence_core.broker.native_errno import native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply
+from fence_core.broker.resolve import ASK_KERNEL
 from fence_core.kernel import process as kernel_process
 from fence_core.policy.requests import Read, Run
 
@@ -177,8 +178,10 @@ def refuse_program(broker: Broker, process: Process, tid: int, dirfd: int, addre
     else:
         follow = not flags & AT_SYMLINK_NOFOLLOW
         located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=follow)
-    if located.errno or located.handle < 0:
-        return None  # the kernel says the same
+    if located.errno and located.errno != ASK_KERNEL:
+        return located.errno
+    if located.handle < 0:
+        return None  # there is none
     status = os.fstat(located.handle)
     if may_read(broker, process, located, status):
         return None

@@ -324,7 +324,7 @@ places = st.sampled_from(
         FilesystemRules(
             root="/a",
             environment=("/a/b", "/proj"),
-            early_modules=("a",),
+            byte_code_dir="/a/x.key",
             early_names=(("/a", ("b", "config")), ("/tmp/a", ("x",))),
         ),
     ]

@@ -16,8 +16,8 @@ PACKAGES = "/p/.venv/lib/python3/site-packages"
 PLACES = FilesystemRules(
     root="/p",
     environment=(PACKAGES, "/p/.venv/pyvenv.cfg", "/usr/lib/python3"),
-    early_modules=("early", "json", "pluggy"),
-    early_names=(("/p", ("json", "sitecustomize")), ("/p/mine", ("__init__", "plugin"))),
+    early_names=(("/p", ("json", "sitecustomize", "space/")), ("/p/mine", ("__init__", "plugin"))),
+    byte_code_dir="/p/bytes",
 )
 
 
@@ -37,6 +37,12 @@ def judge(*allow: str, links: dict[str, str] | None = None) -> Judge:
         (f"{PACKAGES}/__pycache__/early.cpython-311.pyc", "rename", "unlisted"),
         (f"{PACKAGES}/__pycache__", "rename", "unlisted"),
         (f"{PACKAGES}/late/__pycache__/x.py", "open", "unlisted"),
+        (f"{PACKAGES}/late/__pycache__/x.cpython-311.pyc", "open", "unlisted"),
+        (f"{PACKAGES}/late/__pycache__", "mkdir", "unlisted"),
+        ("/p/bytes/p/x.cpython-311.pyc", "open", "unlisted"),
+        ("/p/space/x.py", "open", "protected"),
+        ("/p/space", "mkdir", "protected"),
+        ("/p/X-1.0.DIST-INFO", "mkdir", "protected"),
         ("/p/.venv/lib/python3", "rename", "protected"),
         ("/p/.venv/lib", "symlink", "protected"),
         ("/p/.venv/pyvenv.cfg", "open", "unlisted"),
@@ -63,10 +69,9 @@ def test_closed(path: str, op: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("path", "op"),
     [
-        (f"{PACKAGES}/late/__pycache__", "mkdir"),
-        (f"{PACKAGES}/late/__pycache__/x.cpython-311.pyc", "open"),
-        (f"{PACKAGES}/late/__pycache__/x.cpython-311.pyc.14", "rename"),
-        (f"{PACKAGES}/__pycache__/late.cpython-311.pyc", "open"),
+        ("/p/late/__pycache__/x.cpython-311.pyc", "open"),
+        ("/p/json.txt", "open"),
+        ("/p/json.xml", "rename"),
         ("/p/.venv/share/jupyter/x", "open"),
         ("/p/json/x.txt", "open"),
         ("/p/json", "mkdir"),
@@ -95,6 +100,9 @@ def test_a_rule_that_names_it_reaches_into_it() -> None:
     assert judge("./*", PACKAGES).may_write(f"{PACKAGES}/x.pth")
     assert judge("./*", f"{PACKAGES}/mine").may_write(f"{PACKAGES}/mine/x.py")
     assert not judge("./*", f"{PACKAGES}/mine").may_write(f"{PACKAGES}/x.pth")
+    for pattern in "**/*.pth", "**/__pycache__", "*.pth", "/p/**":
+        assert not judge("./*", pattern).may_write(f"{PACKAGES}/x.pth"), "no glob that begins outside of it"
+        assert not judge(pattern).may_write(f"{PACKAGES}/__pycache__/x.cpython-311.pyc")
     assert not judge("./*", "/p/json.py").may_write("/p/json.py"), "no marker of a test's own opens tomorrow's run"
 
 
@@ -109,6 +117,7 @@ def test_under_another_name() -> None:
 def test_byte_code_that_is_refused_is_nobodys_fault() -> None:
     it = judge("./*")
     assert it.decide(Write("open", f"{PACKAGES}/__pycache__/early.cpython-311.pyc")).quiet
+    assert it.decide(Write("mkdir", "/p/bytes/p")).quiet
     assert it.decide(Write("rename", "/p/mine/__pycache__/plugin.cpython-311.pyc")).allowed
 
 

@@ -64,7 +64,7 @@ def judge(name: str) -> Judge:
         (f"{ROOT}/.coverage", {PYTEST, STRICT}),
         (f"{ROOT}/.coverage.host.123.abc", {PYTEST, STRICT}),
         (f"{ROOT}/sub/.coverage", {PYTEST, STRICT}),
-        (f"{ROOT}/.coveragerc", {PYTEST}),
+        (f"{ROOT}/.coveragerc", set()),
         (f"{ROOT}/.hypothesis/examples/x", {PYTEST, STRICT}),
         (f"{ROOT}/src/__pycache__/a.pyc", {PYTEST, STRICT}),
         (f"{ROOT}/htmlcov/index.html", {PYTEST, STRICT}),

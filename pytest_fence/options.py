@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,8 +157,6 @@ def _from_environment() -> Iterator[str]:
     for name in ("COVERAGE_FILE", "PYTEST_DEBUG_TEMPROOT"):
         if os.environ.get(name):
             yield os.environ[name]
-    if sys.pycache_prefix:
-        yield sys.pycache_prefix
 
 
 def _first_missing(path: str) -> str:

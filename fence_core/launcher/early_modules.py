@@ -13,8 +13,6 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import fence_core
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -56,7 +54,7 @@ def trusted_path(environment: Iterable[str]) -> list[str]:
     """
     inside = tuple(f"{place}/" for place in environment)
     kept = [entry for entry in sys.path if entry and f"{os.path.abspath(entry)}/".startswith(inside)]
-    own = os.path.dirname(os.path.dirname(os.path.abspath(fence_core.__file__)))
+    own = os.path.abspath(__file__).rsplit("/", 3)[0]
     return kept if own in kept else [*kept, own]
 
 

@@ -121,6 +121,30 @@ def test_byte_code_of_the_environment(fenced: Fenced, environment: Path) -> None
     assert run.status == 0, run
 
 
+def test_byte_code_in_one_place(fenced: Fenced) -> None:
+    """As PYTHONPYCACHEPREFIX has it: what the next run loads lies there, too."""
+    place = fenced.directory / "bytes"
+    run = fenced.run(
+        f"""{PLANTS}
+    import pluggy
+    def test_import():
+        plant(pathlib.Path("late.py"))
+        import late
+        assert not list(pathlib.Path("bytes").rglob("late.*"))
+
+    def test_plant():
+        from importlib.util import cache_from_source
+        place = cache_from_source(pluggy.__file__)
+        assert os.path.exists(place)
+        with pytest.raises(PermissionError):
+            open(place, "a").close()
+    """,
+        env={"PYTHONDONTWRITEBYTECODE": None, "PYTHONPYCACHEPREFIX": str(place)},
+    )
+    assert run.status == 0, run
+    assert not run.ledger
+
+
 def test_named_in_the_policy(fenced: Fenced, environment: Path) -> None:
     """As with an environment elsewhere: who wants tests to install something says so."""
     run = fenced.run(

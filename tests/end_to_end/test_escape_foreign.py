@@ -37,7 +37,7 @@ IN_A_ROOT = """
 
 
 def test_links_from_outside_of_a_root(fenced: Fenced) -> None:
-    """The kernel begins at a descriptor outside of the caller's root, and goes on with an absolute link inside of it."""
+    """The kernel begins at a descriptor outside of the caller's root, and follows an absolute link inside of it."""
     held = fenced.outside / "held"
     held.mkdir()
     (held / "plain").write_text("", encoding="utf-8")

@@ -16,7 +16,7 @@ PIPE = "TEST_RUN_PIPE (set by VS Code)"
 
 def judge(root: Path) -> Judge:
     overlays = [*FLAGS, (PIPE, {"allow_unix_sockets": ["/run/user/1/vscode.sock"]})]
-    config = engine.find_config(root, None, cache_dir="", temp_dirs=[], extra_write=[], overlays=overlays)
+    config = engine.find_config(root, None, cache_dir="", temp_dirs=[], extra_write=[], locked=[], overlays=overlays)
     assert (config.settings.mode, config.settings.scope) == ("warn", "test")
     return Judge(config.policy)
 

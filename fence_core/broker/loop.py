@@ -56,6 +56,7 @@ _ERRNO_MAX = 4096  # MAX_ERRNO + 1, include/linux/err.h
 _LOOK_UP_S = 2.0
 """How long a resolver goes on asking in other words for what was refused."""
 _REFUSED_NAMES_MAX = 10_000
+_ANSWERS = (Value, HandOver, Wait)
 
 
 class Route(NamedTuple):
@@ -246,7 +247,7 @@ class Broker:
                 self._deliver(self._id, tid, self._key if has_an_effect(reply) else None, reply)
             else:
                 self.listener.reply_continue(self._id)
-        elif isinstance(reply, Value | HandOver | Wait):
+        elif isinstance(reply, _ANSWERS):
             self._answer(tid, reply)
         else:
             nonsense = TypeError(f"the handler answered {reply!r}")

@@ -18,6 +18,7 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fence_core.broker.scopes import Binding, Worker
 from fence_core.broker.stacks import StackPipe
@@ -26,6 +27,9 @@ from fence_core.kernel import memory
 from fence_core.kernel import pidfd as pidfds
 from fence_core.kernel import process as kernel_process
 from fence_core.policy.requests import printable
+
+if TYPE_CHECKING:
+    from fence_core.policy.decide import Judge
 
 _GENERATIONS_MAX = 64
 THREAD_TRUST_S = 0.1
@@ -177,18 +181,27 @@ class Process:
         return b" ".join(fields[23:26] + fields[42:49])
 
     def may_write(self, path: str, op: str = "open") -> bool:
-        """The hot path: whether every policy in force lets this process change `path`. No allocation."""
-        if self.workers:
-            worker = self.workers[-1]
-            if not worker.judge(worker.page.policy()).may_write(path, op):
-                return False
-            judges = worker.outer_judges
-        else:
-            judges = self.binding.judges
-        for _, judge in judges:
+        """The hot path: whether every policy in force lets this process change `path`."""
+        innermost, around = self._judges()
+        if not innermost.may_write(path, op):
+            return False
+        for _, judge in around:
             if not judge.may_write(path, op):
                 return False
         return True
+
+    def may_rename(self, old: str, new: str) -> bool:
+        """Whether surely every policy in force lets this process rename a file: see `Judge.may_rename`."""
+        innermost, around = self._judges()
+        return innermost.may_rename(old, new) and all(judge.may_rename(old, new) for _, judge in around)
+
+    def _judges(self) -> tuple[Judge, tuple[tuple[Binding, Judge], ...]]:
+        """The judge of the session that it belongs to, and those of the sessions around that. Makes no binding."""
+        if self.workers:
+            worker = self.workers[-1]
+            return worker.judge(worker.page.policy()), worker.outer_judges
+        binding = self.binding
+        return binding.judges[0][1], binding.worker.outer_judges
 
 
 class Marks:

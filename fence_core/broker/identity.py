@@ -4,7 +4,7 @@ Facts and consequences:
 
 * Every process begins with what the broker has, and cannot gain anything (no_new_privs). An ordinary user has nothing
   that it could give up either. So only as root, and only once some process has changed its identity or made a user
-  namespace, is there anything to look up; the calls that do so are trapped to know (`Identities.changed`).
+  namespace, is there anything to look up; the calls that do so are trapped to know (`Identities.note_change`).
 * setfsuid(2) from 0 takes the capabilities about files away, and back to 0 gives them back. It, setfsgid(2) and
   capset(2) act on one thread; the broker has no other.
 * The umask belongs to the process, and the broker starts no thread: it is set for one call and set back.
@@ -55,15 +55,17 @@ class Identities:
 
     def __init__(self) -> None:
         self.changed = False
-        """Set once any fenced process may be somebody else than it was at the start."""
+        """Whether any fenced process may be somebody else than it was at the start."""
+        self.differ = False
+        """Whether a caller may have other rights than we have. An attribute, since every call about a path asks."""
         self._own = _Who(read_proc("/proc/self/status"))
         self._namespace = os.readlink("/proc/self/ns/user")
         self._privileged = os.geteuid() == 0 or self._own.capabilities != 0
 
-    @property
-    def differ(self) -> bool:
-        """Whether a caller may have other rights than we have."""
-        return self._privileged and self.changed
+    def note_change(self) -> None:
+        """From now on any fenced process may be somebody else."""
+        self.changed = True
+        self.differ = self._privileged
 
     @contextmanager
     def acting_as(self, tid: int, *, creates: bool = False) -> Iterator[None]:

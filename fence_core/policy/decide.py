@@ -128,6 +128,18 @@ class Judge:
         before = self._writes.inherited(old) or self._writes.node(old)
         return before.exempt != (self._writes.inherited(new) or self._writes.node(new)).exempt
 
+    def may_rename(self, old: str, new: str) -> bool:
+        """Whether both names may be changed, no rule speaks of either, and none minds the move: what most renames are.
+
+        Where it is no, `may_write` and `minds_move` tell. It takes half as long as those two.
+        """
+        before, after = self._writes.inherited(old), self._writes.inherited(new)
+        if before is None or after is None or not (before.writable and after.writable):
+            return False
+        if self._reads is not None or before.exempt != after.exempt:
+            return False
+        return not (self._spoken_of.inside(old) or self._spoken_of.inside(new))
+
     def frees(self, old: str, new: str) -> bool:
         """Whether no rule speaks of either name, so that `decide(Move(...))` is surely yes; what most names are."""
         for path in old, new:

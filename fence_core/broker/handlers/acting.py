@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker.native_errno import native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value
-from fence_core.broker.resolve import ASK_KERNEL, Located
+from fence_core.broker.resolve import ASK_KERNEL, Located, plain_text
 from fence_core.policy.requests import Write
 
 if TYPE_CHECKING:
@@ -43,6 +43,21 @@ def is_of_a_stranger(path: str) -> bool:
     """Whether a judged path is that of a process outside of the fence. What its files give away the kernel tells
     nobody inside, but us: nothing there may be opened on behalf of the caller."""
     return path.startswith("/proc/") and path[6:7].isdigit()
+
+
+def is_free(broker: Broker, process: Process, op: str, raw: bytes) -> bool:
+    """Whether the kernel may carry out a change of one name, as it most often may. No: it needs a closer look.
+
+    Everything that is asked here is asked by the closer look, too. Where the path's own text is what the kernel calls
+    the file, nothing has to be kept open to know, and only then is it yes.
+    """
+    path = plain_text(raw)
+    return (
+        path is not None
+        and broker.ceiling.covers(path)
+        and process.may_write(path, op)
+        and broker.resolver.is_straight(raw)
+    )
 
 
 def refusal(
@@ -112,7 +127,10 @@ def unresolved(located: Located) -> Reply | None:
 def entry(broker: Broker, tid: int, op: str, dirfd: int, address: int, act: Callable[[Located], object]) -> Reply:
     """A call that makes or removes one name in a directory; `act` does it with ``located.directory`` and ``.name``."""
     process = broker.processes.find(tid)
-    located = broker.resolver.locate(tid, process.pid, dirfd, process.read_string(tid, address), follow=False)
+    raw = process.read_string(tid, address)
+    if is_free(broker, process, op, raw):
+        return CONTINUE
+    located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=False)
     answer = unresolved(located)
     if answer is not None:
         return answer

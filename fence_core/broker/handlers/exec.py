@@ -47,7 +47,7 @@ def change_root(broker: Broker, tid: int, args: Arguments) -> Reply:
 
 def change_identity(broker: Broker, tid: int, args: Arguments) -> Reply:
     """From now on a process may have other rights than at the start: see `identity.py`."""
-    broker.identities.changed = True
+    broker.identities.note_change()
     return CONTINUE
 
 
@@ -66,7 +66,7 @@ def setns(broker: Broker, tid: int, args: Arguments) -> Reply:
     process, or as a pidfd. What has a file name (``/run/netns/x``) was mounted there, which nobody can in here."""
     process = broker.processes.find(tid)
     broker.resolver.foreign_roots = True
-    broker.identities.changed = True
+    broker.identities.note_change()
     try:
         path = os.readlink(f"/proc/{tid}/fd/{args[0] & 0xFFFF_FFFF}")
     except OSError:

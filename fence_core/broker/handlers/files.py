@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker import opener
 from fence_core.broker.handlers import reads
-from fence_core.broker.handlers.acting import DIRECTORY_ENDS, entry, hand_over, is_of_a_stranger, judged_path, refusal
+from fence_core.broker.handlers.acting import (
+    DIRECTORY_ENDS,
+    entry,
+    hand_over,
+    is_free,
+    is_of_a_stranger,
+    judged_path,
+    refusal,
+)
 from fence_core.broker.handlers.arguments import AT_FDCWD, AT_REMOVEDIR, Arguments, signed
 from fence_core.broker.reply import CONTINUE, Reply
 from fence_core.broker.resolve import Located
@@ -54,6 +62,8 @@ def _open(broker: Broker, tid: int, dirfd: int, address: int, flags: int, mode: 
         return CONTINUE
     if not flags & CHANGES:
         return reads.open_to_read(broker, process, tid, dirfd, raw, flags) if broker.watches_reads else CONTINUE
+    if _is_to_write(raw, flags) and not broker.watches_reads and is_free(broker, process, "open", raw):
+        return CONTINUE
     if _is_nonsense(flags):
         return errno.EINVAL
     for _ in range(_ATTEMPTS):
@@ -61,6 +71,11 @@ def _open(broker: Broker, tid: int, dirfd: int, address: int, flags: int, mode: 
         if reply is not None:
             return reply
     return errno.EAGAIN  # somebody makes and removes the file in turns
+
+
+def _is_to_write(raw: bytes, flags: int) -> bool:
+    """Whether it is no more than that: Landlock's rules about writing are asked, for a file of this very name."""
+    return flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR) and not (flags & _TMPFILE or raw.endswith(b"/.git"))
 
 
 def _is_nonsense(flags: int) -> bool:

@@ -11,6 +11,7 @@ from fence_core.broker.handlers.acting import DIRECTORY_ENDS, judged_path, perfo
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, Arguments, signed
 from fence_core.broker.native_errno import NO_CHANGE, native_errno
 from fence_core.broker.reply import CONTINUE, Reply
+from fence_core.broker.resolve import plain_text
 from fence_core.kernel import names
 from fence_core.policy.requests import Write
 
@@ -39,7 +40,10 @@ def _rename(broker: Broker, tid: int, old_fd: int, old_at: int, new_fd: int, new
     if flags & ~_RENAME_FLAGS or (exchange and flags != names.RENAME_EXCHANGE):
         return errno.EINVAL
     process = broker.processes.find(tid)
-    found = _both(broker, process, tid, (old_fd, old_at), (new_fd, new_at))
+    before, after = process.read_string(tid, old_at), process.read_string(tid, new_at)
+    if not flags and _is_free(broker, process, before, after):
+        return CONTINUE
+    found = _both(broker, process, tid, (old_fd, before), (new_fd, after))
     if not isinstance(found, tuple):
         return found
     old, new = found
@@ -57,13 +61,24 @@ def _rename(broker: Broker, tid: int, old_fd: int, old_at: int, new_fd: int, new
     return perform(broker, tid, act)
 
 
+def _is_free(broker: Broker, process: Process, old: bytes, new: bytes) -> bool:
+    """As `acting.is_free`, for a rename."""
+    before, after = plain_text(old), plain_text(new)
+    if before is None or after is None:
+        return False
+    if not (broker.ceiling.covers(before) and broker.ceiling.covers(after) and process.may_rename(before, after)):
+        return False
+    is_straight = broker.resolver.is_straight
+    # The new name may be a symbolic link's: it is not followed.
+    return is_straight(old) and (old.rpartition(b"/")[0] == new.rpartition(b"/")[0] or is_straight(new))
+
+
 def _both(
-    broker: Broker, process: Process, tid: int, old: tuple[int, int], new: tuple[int, int]
+    broker: Broker, process: Process, tid: int, old: tuple[int, bytes], new: tuple[int, bytes]
 ) -> tuple[Located, Located] | Reply:
     """Where both names are, of which neither is followed; or the answer where there is nothing to judge."""
     found = []
-    for dirfd, address in (old, new):
-        raw = process.read_string(tid, address)
+    for dirfd, raw in (old, new):
         located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=False)
         answer = unresolved(located)
         if answer is not None:

@@ -126,7 +126,8 @@ class Judge:
         if self._reads is not None and (self._reads.node(old).deny or self._reads.node(new).deny):
             return True
         before = self._writes.inherited(old) or self._writes.node(old)
-        return before.exempt != (self._writes.inherited(new) or self._writes.node(new)).exempt
+        after = self._writes.inherited(new) or self._writes.node(new)
+        return before.exempt != after.exempt or (after.taken is not None and self._writes.node(new).taken is not None)
 
     def may_rename(self, old: str, new: str) -> bool:
         """Whether both names may be changed, no rule speaks of either, and none minds the move: what most renames are.
@@ -182,7 +183,9 @@ class Judge:
         if node.protect is not None:
             return Decision(False, node.protect.says, "protected")
         if request.op in protected.CONTAINER_OPS:
-            holder = self._writes.anchor(path) or node.taken or (None if node.exempt else self._writes.container(path))
+            holder = self._writes.anchor(path) or (None if node.exempt else self._writes.container(path))
+            if holder is None and request.op != "rename":  # what is in a directory that is moved is looked at
+                holder = node.taken
             if holder is not None:
                 return Decision(False, holder.says, "protected")
         if node.deny is not None:

@@ -171,7 +171,7 @@ def test_named_in_the_policy(fenced: Fenced, environment: Path) -> None:
         ("open('pluggy.py', 'w').close()", "write {here}/pluggy.py"),
         ("open('argparse.so', 'w').close()", "write {here}/argparse.so"),
         ("plant(pathlib.Path('json/__init__.py'))", "write {here}/json/__init__.py"),
-        ("os.rename('package', 'json')", "rename {here}/json"),
+        ("os.rename('package', 'json')", "rename {here}/package, which holds __init__.py"),
         ("os.symlink('package', 'json')", "symlink {here}/json"),
         ("open('sitecustomize.py', 'w').close()", "write {here}/sitecustomize.py"),
         ("os.mkdir('x-1.dist-info')", "mkdir {here}/x-1.dist-info"),
@@ -180,7 +180,7 @@ def test_named_in_the_policy(fenced: Fenced, environment: Path) -> None:
         ("open('mine/__init__.cpython-311-x86_64-linux-gnu.so', 'w').close()",
          "write {here}/mine/__init__.cpython-311-x86_64-linux-gnu.so"),
         ("os.rename('mine', 'old')", "rename {here}/mine"),
-        ("os.rename('package', 'mine/plugin')", "rename {here}/mine/plugin"),
+        ("os.rename('package', 'mine/plugin')", "rename {here}/package, which holds __init__.py"),
         ("os.link('mine/plugin.py', 'other.py')", "link {here}/mine/plugin.py"),
     ],
 )  # fmt: skip
@@ -198,6 +198,8 @@ def test_on_the_path(fenced: Fenced, code: str, what: str) -> None:
         os.rename("made", "moved")
         os.unlink("json/x.txt")
         import sub.pluggy
+        os.rename("json", "glob")
+        os.rename("glob", "sub/json")
     """,
         files={"mine/__init__.py": "", "mine/plugin.py": "", "package/__init__.py": ""},
         plugins=["mine.plugin"],

@@ -50,7 +50,6 @@ def judge(*allow: str, links: dict[str, str] | None = None) -> Judge:
         ("/p/json.cpython-311-x86_64-linux-gnu.so", "rename", "protected"),
         ("/p/json/__init__.py", "open", "protected"),
         ("/p/json/__init__.pyc", "open", "protected"),
-        ("/p/json", "rename", "protected"),
         ("/p/json", "symlink", "protected"),
         ("/p/x-1.0.dist-info", "mkdir", "protected"),
         ("/p/x.egg-info/entry_points.txt", "open", "protected"),
@@ -112,6 +111,17 @@ def test_under_another_name() -> None:
     assert not it.may_write(f"{PACKAGES}/x.pth".replace(".venv", "envs/a"))
     assert not it.may_write("/p/envs", "rename")
     assert not it.decide(Move("link", "/p/mine/plugin.py", "/p/other.py")).allowed
+
+
+def test_directories_under_a_name_that_is_taken() -> None:
+    """Only what makes a package of it is one, and moving it away does no harm."""
+    it = judge("./*")
+    assert it.minds_move("/p/made", "/p/json")
+    assert not it.minds_move("/p/json", "/p/made")
+    assert not it.minds_move("/p/made", "/p/other")
+    assert it.decide(Write("rename", "/p/json")).allowed
+    assert it.decide(Move("rename", "/p/made", "/p/json", "data.txt")).allowed
+    assert not it.decide(Move("rename", "/p/made", "/p/json", "__init__.py")).allowed
 
 
 def test_byte_code_that_is_refused_is_nobodys_fault() -> None:

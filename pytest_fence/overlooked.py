@@ -37,11 +37,17 @@ class Directories:
 
 
 def of_arguments(config: pytest.Config) -> Iterator[str]:
-    """The directories of what the command line names, or pytest takes instead, and those between them and the root."""
+    """The directories of what the command line names, or pytest takes instead, and those between them and the root.
+
+    The working directory too, if the root lies below and has no configuration of pytest's: some empty `setup.py` is
+    enough to make a directory the root.
+    """
     here = os.fspath(config.invocation_params.dir)
     root = os.fspath(config.rootpath)
     given = config.known_args_namespace.file_or_dir or (config.getini("testpaths") if here == root else ()) or ("",)
     directories = Directories(root)
+    if config.inipath is None and root.startswith(here.rstrip("/") + "/"):
+        yield from directories.up(here)
     for text in given:
         path = os.path.normpath(os.path.join(here, str(text).partition("::")[0]))
         yield from directories.up(path if os.path.isdir(path) else os.path.dirname(path))

@@ -139,3 +139,17 @@ def test_config_above_the_root(runs: Runs, package: Path) -> None:
     ended = runs.pytest("packages/a")
     assert ended.status == 0, ended
     ended.has("^fence: enforce; .*; preset pytest$")
+
+
+@pytest.mark.parametrize(("fenced", "found"), [(False, "this run has no fence"), (True, "policy of this run")])
+def test_root_moved_by_an_empty_file(runs: Runs, fenced: bool, found: str) -> None:
+    """Without pytest's own configuration a `setup.py` that appears in `tests` makes that the root."""
+    (runs.directory / "fence.json").write_text('{"enabled": true}')
+    tests = runs.directory / "tests"
+    tests.mkdir()
+    (tests / "test_it.py").write_text("def test(): pass\n")
+    assert runs.pytest("-q", "tests", fenced=fenced).status == 0
+    (tests / "setup.py").write_text("")
+    ended = runs.pytest("-q", "tests", fenced=fenced)
+    assert refused(ended, "fence.json")
+    assert found in ended.err

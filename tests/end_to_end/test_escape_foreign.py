@@ -108,9 +108,11 @@ def test_priority_of_many(fenced: Fenced) -> None:
         assert os.getpriority(os.PRIO_PROCESS, os.getppid()) == before
 
     def test_own():
-        os.setpriority(os.PRIO_PROCESS, 0, 1)
-        child = "import os; os.setpgid(0, 0); os.setpriority(os.PRIO_PGRP, 0, 3); print(os.getpriority(0, 0))"
-        assert subprocess.run([sys.executable, "-c", child], capture_output=True, check=True).stdout == b"3\\n"
+        before = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, 0, before + 1)
+        child = f"import os; os.setpgid(0, 0); os.setpriority(os.PRIO_PGRP, 0, {before + 3}); print(os.nice(0))"
+        done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True)
+        assert int(done.stdout) == before + 3
     """,
         policy=ONLY_HERE,
     )

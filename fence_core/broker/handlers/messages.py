@@ -125,8 +125,28 @@ def sendto(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args:
 
 @on_socket
 def sendmsg(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
+    if _sends_itself(process, borrowed):
+        return CONTINUE
     message = functools.partial(Message.read, tid, memory.read(tid, args[1], MSGHDR.size))
     return _Call(broker, process, tid, borrowed, [message], signed(args[2])).reply()
+
+
+def _sends_itself(process: Process, borrowed: Borrowed) -> bool:
+    """Whether the kernel may send what goes to the peer of a UNIX socket: it takes no notice of any address.
+
+    Only where the socket cannot be exchanged for one that names its receiver, by another thread; and only for an
+    ordinary user, whose broker cannot give the sender's process id to a receiver that wants to know it (SO_PASSCRED):
+    Chromium's processes find one another so.
+    """
+    return (
+        borrowed.domain == socket.AF_UNIX
+        and borrowed.type in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+        and os.geteuid() != 0
+        and os.stat(f"/proc/{process.pid}/task").st_nlink == _ONE_THREAD
+    )
+
+
+_ONE_THREAD = 3  # links of /proc/PID/task: ".", its entry above, and one for each thread
 
 
 @on_socket

@@ -57,6 +57,7 @@ _LOOK_UP_S = 2.0
 """How long a resolver goes on asking in other words for what was refused."""
 _REFUSED_NAMES_MAX = 10_000
 _ANSWERS = (Value, HandOver, Wait)
+_OF_ARGUMENTS = (errno.EFAULT, errno.ENAMETOOLONG, errno.EBADF, errno.EMSGSIZE)
 
 
 class Route(NamedTuple):
@@ -238,10 +239,8 @@ class Broker:
                 return
         try:
             reply = self._handlers[notification[3]](self, tid, notification[5:])  # type: ignore[arg-type]
-        except (KernelCallError, ProcessLookupError) as error:
-            reply = self._unreadable(tid, notification[3], error)
         except Exception as error:
-            reply = self._fault(tid, notification[3], error)
+            reply = self._failed(tid, notification[3], error)
         if reply.__class__ is int and 0 <= reply < _ERRNO_MAX:
             if reply:
                 self._deliver(self._id, tid, self._key if has_an_effect(reply) else None, reply)
@@ -261,9 +260,15 @@ class Broker:
         if not isinstance(reply, Wait):
             self._deliver(self._id, tid, self._key, reply)
             return
+        try:
+            process = self.processes.find(tid)
+        except OSError:
+            reply.close()
+            self.listener.reply_error(self._id, errno.EACCES)  # it has died: nobody is there to read the answer
+            return
         reply.keep = tuple(self._closing)
         self._closing.clear()
-        self._parked.append(_Parked(self._id, tid, self.processes.find(tid), reply, self._key))
+        self._parked.append(_Parked(self._id, tid, process, reply, self._key))
         ready = select.EPOLLIN if reply.readable else select.EPOLLOUT
         self.epoll.register(reply.fd, ready | select.EPOLLET)
 
@@ -356,11 +361,17 @@ class Broker:
 
     # ------------------------------------------------------------ what can go wrong
 
-    def _unreadable(self, tid: int, call: int, error: OSError) -> int:
-        """The caller's memory, descriptors or status could not be read."""
-        if error.errno in (errno.EFAULT, errno.ENAMETOOLONG, errno.EBADF, errno.EMSGSIZE):
+    def _failed(self, tid: int, call: int, error: Exception) -> int:
+        """A handler has raised: the error number to answer, and a report where it is a fault of ours.
+
+        This is the one place that knows of callers that have died meanwhile. Handlers read a good deal about theirs in
+        /proc, and what they read goes bit by bit when a thread ends: its status is missing (ENOENT) or cut short (no
+        such field), its namespaces, directories and descriptors lead nowhere, its memory is nobody's. Its call is
+        taken back by the kernel before any of that goes, so it can be asked whether that was the reason.
+        """
+        if isinstance(error, KernelCallError | ProcessLookupError) and error.errno in _OF_ARGUMENTS:
             return error.errno  # what the kernel says about such an argument
-        if not self.still_there():
+        if isinstance(error, OSError | ValueError | LookupError) and not self.still_there():
             return errno.EACCES  # nobody is there to read the answer
         return self._fault(tid, call, error)
 

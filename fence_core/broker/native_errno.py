@@ -14,6 +14,7 @@ import stat
 
 from fence_core.broker.resolve import Located
 from fence_core.kernel import names
+from fence_core.kernel.process import field, read_proc
 
 CREATING = frozenset({"mkdir", "mknod", "symlink", "link", "bind"})
 NO_CHANGE = -1
@@ -26,21 +27,12 @@ class Credentials:
     __slots__ = ("capabilities", "gid", "gids", "privileged", "uid")
 
     def __init__(self, tid: int) -> None:
-        uid, gid, gids, capabilities = os.geteuid(), os.getegid(), {os.getegid(), *os.getgroups()}, 0
-        with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as status:
-            for line in status:
-                if line.startswith("Uid:"):
-                    uid = int(line.split()[4])  # real, effective, saved, filesystem
-                elif line.startswith("Gid:"):
-                    gid = int(line.split()[4])
-                    gids = {gid}
-                elif line.startswith("Groups:"):
-                    gids.update(int(word) for word in line.split()[1:])
-                elif line.startswith("CapEff:"):
-                    capabilities = int(line.split()[1], 16)
-        self.uid = uid
-        self.gid = gid
-        self.gids = gids
+        """Raises ProcessLookupError where it is gone."""
+        status = read_proc(f"/proc/{tid}/status")
+        self.uid = int(field(status, b"Uid").split()[3])  # real, effective, saved, filesystem
+        self.gid = int(field(status, b"Gid").split()[3])
+        self.gids = {self.gid, *map(int, field(status, b"Groups").split())}
+        capabilities = int(field(status, b"CapEff"), 16)
         self.capabilities = capabilities if capabilities and in_our_user_namespace(tid) else 0
         cap_dac_override = 1
         self.privileged = self.may(cap_dac_override)

@@ -40,6 +40,7 @@ from fence_core.broker.sockets import (
 from fence_core.broker.tunnels import Tunnel
 from fence_core.errors import KernelCallError
 from fence_core.kernel import libc, memory, timers
+from fence_core.kernel.process import field, read_proc
 from fence_core.policy.requests import Bind, Connect, OpenSocket, UnixConnect
 
 if TYPE_CHECKING:
@@ -565,11 +566,9 @@ CAP_NET_RAW = 13
 
 
 def has_capability(tid: int, number: int) -> bool:
-    with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as status:
-        for line in status:
-            if line.startswith("CapEff:"):
-                return bool(int(line.split()[1], 16) >> number & 1) and in_our_user_namespace(tid)
-    return False
+    """Raises ProcessLookupError where the thread is gone."""
+    effective = int(field(read_proc(f"/proc/{tid}/status"), b"CapEff"), 16)
+    return bool(effective >> number & 1) and in_our_user_namespace(tid)
 
 
 def _remember_port(broker: Broker, borrowed: Borrowed) -> None:

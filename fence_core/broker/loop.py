@@ -37,6 +37,7 @@ from fence_core.errors import KernelCallError
 from fence_core.events.ledger import Ledger
 from fence_core.kernel import arch as arches
 from fence_core.kernel import seccomp, signals
+from fence_core.policy.domains import is_loopback_name, is_this_machine
 from fence_core.policy.requests import Connect, Request, Resolve, printable
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Route(NamedTuple):
     to: tuple[str, int] | None
     """Address and port that the policy pins it to."""
     remedy: tuple[str, ...] = ()
+    absent: bool = False
+    """The policy says that there is no such name: no violation."""
 
 
 def _our_fault(at: str, done: str) -> str:
@@ -483,6 +486,7 @@ class Broker:
         """
         to: tuple[str, int] | None = None
         refusal: str | None = None
+        absent = False
         remedies: tuple[str, ...] = ()
         for binding, judge in process.account().judges:
             request = Connect(name, port)
@@ -490,10 +494,16 @@ class Broker:
                 to = judge.pinned(name, port)
                 if to is not None and judge.decide(request).allowed:
                     continue
+                if to is None and is_this_machine(name) and not is_loopback_name(name):
+                    to = ("127.0.0.1", port)  # wherever else it leads outside
             else:
                 request = Connect(*to, inside=self.inside.has_port(*to, "tcp"))
             decision = judge.decide(request)
             if decision.allowed:
+                continue
+            if decision.quiet:
+                absent = absent or decision.why == "denied"
+                refusal = refusal or decision.rule
                 continue
             record = self.recorder.note(
                 process, tid, "connect", request.describe(), binding, decision.rule, errno.EACCES, request
@@ -501,7 +511,7 @@ class Broker:
             if binding.worker.scope.mode != "audit":
                 refusal = refusal or decision.rule
                 remedies = remedies or tuple(text for text in (record.marker, record.config) if text)
-        return Route(refusal, to, remedies)
+        return Route(refusal, to, remedies, absent)
 
     def upstream_proxy(self, process: Process) -> str | None:
         """The proxy that the innermost policy with a say names."""
@@ -519,8 +529,8 @@ class Broker:
             if not decision.allowed and binding.worker.scope.mode != "audit":
                 verdict = Verdict.REFUSE
             if judge.pinned(name) is not None:
-                break  # those around are asked about the address
-        return verdict
+                return verdict  # those around are asked about the address
+        return Verdict.HERE if verdict is Verdict.ALLOW and is_this_machine(name) else verdict
 
     def _refuse_name(self, process: Process, tid: int, name: str) -> None:
         request = Resolve(name)

@@ -168,7 +168,9 @@ class Tunnels:
         verdict = self._broker.route(tunnel.process, tunnel.tid, request["name"], request["port"])
         if verdict.refusal is None:
             return {"allowed": True, "to": verdict.to}
-        return {"allowed": False, "rule": verdict.refusal, "remedy": list(verdict.remedy)}
+        return {
+            "allowed": False, "rule": verdict.refusal, "remedy": list(verdict.remedy), "absent": verdict.absent
+        }  # fmt: skip
 
     def _addresses(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Which of a name's addresses may be used: none inside the local network that no rule speaks of."""

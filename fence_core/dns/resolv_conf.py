@@ -5,6 +5,7 @@ The variables LOCALDOMAIN and RES_OPTIONS of single programs are not looked at.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -23,10 +24,14 @@ class ResolvConf(NamedTuple):
     """A name with fewer dots than this is tried with the suffixes first."""
 
 
-def parse_resolv_conf(lines: Iterable[str]) -> ResolvConf:
-    """What the lines say. The last `search` or `domain` counts, as in libc; what is not understood is passed over."""
+def parse_resolv_conf(lines: Iterable[str], nodename: str = "") -> ResolvConf:
+    """What the lines say. The last `search` or `domain` counts, as in libc; what is not understood is passed over.
+
+    `nodename`: the machine's own name, whose domain is the suffix where no line says another.
+    """
     nameservers: list[str] = []
-    suffixes: tuple[str, ...] = ()
+    domain = nodename.partition(".")[2].strip(".").lower()
+    suffixes: tuple[str, ...] = (domain,) if domain else ()
     ndots = 1
     for line in lines:
         word, *rest = line.split() or [""]
@@ -47,6 +52,6 @@ def read_resolv_conf(path: str = "/etc/resolv.conf") -> ResolvConf:
     """The same of a file; one that cannot be read says nothing."""
     try:
         with open(path, encoding="utf-8", errors="replace") as lines:
-            return parse_resolv_conf(lines)
+            return parse_resolv_conf(lines, os.uname().nodename)
     except OSError:
-        return ResolvConf()
+        return parse_resolv_conf((), os.uname().nodename)

@@ -4,7 +4,7 @@
 |---|---|---|
 | allowed | its synthetic address | nothing (NODATA) |
 | `_service._tcp.` and the like of an allowed one | nothing | nothing |
-| localhost, and below | 127.0.0.1 | ::1 for AAAA |
+| localhost, and below; this machine's own name | 127.0.0.1 | ::1 for AAAA |
 | refused, or special (`search.is_special`) | does not exist (NXDOMAIN) | does not exist |
 | PTR of a synthetic address in use | | its name |
 
@@ -129,6 +129,8 @@ class Responder:
         if not isinstance(host, str):
             return _NXDOMAIN, [], None  # an address: nobody has a name like that
         verdict, meant = self._search.decide(host, judge)
+        if verdict is Verdict.HERE:
+            return 0, _loopback(kind), None
         about = _without_services(host)
         if verdict is Verdict.REFUSE and about != host:
             verdict, meant = self._search.decide(about, judge)

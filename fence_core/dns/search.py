@@ -31,6 +31,8 @@ class Verdict(enum.Enum):
     """It does not exist for this program, and asking for it is a violation."""
     QUIET = "quiet"
     """It does not exist for this program; that is all."""
+    HERE = "here"
+    """It is this machine's own name: loopback."""
 
 
 Judge = Callable[[str], Verdict]
@@ -70,6 +72,8 @@ class SearchList:
         if any(is_special(base) for base in bases):
             return Verdict.QUIET, name
         verdict = judge(name)
+        if verdict is Verdict.HERE or any(judge(base) is Verdict.HERE for base in bases):
+            return Verdict.HERE, name
         if verdict is Verdict.ALLOW:
             for base in bases:
                 if self._was_refused(base):

@@ -59,8 +59,8 @@ class Judge:
     """
 
     __slots__ = (
-        "_allowed", "_denied", "_filesystem", "_hosts", "_network", "_outbound", "_reads", "_secrets", "_sockets",
-        "_sources", "_spoken_of", "_writable", "_writes", "places",
+        "_absent", "_allowed", "_denied", "_filesystem", "_hosts", "_network", "_outbound", "_reads", "_secrets",
+        "_sockets", "_sources", "_spoken_of", "_writable", "_writes", "places",
     )  # fmt: skip
 
     def __init__(self, policy: Policy, *, links: Links | None = None) -> None:
@@ -70,7 +70,10 @@ class Judge:
         self._allowed = DomainRules(policy.network.allowed_domains)
         self._denied = DomainRules(policy.network.denied_domains)
         network = policy.network
-        self._hosts = {str(domains.canonical_host(name)): domains.parse_endpoint(at) for name, at in network.hosts}
+        self._hosts = {
+            str(domains.canonical_host(name)): domains.parse_endpoint(at) for name, at in network.hosts if at
+        }
+        self._absent = frozenset(str(domains.canonical_host(name)) for name, at in network.hosts if not at)
         # As in the Go tool: who may open ports may also reach those of others, unless it is said otherwise.
         self._outbound = network.allow_local_binding if network.allow_local_outbound is None else (
             network.allow_local_outbound
@@ -262,8 +265,10 @@ class Judge:
             denied, allowed = self._denied.match_address(host, port), self._allowed.match_address(host, port)
             loopback = domains.is_loopback(host)
         else:
+            if host in self._absent:
+                return self._declared_absent(host)
             denied, allowed = self._denied.match_name(host, port), self._allowed.match_name(host, port)
-            loopback = domains.is_loopback_name(host)
+            loopback = domains.is_this_machine(host)
         if denied is not None:
             return _denied("network.denied_domains", denied)
         if isinstance(host, str) and host in self._hosts:
@@ -274,11 +279,15 @@ class Judge:
 
     def _connect_loopback(self, port: int) -> Decision:
         network = self._network
+        if network.allow_local_outbound_ports:
+            if port in network.allow_local_outbound_ports:
+                return Decision(True, f"allowed: network.allow_local_outbound_ports {port}")
+            listed = ", ".join(map(str, network.allow_local_outbound_ports[:8]))
+            more = ", ..." if len(network.allow_local_outbound_ports) > 8 else ""
+            return Decision(False, f"network.allow_local_outbound_ports has no {port}, only {listed}{more}", "unlisted")
         if self._outbound:
             name = "allow_local_binding" if network.allow_local_outbound is None else "allow_local_outbound"
             return Decision(True, f"allowed: network.{name} ({network.source_of(name)})")
-        if port in network.allow_local_outbound_ports:
-            return Decision(True, f"allowed: network.allow_local_outbound_ports {port}")
         wanted = "network.allow_local_outbound or network.allow_local_outbound_ports"
         if network.allow_local_outbound is not None:
             source = network.source_of("allow_local_outbound")
@@ -292,19 +301,25 @@ class Judge:
             return _impossible(f'no rule can allow it: "{printable(request.name)}" {error}')
         if isinstance(host, Address):
             return Decision(True, "an address is no name: looking it up asks nobody")
+        if host in self._absent:
+            return self._declared_absent(host)
         denied = self._denied.match_name(host)
         if denied is not None:
             return _denied("network.denied_domains", denied)
         if host in self._hosts:
             return self._listed_host(host)
-        if domains.is_loopback_name(host):
+        if domains.is_this_machine(host):
             return Decision(True, "the name means this machine")
         if host == "invalid" or host.endswith(".invalid"):
             return Decision(False, "names below .invalid do not exist (RFC 6761)", "impossible", quiet=True)
         allowed = self._allowed.match_any_port(host)
         if allowed is not None:
             return _allowed("network.allowed_domains", allowed)
-        return self._unlisted("network.allowed_domains")
+        answer = self._unlisted("network.allowed_domains")
+        if _WANTED_ABSENT.search(host):
+            says = f'{answer.rule}; if the test wants it not to exist: hosts = {{"{printable(host)}" = false}}'
+            return Decision(False, says, "unlisted")
+        return answer
 
     def pinned(self, name: str, port: int = 0) -> tuple[str, int] | None:
         """The address and port that `network.hosts` says a canonical name is at; None if it says nothing of it."""
@@ -313,6 +328,10 @@ class Judge:
 
     def _listed_host(self, name: str) -> Decision:
         return Decision(True, f"allowed: network.hosts {name} ({self._network.source_of('hosts')})")
+
+    def _declared_absent(self, name: str) -> Decision:
+        says = f"network.hosts says that {name} does not exist ({self._network.source_of('hosts')})"
+        return Decision(False, says, "denied", quiet=True)
 
     def _bind(self, request: Bind) -> Decision:
         try:
@@ -377,6 +396,14 @@ class Judge:
 _BYTE_CODE = re.compile(r"/__pycache__(/[^/]+\.pyc(\.\d+)?)?\Z")
 """What importing a module tries to write, and does without. Byte code of installed packages runs in other processes
 too, unfenced ones, so nobody may; but the test that happens to import a module first is not to blame."""
+
+
+_WANTED_ABSENT = re.compile(
+    r"not[-_.]?(?:exist|found|resolv|reach|valid|real|there)"
+    r"|(?<![a-z])non?e?[-_.]?(?:exist|such|host|where|domain|resolv|known)"
+    r"|unknown|unreach|unresolv|invalid|nx-?domain|bogus|missing|fake|wrong|\bbad\b|\.(?:test|example)\Z"
+)
+"""Names that are likely made up, by a test of what happens without them. RFC 6761 has no machine below the last two."""
 
 
 def _impossible(rule: str) -> Decision:

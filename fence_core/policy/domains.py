@@ -7,6 +7,7 @@ IPv6 and scope ids. What cannot be a host name at all (NUL, userinfo, spaces) is
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Address", "DomainError", "DomainRules", "Network", "Pattern", "canonical_host", "is_loopback", "is_loopback_name",
-    "parse_pattern",
+    "is_this_machine", "parse_pattern",
 ]  # fmt: skip
 
 
@@ -77,6 +78,7 @@ _SHARED_SECOND_LEVEL = frozenset(
 _SHORTEST_PREFIX = {4: 8, 6: 7}
 
 _LOOPBACK_4 = Network(4, 127 << 24, 8)
+_LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
 
 
 def _parse_ipv4(text: str) -> Address | None:
@@ -175,8 +177,16 @@ def _why_no_label(text: str, label: str) -> str:
 
 
 def is_loopback_name(name: str) -> bool:
-    """Whether this canonical name means this machine, whatever a nameserver says."""
-    return name == "localhost" or name.endswith(".localhost")
+    """Whether this canonical name means this machine, whatever a nameserver says (RFC 6761, nss-myhostname(8))."""
+    return name in _LOOPBACK_NAMES or name.endswith((".localhost", ".localhost.localdomain"))
+
+
+def is_this_machine(name: str) -> bool:
+    """Whether this canonical name is loopback's, or the machine's own of this moment, which leads there as well.
+
+    nss-myhostname(8) has it so; the file /etc/hosts of many machines does not have the name.
+    """
+    return is_loopback_name(name) or name == os.uname().nodename.lower().rstrip(".")
 
 
 def is_loopback(address: Address) -> bool:

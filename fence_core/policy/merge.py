@@ -70,6 +70,9 @@ def merge_settings(base: Settings, *overlays: Overlay) -> Settings:
 
 def _network(base: NetworkRules, over: NetworkRules) -> NetworkRules:
     given = _given(over.sources)
+    ports = _add(base.allow_local_outbound_ports, over.allow_local_outbound_ports)
+    if "allow_local_outbound" in given and not over.allow_local_outbound_ports:
+        ports = ()  # the closest word on it is "all", or "none"
     return NetworkRules(
         allowed_domains=_add(base.allowed_domains, over.allowed_domains),
         denied_domains=_add(base.denied_domains, over.denied_domains),
@@ -79,7 +82,7 @@ def _network(base: NetworkRules, over: NetworkRules) -> NetworkRules:
         ),
         allow_local_binding=_pick(given, "allow_local_binding", over.allow_local_binding, base.allow_local_binding),
         allow_local_outbound=_pick(given, "allow_local_outbound", over.allow_local_outbound, base.allow_local_outbound),
-        allow_local_outbound_ports=_add(base.allow_local_outbound_ports, over.allow_local_outbound_ports),
+        allow_local_outbound_ports=ports,
         expose_ports=_add(base.expose_ports, over.expose_ports),
         upstream_proxy=_pick(given, "upstream_proxy", over.upstream_proxy, base.upstream_proxy),
         http_proxy_port=_pick(given, "http_proxy_port", over.http_proxy_port, base.http_proxy_port),

@@ -65,12 +65,14 @@ class NetworkRules(Record):
     allow_local_outbound: bool | None = None
     """Services on this machine's loopback that were not started inside. None: as `allow_local_binding`."""
     allow_local_outbound_ports: tuple[int, ...] = ()
+    """If there are any: these services and no others, whatever `allow_local_outbound` says."""
     expose_ports: tuple[int, ...] = ()
     upstream_proxy: str | None = None
     http_proxy_port: int | None = None
     socks_proxy_port: int | None = None
     proxy_env: bool = False
     hosts: tuple[tuple[str, str], ...] = ()
+    """Names and where they are; an empty address: the name does not exist, and asking for it is no violation."""
     sources: Sources = ()
 
     def source_of(self, name: str) -> str:

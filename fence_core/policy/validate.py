@@ -297,8 +297,11 @@ class _Parser:
         found = []
         for name, target in value.items():
             here = f"{path}.{name}"
-            if not isinstance(name, str) or not isinstance(target, str):
-                self.problem(here, _is(target), 'an address with an optional port, such as "127.0.0.1:8443"')
+            if not isinstance(name, str) or not (isinstance(target, str) or target is False):
+                self.problem(
+                    here, _is(target),
+                    'an address with an optional port, such as "127.0.0.1:8443", or false: no such name',
+                )  # fmt: skip
                 continue
             try:
                 canonical = canonical_host(name)
@@ -307,6 +310,9 @@ class _Parser:
                 continue
             if not isinstance(canonical, str):
                 self.problem(here, f"{_quote(name)} is an address", "the name of a host")
+            if target is False:
+                found.append((str(canonical), ""))
+                continue
             try:
                 parse_endpoint(target)
             except DomainError as error:

@@ -13,7 +13,7 @@ from fence_core.proxy.dial import Target
 from fence_core.proxy.exchange import Exchange
 from fence_core.proxy.inspector import Inspector
 from fence_core.proxy.referee import NoAnswerError
-from fence_core.proxy.refusal import RULE_AMBIGUOUS, RefusedError, answer
+from fence_core.proxy.refusal import RULE_AMBIGUOUS, RULE_NO_PROXY_REQUEST, RefusedError, answer
 from fence_core.proxy.relay import WAITING, End, Farewell, Relay, discard
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class Classic:
             )
         except NoAnswerError:
             raise RefusedError(403, "the fence does not answer", violation=False) from None
+        if verdict.get("absent") is True:
+            raise RefusedError(502, f"{name}: Name or service not known", violation=False)
         if verdict.get("allowed") is not True:
             raise RefusedError(
                 403,
@@ -119,10 +121,12 @@ class Classic:
     async def _request(self, head: http1.RequestHead, rest: bytes) -> None:
         parts = http1.split_absolute(head.target)
         if parts is None:
-            raise _unsupported("this is a proxy: the request must name the whole URI")
+            where = head.host.decode("latin-1") if head.host else head.target.decode("latin-1")
+            raise _unsupported(f"an HTTP request to the proxy for {where[:_HOW_LIMIT]}: it must name the whole URI")
         scheme, authority, path = parts
         if scheme != "http":
-            raise _unsupported(f"a proxy is asked for {scheme}: by CONNECT, not in clear")
+            shown = head.target.decode("latin-1")[:_HOW_LIMIT]
+            raise _unsupported(f"an HTTP request to the proxy for {shown}: {scheme} is asked for by CONNECT")
         name, port = http1.parse_authority(authority)
         if head.host is not None:
             host, host_port = http1.parse_authority(head.host)
@@ -183,4 +187,4 @@ def _bad(why: str) -> RefusedError:
 
 
 def _unsupported(why: str) -> RefusedError:
-    return RefusedError(400, why, violation=False)
+    return RefusedError(400, why, RULE_NO_PROXY_REQUEST)

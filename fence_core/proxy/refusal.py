@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 RULE_OWN_NAME = "a tunnel is for its own name only"
 RULE_AMBIGUOUS = "requests that two readers could understand differently are never passed on"
+RULE_NO_PROXY_REQUEST = "the filter takes the requests of a proxy only: CONNECT, and http://host/path"
 RULE_NO_CLEARTEXT_H2 = "HTTP/2 without TLS cannot be judged request by request"
 
 TLS_ALERT = b"\x15\x03\x01\x00\x02\x02\x31"

@@ -102,6 +102,8 @@ class End(asyncio.Protocol):
         self.connected = False
         self.eof = False
         self.gone = False
+        self._said_all = False
+        """We have ended our half: whatever else there would be to say, the peer has been told that nothing comes."""
         self._held = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -150,11 +152,12 @@ class End(asyncio.Protocol):
         return self.eof or self._held != 0
 
     def write(self, data: bytes) -> None:
-        if not self.gone:
+        if not (self.gone or self._said_all):
             self.transport.write(data)
 
     def write_eof(self) -> None:
         if not self.gone and not self.transport.is_closing():
+            self._said_all = True
             try:
                 self.transport.write_eof()
             except OSError:  # it was reset before

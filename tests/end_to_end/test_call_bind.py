@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.end_to_end.caught import Fenced
 
 TESTS = """
@@ -84,8 +86,12 @@ def test_an_address_of_another_network(fenced: Fenced) -> None:
     run.clean("test_not_ours")
 
 
-def test_services_of_this_machine(fenced: Fenced) -> None:
-    """Those that were started outside are allowed by default, and can be closed; those started inside never are."""
+@pytest.mark.parametrize("listed", [0, 1])
+def test_services_of_this_machine(fenced: Fenced, listed: int) -> None:
+    """Those that were started outside are allowed by default, and can be closed; those started inside never are.
+
+    A list of ports closes all others, whatever the preset says.
+    """
     run = fenced.run(
         """
         import socket
@@ -109,7 +115,12 @@ def test_services_of_this_machine(fenced: Fenced) -> None:
             with socket.create_server(("127.0.0.1", 0)) as server:
                 socket.create_connection(server.getsockname(), timeout=5).close()
         """,
-        policy="[tool.fence]\nallow_local_outbound = false\n",
+        policy="[tool.fence]\nallow_local_outbound = false\n"
+        if not listed
+        else f"""
+        [tool.fence.network]
+        allow_local_outbound_ports = [{listed}]
+        """,
     )
     run.refused("test_outside", f"connect 127.0.0.1:{fenced.loopback.hello}/tcp")
     run.refused("test_outside_udp", f"connect 127.0.0.1:{fenced.loopback.udp}/udp")

@@ -358,7 +358,7 @@ def _judge_name(
         return errno.EACCES
     route = broker.route(process, tid, name, port)
     if route.refusal is not None:
-        return errno.EACCES
+        return errno.EHOSTUNREACH if route.absent else errno.EACCES
     tunnel = Tunnel(process, tid, name, port, route.to, broker.upstream_proxy(process))
     return Elsewhere(
         broker.tunnels.raw_address(borrowed.domain), lambda opener: broker.tunnels.announce(opener, tunnel)

@@ -41,6 +41,26 @@ def look_up(
 CORP = ["corp.example"]
 
 
+def test_the_machines_own_name_with_a_suffix_and_without() -> None:
+    def judge(name: str) -> Verdict:
+        return Verdict.HERE if name == "runner" else ALLOW if name.endswith("corp.example") else REFUSE
+
+    search = SearchList(CORP)
+    for name in "runner", "runner.corp.example":
+        assert search.decide(name, judge)[0] is Verdict.HERE
+    assert search.decide("x.runner.corp.example", judge)[0] is ALLOW
+    assert search.decide("runner.other.example", judge)[0] is REFUSE
+
+
+def test_the_domain_of_the_machines_name_is_the_suffix_where_no_line_has_one() -> None:
+    for lines, suffixes in [
+        ([], ("corp.example",)), (["nameserver 1.2.3.4"], ("corp.example",)), (["search a.b c"], ("a.b", "c")),
+        (["domain a.b"], ("a.b",)), (["search ."], ()),
+    ]:  # fmt: skip
+        assert parse_resolv_conf(lines, "Runner.Corp.Example").suffixes == suffixes
+    assert parse_resolv_conf([], "runner").suffixes == ()
+
+
 def test_a_refused_short_name_is_reported_as_it_was_written() -> None:
     found, reported = look_up("api", CORP, judge_of())
     assert found is None

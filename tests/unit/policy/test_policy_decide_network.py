@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -85,6 +86,10 @@ def test_rules_are_named_with_their_source() -> None:
         ({"allow_local_outbound_ports": [5432]}, True),
         ({"allow_local_outbound": False, "allow_local_outbound_ports": [5432]}, True),
         ({"allow_local_outbound_ports": [5433]}, False),
+        ({"allow_local_binding": True, "allow_local_outbound_ports": [5432]}, True),
+        ({"allow_local_binding": True, "allow_local_outbound_ports": [5433]}, False),
+        ({"allow_local_outbound": True, "allow_local_outbound_ports": [5432]}, True),
+        ({"allow_local_outbound": True, "allow_local_outbound_ports": [5433]}, False),
         ({"allowed_domains": ["localhost"]}, True),
         ({"allowed_domains": ["localhost:5432"]}, True),
         ({"allowed_domains": ["localhost:5433"]}, False),
@@ -107,6 +112,43 @@ def test_services_on_loopback(host: str, keys: dict[str, Any], allowed: bool) ->
 )
 def test_a_loopback_permission_says_what_decided(keys: dict[str, Any], rule: str) -> None:
     assert judge(**keys).decide(Connect("127.0.0.1", 1)).rule == rule
+
+
+def test_a_name_can_be_declared_absent() -> None:
+    for keys in {}, {"allowed_domains": ["*.x.test"]}, {"denied_domains": ["gone.x.test"]}:
+        it = judge(hosts={"Gone.x.test.": False, "here.x.test": "127.0.0.1"}, **keys)
+        for request in Resolve("gone.x.test"), Connect("gone.x.test", 80):
+            decision = it.decide(request)
+            assert (decision.allowed, decision.quiet) == (False, True)
+            assert "network.hosts says that gone.x.test does not exist (test.toml)" in decision.rule
+        assert it.pinned("gone.x.test") is None
+        assert it.decide(Resolve("here.x.test")).allowed
+        assert not it.decide(Resolve("a.gone.x.test")).quiet
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("doesnotexist.google.com", True), ("non-resolvable-address.com", True), ("no-such-host.corp.net", True),
+        ("nxdomain.corp.net", True), ("unknown.corp.net", True), ("api.foo.test", True), ("invalid.corp.net", True),
+        ("api.stripe.com", False), ("mono-host.net", False), ("admin.hosting.com", False), ("test.corp.net", False),
+    ],
+)  # fmt: skip
+def test_what_to_do_about_a_name_that_is_meant_not_to_exist(name: str, hint: bool) -> None:
+    decision = judge().decide(Resolve(name))
+    assert decision.why == "unlisted"
+    assert not decision.quiet
+    assert (f'hosts = {{"{name}" = false}}' in decision.rule) is hint
+
+
+def test_the_own_name_leads_to_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "Runner-7F.corp.net", "", "", "")))
+    assert judge().decide(Resolve("runner-7f.corp.net")).allowed
+    assert not judge().decide(Connect("runner-7f.corp.net", 80)).allowed
+    assert judge(allow_local_outbound=True).decide(Connect("runner-7f.corp.net", 80)).allowed
+    for other in "runner-7f", "x.runner-7f.corp.net", "corp.net":
+        assert not judge().decide(Resolve(other)).allowed
+    assert not judge(denied_domains=["runner-7f.corp.net"]).decide(Resolve("runner-7f.corp.net")).allowed
 
 
 def test_a_loopback_refusal_says_what_decided() -> None:

@@ -46,6 +46,22 @@ def test_the_closest_scalar_counts_and_says_where_it_was_written() -> None:
     assert policy.filesystem.source_of("allow_git_config") == "preset"
 
 
+def test_ports_of_loopback_and_the_closest_word_on_all_of_them() -> None:
+    def reaches(*overlays: Overlay) -> list[int]:
+        judge = Judge(merge(Policy(), overlay("preset", allow_local_binding=True), *overlays))
+        return [port for port in (1, 2, 3) if judge.decide(Connect("127.0.0.1", port)).allowed]
+
+    one = overlay("file", allow_local_outbound_ports=[1])
+    assert reaches() == [1, 2, 3]
+    assert reaches(one) == [1]
+    assert reaches(overlay("base", allow_local_outbound=True), one) == [1]
+    assert reaches(overlay("both", allow_local_outbound=True, allow_local_outbound_ports=[1])) == [1]  # as in Go
+    assert reaches(one, overlay("marker", allow_local_outbound_ports=[2])) == [1, 2]
+    assert reaches(one, overlay("marker", allow_local_outbound=True)) == [1, 2, 3]
+    assert reaches(one, overlay("marker", allow_local_outbound=False)) == []
+    assert reaches(one, overlay("marker", allow_local_outbound=False, allow_local_outbound_ports=[3])) == [1, 3]
+
+
 def test_a_scalar_that_is_not_written_replaces_nothing() -> None:
     base = Policy(network=NetworkRules(allow_all_unix_sockets=True, sources=(("allow_all_unix_sockets", "file"),)))
     assert merge(base, overlay("marker")).network == base.network

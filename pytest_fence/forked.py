@@ -146,6 +146,8 @@ class ForkedTests:
         """The reading end of the test's pipe; None in the fork."""
         if self._measured is None:
             self._measured = forked_coverage.fits(self._config)
+        if self._measured:
+            forked_coverage.before_fork()
         in_step = self._in_step or test.output.expected
         reading, writing = engine.high_pair(both_ways=in_step)
         _flush(self._config)

@@ -55,7 +55,8 @@ def _covered(runs: Runs) -> list[object]:
     name = str(runs.directory / "mine.py")
     lines, arcs = sorted(data.lines(name) or ()), sorted(data.arcs(name) or ())
     contexts = {line: sorted(found) for line, found in data.contexts_by_lineno(name).items()}
-    data.close()
+    if hasattr(data, "close"):  # since 7.10.3
+        data.close()
     return [lines, arcs, contexts]
 
 
@@ -95,14 +96,82 @@ def test_coverage_run(pytester: pytest.Pytester, runs: Runs) -> None:
     assert found[0][1]
 
 
-def test_coverage_that_cannot_be_split(pytester: pytest.Pytester, runs: Runs) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        'patch = ["subprocess"]',
+        'patch = ["subprocess", "_exit"]\nbranch = true',
+        'dynamic_context = "test_function"\nparallel = true',
+        'concurrency = ["thread", "multiprocessing"]\nsigterm = true',
+    ],
+)
+def test_coverage_with_settings(pytester: pytest.Pytester, runs: Runs, settings: str) -> None:
+    """What runs in programs, threads, and forks of a test counts as well, and what a test leaves running."""
+    runs.load("pytest_cov")
+    pytester.makepyprojecttoml(f"[tool.coverage.run]\n{settings}\n")
+    pytester.makepyfile(mine="".join(f"def by_{way}():\n    return '{way}'\n" for way in WAYS), test_it=WAYS_TESTS)
+    found = []
+    for more in ((), ("--fence-scope=test",)):
+        ended = runs.pytest("--cov=mine", "--cov-report=term-missing", *more)
+        assert ended.status == 0, ended
+        assert "coverage has no" not in ended.out
+        found.append(_covered(runs))
+        (runs.directory / ".coverage").unlink()
+    assert found[0] == found[1]
+    lines = found[0][0]
+    assert isinstance(lines, list)
+    assert [way for number, way in enumerate(WAYS) if 2 * number + 2 in lines][:3] == ["itself", "thread", "fixture"]
+
+
+WAYS = ("itself", "thread", "fixture", "program", "fork", "teardown")
+WAYS_TESTS = """
+import os, subprocess, sys, threading
+import mine, pytest
+
+@pytest.fixture
+def made():
+    yield mine.by_fixture()
+    mine.by_teardown()
+
+def test_itself(made):
+    mine.by_itself()
+
+def test_thread():
+    thread = threading.Thread(target=mine.by_thread)
+    thread.start()
+    thread.join()
+
+def test_program():
+    subprocess.run([sys.executable, "-c", "import mine; mine.by_program()"], check=True)
+
+def test_fork():
+    pid = os.fork()
+    if not pid:
+        mine.by_fork()
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("without", "missing"),
+    [
+        ("from coverage import collector\ndel collector.Collector.use_data", "use_data"),
+        (
+            "from coverage import Coverage\nreal = Coverage.current\n"
+            "class Other:\n    _started = True\nCoverage.current = classmethod(lambda cls: real() and Other())",
+            "_collector",
+        ),
+    ],
+)
+def test_coverage_that_cannot_be_split(pytester: pytest.Pytester, runs: Runs, without: str, missing: str) -> None:
     """A version of coverage that looks different inside: said once, and the tests run."""
     runs.load("pytest_cov")
     pytester.makepyfile(**{Path(name).stem: text for name, text in CODE.items()})
-    pytester.makeconftest("from coverage import collector\ndel collector.Collector.use_data")
+    pytester.makeconftest(without)
     ended = runs.pytest("--cov=mine", "--fence-scope=test")
     assert ended.status == 0, ended
-    assert ended.out.count("this version of coverage has no use_data") == 1, ended
+    assert ended.out.count(f"this version of coverage has no {missing}") == 1, ended
 
 
 def _outcomes(ended: Ended) -> tuple[int, list[str]]:

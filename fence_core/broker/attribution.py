@@ -54,6 +54,7 @@ class Process:
         "same_program",
         "stacks",
         "test",
+        "wanted",
         "workers",
     )
 
@@ -74,6 +75,8 @@ class Process:
         """The pipe that this process (or the one it was forked from) registered; None after an exec."""
         self.same_program = False
         """Whether it runs the program of a pytest process that forked it: nothing was executed since."""
+        self.wanted = ""
+        """The directory that it wanted to make last, where those above it are missing."""
         self.test = 0
         """Of a pytest process: the fork that it has made to run the current test in."""
         self.own_mark: int | None = None

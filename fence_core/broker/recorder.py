@@ -104,10 +104,10 @@ class Recorder:
         if not record.is_test_process:
             record.late = binding.worker.page.read()[0] != binding.nodeid and bool(binding.nodeid)
         if request is not None:
-            from fence_core.policy.remedy import remedy  # only ever needed where something was refused
+            from fence_core.policy.remedy import advice  # only ever needed where something was refused
 
             policy = scope.policies[binding.policy] if binding.policy < len(scope.policies) else scope.base
-            change = remedy(request, policy, scope.syntax)  # type: ignore[arg-type]
+            change, record.hint = advice(request, policy, scope.syntax)  # type: ignore[arg-type]
             if change is not None:
                 record.marker, record.config = change.marker, change.config
 

@@ -24,6 +24,7 @@ class Record:
         "config",
         "count",
         "errno",
+        "hint",
         "is_test_process",
         "kind",
         "late",
@@ -61,6 +62,7 @@ class Record:
         self.rule = ""
         self.marker = ""
         self.config = ""
+        self.hint = ""
         self.mode = "enforce"
         self.errno = 0
         self.late = False
@@ -88,6 +90,7 @@ class Record:
             rule=self.rule,
             marker=self.marker,
             config=self.config,
+            hint=self.hint,
             mode=self.mode,
             errno=self.errno,
             late=self.late,

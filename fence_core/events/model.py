@@ -53,3 +53,5 @@ class Violation(NamedTuple):
     """What the program was answered; 0 where the call was let through (audit)."""
     late: bool
     """Whether the test had already ended when a process that it left behind tried this."""
+    hint: str = ""
+    """What helps instead, or is to be known before it is allowed; empty for most."""

@@ -145,6 +145,24 @@ class Compiler:
                 found.append(self._resolve(literal, self._trusted_link))
         return tuple(dict.fromkeys(found))
 
+    def above(self) -> dict[str, str]:
+        """Directories that something allowed lies in, with the rule that says so.
+
+        Where one is missing it may be made, and nothing else may be done to it: a fresh machine has no `~/.cache`.
+        """
+        found: dict[str, str] = {}
+        for entry in self._rules.allow_write:
+            pattern = entry.pattern or entry.text
+            literal = paths.literal_of(pattern)
+            fixed = literal if literal is not None else paths.split_fixed(pattern)[0]
+            if not fixed or fixed.startswith(("/dev/", "/proc/")):
+                continue
+            says = f"allowed: the directory is above filesystem.allow_write {entry}"
+            for form in dict.fromkeys((fixed, self._resolve(fixed, self._trusted_link))):
+                for place in (*_above(form), *(() if literal is not None else (form,))):
+                    found.setdefault(place, says)
+        return found
+
     def reads(self) -> Tree | None:
         if not self._rules.deny_read:
             return None

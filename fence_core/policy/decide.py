@@ -59,8 +59,8 @@ class Judge:
     """
 
     __slots__ = (
-        "_absent", "_allowed", "_denied", "_filesystem", "_hosts", "_network", "_outbound", "_reads", "_secrets",
-        "_sockets", "_sources", "_spoken_of", "_writable", "_writes", "places",
+        "_above", "_absent", "_allowed", "_denied", "_filesystem", "_hosts", "_network", "_outbound", "_reads",
+        "_secrets", "_sockets", "_sources", "_spoken_of", "_writable", "_writes", "places",
     )  # fmt: skip
 
     def __init__(self, policy: Policy, *, links: Links | None = None) -> None:
@@ -81,6 +81,7 @@ class Judge:
         compiler = Compiler(policy.filesystem, links or Links())
         self._writes = compiler.writes()
         self._writable = self._writes.writable
+        self._above = compiler.above()
         self._reads = compiler.reads()
         self._secrets = compiler.secrets()
         self._spoken_of = compiler.spoken_of
@@ -104,7 +105,7 @@ class Judge:
             if node is None or not node.writable:
                 return self._write(Write(op, path)).allowed
             return True
-        return self._writable(path)
+        return self._writable(path) or (op == "mkdir" and path in self._above and self._write(Write(op, path)).allowed)
 
     def shuts(self, path: str) -> bool:
         """Whether a deny rule covers this path, and with it all that lies below: nothing there can be written."""
@@ -182,7 +183,7 @@ class Judge:
             return _impossible(f"no rule can allow it: {printable(path)} is no absolute path")
         node = self._writes.node(path)
         if node.locked is not None:
-            return Decision(False, node.locked.says, "protected", quiet=_BYTE_CODE.search(path) is not None)
+            return Decision(False, node.locked.says, "protected", quiet=re.search(_BYTE_CODE, path) is not None)
         if node.protect is not None:
             return Decision(False, node.protect.says, "protected")
         if request.op in protected.CONTAINER_OPS:
@@ -195,11 +196,28 @@ class Judge:
             return Decision(False, node.deny.says, "denied")
         if node.allow is not None:
             return Decision(True, node.allow.says)
-        if _BYTE_CODE.search(path):
+        if request.op == "mkdir" and path in self._above:
+            return Decision(True, self._above[path])
+        if re.search(_BYTE_CODE, path):
             return Decision(False, "Python may keep byte code where tests may write", "unlisted", quiet=True)
         if node.stopped is not None:
-            return Decision(False, node.stopped.says, "unlisted", quiet=node.stopped.quiet)
-        return self._unlisted("filesystem.allow_write")
+            quiet = node.stopped.quiet or re.search(_BESIDE_CODE, path) is not None
+            return Decision(False, node.stopped.says, "unlisted", quiet=quiet)
+        return self._of_what_is_meant(path) or self._unlisted("filesystem.allow_write")
+
+    def _of_what_is_meant(self, path: str) -> Decision | None:
+        """The answer for the file that this one is a lock or a copy of, if no rule could allow that."""
+        from fence_core.policy.siblings import meant_by  # as below: for refused writes only
+
+        for meant in meant_by(path):
+            node = self._writes.node(meant)
+            if node.locked is not None:
+                return Decision(False, node.locked.says, "protected")
+            if node.protect is not None:
+                return Decision(False, node.protect.says, "protected")
+            if node.deny is not None:
+                return Decision(False, node.deny.says, "denied")
+        return None
 
     def _read(self, request: Read | Run) -> Decision:
         if self._reads is None:
@@ -393,9 +411,19 @@ class Judge:
         return Decision(False, f"no rule in {key} allows it ({tried})", "unlisted")
 
 
-_BYTE_CODE = re.compile(r"/__pycache__(/[^/]+\.pyc(\.\d+)?)?\Z")
+# Text, and compiled when it is first needed: most runs refuse nothing.
+_BYTE_CODE = r"""(?x)
+    /__pycache__
+    (/ (
+        [^/]+ \.py[co] ([._-][A-Za-z0-9_]+)?               # written under a name of the moment, and moved into place
+      | [^/]+ \.nb[ci] (\.tmp\.[0-9a-f]+)?                # what numba compiles; it has other places
+      | tmp[a-z0-9_]{8} [^/]* | \(unnamed\ temporary\ file\)  # is this directory writable? numba asks so
+    ))? \Z
+    """
 """What importing a module tries to write, and does without. Byte code of installed packages runs in other processes
 too, unfenced ones, so nobody may; but the test that happens to import a module first is not to blame."""
+_BESIDE_CODE = r"/(?:(?:parsetab|lextab|yacctab)\.py|parser\.out|(?:Pattern)?Grammar[^/]*\.pickle)\Z"
+"""The same, that parser generators (ply, lib2to3) keep beside the installed module and do without."""
 
 
 _WANTED_ABSENT = re.compile(

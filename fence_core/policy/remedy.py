@@ -7,20 +7,20 @@ have to go, and proposing that by machine would make the rule worthless.
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING
 
-from fence_core.policy import domains
+from fence_core.policy import domains, siblings
 from fence_core.policy.decide import Judge
+from fence_core.policy.hints import hint, is_shared_root
 from fence_core.policy.record import Record
-from fence_core.policy.requests import Bind, Connect, Resolve, UnixConnect, Write
+from fence_core.policy.requests import UNNAMED, Bind, Connect, Move, Resolve, UnixConnect, Write
 
 if TYPE_CHECKING:
     from fence_core.policy.decide import Decision
     from fence_core.policy.model import FilesystemRules, Policy
     from fence_core.policy.requests import Request
 
-__all__ = ["Remedy", "remedy"]
+__all__ = ["Remedy", "advice", "remedy"]
 
 
 class Remedy(Record):
@@ -32,13 +32,6 @@ class Remedy(Record):
 
 _DIRECTORY_OPS = frozenset({"create", "rename", "link", "symlink", "mknod"})
 """Calls that rarely come alone: whoever renames into a directory wrote there before, under a name of the moment."""
-# Names that no second run has: many digits or hex, what mkstemp makes up, what editors and downloads leave half done.
-_PASSING_NAME = (
-    r".*(?:\d{6,}|[0-9a-f]{12,}).*"
-    r"|(?:tmp|temp|\.tmp|~)[-_.]?[A-Za-z0-9_]{6,}.*"
-    r"|.*(?:\.tmp|\.temp|~|\.sw[a-z]|\.part|\.lock)"
-)
-
 _RESOLVER_PORTS = (53, 853)
 _judges: list[tuple[Policy, Judge]] = []
 
@@ -49,15 +42,39 @@ def remedy(request: Request, policy: Policy, syntax: str = "toml", decision: Dec
     `syntax` is that of the project's config: toml, json or yaml (see `load.source_kind`). `decision` is what the
     policy's `Judge` said, for a caller that has it at hand.
     """
-    if decision is None:
-        decision = _judge(policy).decide(request)
-    if decision.why != "unlisted":
-        return None
-    change = _change(request, policy)
+    return _remedy(request, policy, syntax, decision or _judge(policy).decide(request))[0]
+
+
+def advice(request: Request, policy: Policy, syntax: str = "toml") -> tuple[Remedy | None, str]:
+    """As `remedy`, and a hint: what helps instead, or what to know before it is allowed. Empty for most."""
+    decision = _judge(policy).decide(request)
+    found, entries = _remedy(request, policy, syntax, decision)
+    return found, hint(request, policy.filesystem, decision, entries)
+
+
+def _remedy(
+    request: Request, policy: Policy, syntax: str, decision: Decision
+) -> tuple[Remedy | None, list[str] | None]:
+    """With the paths that it names, if it is about paths to be written."""
+    change = _change(request, policy) if decision.why == "unlisted" else _lifting(request, policy, decision)
     if change is None:
-        return None
+        return None, None
     section, key, value = change
-    return Remedy(f"@pytest.mark.fence({key}={_python(value)})", _config(section, key, value, syntax))
+    entries = value if key == "allow_write" and isinstance(value, list) else None
+    return (
+        Remedy(f"@pytest.mark.fence({key}={_python(value)})", _config(section, key, value, syntax)),
+        entries,  # type: ignore[return-value]
+    )
+
+
+def _lifting(request: Request, policy: Policy, decision: Decision) -> tuple[str, str, bool] | None:
+    """The setting that lifts the protection of this path, if there is one and it is enough."""
+    if decision.why != "protected" or not isinstance(request, (Write, Move)):
+        return None
+    if "filesystem.allow_git_config would allow it" not in decision.rule:
+        return None
+    lifted = policy._replace(filesystem=policy.filesystem._replace(allow_git_config=True))
+    return ("filesystem", "allow_git_config", True) if _judge(lifted).decide(request).allowed else None
 
 
 def _judge(policy: Policy) -> Judge:
@@ -74,7 +91,8 @@ def _judge(policy: Policy) -> Judge:
 def _change(request: Request, policy: Policy) -> tuple[str, str, bool | list[str] | list[int]] | None:
     """Section, key and value of the smallest rule; None if there is none."""
     if isinstance(request, Write):
-        return "filesystem", "allow_write", [_path_entry(request, policy.filesystem)]
+        entries = _path_entries(request, policy.filesystem)
+        return None if entries is None else ("filesystem", "allow_write", entries)
     if isinstance(request, UnixConnect):
         if request.path.startswith("\0"):
             return "network", "allow_all_unix_sockets", True
@@ -102,19 +120,89 @@ def _change(request: Request, policy: Policy) -> tuple[str, str, bool | list[str
 # --- paths ---
 
 
-def _path_entry(request: Write, rules: FilesystemRules) -> str:
-    """The narrowest pattern that helps: the path, or its directory where the name is one of the moment."""
-    path = request.path.rstrip("/") or "/"
+def _path_entries(request: Write, rules: FilesystemRules) -> list[str] | None:
+    """The narrowest patterns that help, also in the next run and on another machine; None where there are none.
+
+    That is the path; or its directory, where the name is one of the moment, where a second call in it is sure to come,
+    and in the places where programs keep what depends on their version. With what is written beside the file.
+    """
+    path = (request.toward or request.path).removesuffix(UNNAMED).rstrip("/") or "/"
+    if request.path.endswith(UNNAMED):
+        return None if _is_broad(path, rules) else [_fitting(path, rules)]
+    if is_shared_root(path, rules) and (request.op not in _OF_FILES or path.startswith(rules.home.rstrip("/") + "/.")):
+        return None
+    parts = path[1:].split("/")
+    for place, part in enumerate(parts):
+        span = siblings.moving_part(part)
+        above = "/" + "/".join(parts[:place])
+        scratch = _scratch_around(above, rules)
+        if scratch and (span is not None or (above == scratch and _is_made_up(part))):
+            return [_shorten(above, rules)]
+        if span is None or above in _FIXED or (rules.root and f"{rules.root}/".startswith(f"{above}/{part}/")):
+            continue
+        if not _is_broad(above, rules):
+            return [_shorten(above, rules)]
+        kept = part[: span[0]] + part[span[1] :]
+        if place == len(parts) - 1 and sum(map(str.isalnum, kept)) >= _KEPT_MIN:
+            head, tail = _pattern(part[: span[0]]), _pattern(part[span[1] :])
+            return [f"{_shorten(f'{above}/x', rules)[:-1]}{head}*{tail}"]
+        return None
     directory, _, name = path.rpartition("/")
-    passing = request.op in _DIRECTORY_OPS or re.fullmatch(_PASSING_NAME, name, re.DOTALL) is not None
-    if passing and not _is_broad(directory, rules):
-        path = directory
+    meant = siblings.surely_beside(path)
+    if meant and not _is_broad(directory, rules):
+        return [_fitting(directory, rules)]
+    if meant:
+        beside = siblings.companions(meant)
+        also = meant + beside if beside and path.startswith(meant + beside[0]) else path
+        return [_shorten(meant, rules), _shorten(also, rules) if also == path else _shorten(meant, rules) + beside]
+    if request.op in _DIRECTORY_OPS and not _is_broad(directory, rules):
+        return [_fitting(directory, rules)]
+    fitting = _fitting(path, rules)
+    beside = siblings.companions(name) if request.op not in ("mkdir", "rmdir") else ""
+    return [fitting, fitting + beside] if beside and fitting == _shorten(path, rules) else [fitting]
+
+
+_OF_FILES = frozenset({"open", "create", "rename", "link", "symlink", "mknod", "unlink", "truncate", "bind"})
+_KEPT_MIN = 3
+"""Letters and digits that a pattern has to name, for it not to cover everything."""
+_FIXED = ("/proc", "/run/user")
+"""Directories in which a number is no name of the moment, or none that could be left out."""
+_DATA_HOMES = (".cache", ".config", ".local/share", ".local/state")
+"""Where programs have a directory each, relative to the home directory."""
+
+
+def _scratch_around(directory: str, rules: FilesystemRules) -> str:
+    """The directory for temporary files that this one is or lies in; empty if the project or the home lies between."""
+    here = f"{directory}/"
+    if any(place.strip("/") and here.startswith(f"{place.rstrip('/')}/") for place in (rules.root, rules.home)):
+        return ""
+    return next((place for place in ("/tmp", "/var/tmp", *rules.scratch) if here.startswith(f"{place}/")), "")
+
+
+def _is_made_up(name: str) -> bool:
+    """Whether `tempfile` could have made it up, with no part of its own: eight letters, digits and underscores."""
+    return len(name) == 8 and all(char.islower() or char.isdigit() or char == "_" for char in name)
+
+
+def _fitting(path: str, rules: FilesystemRules) -> str:
+    """As `_shorten`; below `~/.cache` and the like at most two levels, and nothing with a version in its name.
+
+    What lies deeper depends on the machine: `~/.cache/thing/3.11/cp311-x86_64/1`.
+    """
+    home = rules.home.rstrip("/")
+    for data in _DATA_HOMES if home else ():
+        place = f"{home}/{data}/"
+        if path.startswith(place):
+            first, *more = path[len(place) :].split("/")
+            digits = sum(map(str.isdigit, more[0])) if more else 0
+            kept = [first, *(more[:1] if digits < (1 if len(more) > 1 else 2) else [])]
+            return _shorten(place + "/".join(kept), rules)
     return _shorten(path, rules)
 
 
 def _is_broad(directory: str, rules: FilesystemRules) -> bool:
     """Whether a rule for this directory would give away more than the task at hand."""
-    return directory.count("/") < 2 or directory in (rules.home, rules.root) or rules.root.startswith(directory + "/")
+    return directory.count("/") < 2 or is_shared_root(directory, rules) or rules.root.startswith(directory + "/")
 
 
 def _shorten(path: str, rules: FilesystemRules) -> str:

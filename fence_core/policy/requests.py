@@ -33,6 +33,8 @@ _TYPES = {
     1: "SOCK_STREAM", 2: "SOCK_DGRAM", 3: "SOCK_RAW", 4: "SOCK_RDM", 5: "SOCK_SEQPACKET", 6: "SOCK_DCCP",
     10: "SOCK_PACKET",
 }  # fmt: skip
+UNNAMED = "(unnamed temporary file)"
+"""What stands for the name of a file that O_TMPFILE makes in a directory."""
 SOCK_TYPE_MASK = 0xF
 """The rest of a socket's type are flags, SOCK_NONBLOCK and SOCK_CLOEXEC."""
 
@@ -183,15 +185,17 @@ class Write(_Asked):
 
     `op` is the call without its variants: open, mkdir, rmdir, unlink, rename, link, symlink, mknod, truncate, chmod,
     chown, utime, setxattr, removexattr, chattr (the flags that chattr(1) sets), bind. `open` is what reports call
-    "write"; `create` is an open that makes the file.
+    "write"; `create` is an open that makes the file. `toward`: of a directory, the one below it that the program wants
+    to make, where it has said so.
     """
 
-    __slots__ = ("op", "path")
+    __slots__ = ("op", "path", "toward")
     op: str
     path: str
+    toward: str
 
-    def __init__(self, op: str, path: str) -> None:
-        self._set(op, path)
+    def __init__(self, op: str, path: str, toward: str = "") -> None:
+        self._set(op, path, toward)
 
     def describe(self) -> str:
         verb = "write" if self.op in ("open", "create") else self.op

@@ -225,14 +225,15 @@ def _remedy(violation: Violation) -> Iterator[Line]:
     if violation.kind == "error":
         return
     if not remedies(violation):
-        text = _hopeless(violation.rule)
+        text = _hopeless(violation)
         if text:
             yield Line(f"  {text}")
-        return
     for label, remedy in zip(("to allow it: ", "or: "), remedies(violation), strict=False):
         for number, text in enumerate(remedy.splitlines()):
             head = label if number == 0 else ""
             yield Line(f"  {head:<13}{escape(text)}", REMEDY)
+    if violation.hint:
+        yield Line(f"  {'note: ' if remedies(violation) else 'instead: ':<13}{escape(violation.hint)}")
 
 
 def remedies(violation: Violation) -> list[str]:
@@ -241,9 +242,11 @@ def remedies(violation: Violation) -> list[str]:
     return [text for text in found if text]
 
 
-def _hopeless(rule: str) -> str:
-    """What stands in the place of a remedy; empty if the rule itself names the switch that would help."""
-    if rule.endswith(" would allow it)"):
+def _hopeless(violation: Violation) -> str:
+    """What stands in the place of a remedy; empty if the rule itself names the switch that would help, or a hint says
+    what does."""
+    rule = violation.rule
+    if rule.endswith(" would allow it)") or (violation.hint and rule.startswith("no rule in ")):
         return ""
     if rule.startswith("denied: "):
         return "no permission beats a denial: only taking that rule away allows this"

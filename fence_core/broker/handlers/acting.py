@@ -71,7 +71,9 @@ def refusal(
     native = native_errno(op, located, tid, flags=flags)
     if native:
         return native
-    return broker.refuse(process, tid, Write(shown or op, located.path), errno.EACCES)
+    toward = process.wanted if op == "mkdir" and process.wanted.startswith(f"{located.path}/") else ""
+    process.wanted = ""
+    return broker.refuse(process, tid, Write(shown or op, located.path, toward), errno.EACCES)
 
 
 def perform(
@@ -133,6 +135,8 @@ def entry(broker: Broker, tid: int, op: str, dirfd: int, address: int, act: Call
     located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=False)
     answer = unresolved(located)
     if answer is not None:
+        if op == "mkdir" and answer == errno.ENOENT and os.path.normpath(located.path) == located.path:
+            process.wanted = located.path  # pathlib tries this first, and then what is above
         return answer
     if not process.may_write(judged_path(broker, process, located.path), op):
         refused = refusal(broker, process, tid, op, located)

@@ -25,7 +25,7 @@ from fence_core.broker.handlers.acting import (
 from fence_core.broker.handlers.arguments import AT_FDCWD, AT_REMOVEDIR, Arguments, signed
 from fence_core.broker.reply import CONTINUE, Reply
 from fence_core.broker.resolve import Located
-from fence_core.policy.requests import Write
+from fence_core.policy.requests import UNNAMED, Write
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
@@ -119,7 +119,7 @@ def _open_located(
             except OSError as error:
                 return error.errno or errno.ENOENT
             broker.close_after(located.handle)
-        located.parent, located.path = located.path, f"{located.path}/(unnamed temporary file)"
+        located.parent, located.path = located.path, f"{located.path}/{UNNAMED}"
     judged = judged_path(broker, process, located.path)
     # git takes a file of this name for a link to a directory with hooks.
     op = "create" if located.path.endswith("/.git") else "open"

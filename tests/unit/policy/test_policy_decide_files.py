@@ -407,3 +407,27 @@ def test_which_places_are_shut_altogether(denied: str, shut: bool) -> None:
     found = judge(allow_write=["/home/ci/proj/out/*"], deny_write=[denied])
     assert found.shuts("/home/ci/proj/out") is shut
     assert not judge().shuts("/home/ci/proj/out")
+
+
+@pytest.mark.parametrize("name", ["parsetab.py", "lextab.py", "parser.out", "Grammar3.11.7.final.0.pickle"])
+def test_tables_beside_installed_parsers_are_refused_without_blame(name: str) -> None:
+    it = judge(PLACES._replace(environment=("/home/ci/proj/.venv/lib",)), allow_write=["."])
+    answer = it.decide(Write("create", f"/home/ci/proj/.venv/lib/thing/{name}"))
+    assert (answer.allowed, answer.quiet) == (False, True)
+    assert not it.decide(Write("create", f"/home/ci/proj/.venv/lib/thing/other_{name}")).quiet
+    assert it.decide(Write("create", f"/home/ci/proj/thing/{name}")).allowed
+
+
+def test_directories_above_what_is_allowed_may_be_made() -> None:
+    op = "mkdir"
+    it = judge(allow_write=["~/a/b/c", "/srv/x/*", "/data/**/y", "/dev/z/w"], deny_write=["~/a/b/c/d"])
+    for path in ("/home/ci/a", "/home/ci/a/b", "/srv/x", "/srv", "/data", "/home"):
+        assert it.may_write(path, op), path
+        answer = it.decide(Write(op, path))
+        assert answer.allowed
+        assert "above filesystem.allow_write" in answer.rule
+        assert not it.may_write(path)
+        assert not it.decide(Write("rename", path)).allowed
+    for path in ("/home/ci/a/x", "/dev/z", "/srv2", "/"):
+        assert not it.may_write(path, op), path
+        assert not it.decide(Write(op, path)).allowed

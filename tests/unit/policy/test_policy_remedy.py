@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fence_core.policy.decide import Judge
 from fence_core.policy.merge import merge
 from fence_core.policy.model import FilesystemRules, Policy
-from fence_core.policy.remedy import remedy
+from fence_core.policy.remedy import advice, remedy
 from fence_core.policy.requests import Bind, Connect, OpenSocket, Read, Request, Resolve, UnixConnect, Write
 from fence_core.policy.validate import parse_overlay
 
@@ -110,6 +110,119 @@ def test_the_smallest_change(request_: Request, change: str) -> None:
     check(request_)
 
 
+@pytest.mark.parametrize(
+    ("request_", "change"),
+    [
+        # Names that no second run has.
+        (Write("create", "/tmp/h6fxl65u"), ["/tmp"]),
+        (Write("mkdir", "/tmp/abcdefgh"), ["/tmp"]),
+        (Write("create", "/tmp/app/tmpab12cd34/x"), ["/tmp/app"]),
+        (Write("create", "/tmp/app.log"), ["/tmp/app.log"]),
+        (Write("create", "/home/ci/.npm/_logs/2026-11-30T10_34_36_154Z-debug-0.log"), ["~/.npm/_logs"]),
+        (Write("open", "/home/ci/data/run.48213"), ["~/data"]),
+        (Write("open", "/srv/data/1f0c9a52-7c1e-11ef-9f7a-0242ac120002/x"), ["/srv/data"]),
+        (Write("create", "/home/ci/.lesshsQ1234567"), ["~/.lesshsQ*"]),
+        # Not deeper than fits every machine.
+        (
+            Write("create", "/home/ci/.cache/python-tldextract/3.11.7.final__v__d614a8__tldextract-5.4.0/a/x.json"),
+            ["~/.cache/python-tldextract"],
+        ),
+        (Write("mkdir", "/home/ci/.cache/tool/3.11.7"), ["~/.cache/tool"]),
+        (
+            Write("mkdir", "/home/ci/.local/share/virtualenv/wheel/3.11/image/1/CopyPipInstall"),
+            ["~/.local/share/virtualenv/wheel"],
+        ),
+        (Write("open", "/home/ci/.cache/pip/http/a/b/c"), ["~/.cache/pip/http"]),
+        # What is written beside it.
+        (Write("create", "/home/ci/app.db"), ["~/app.db", "~/app.db-*"]),
+        (Write("open", "/home/ci/app.sqlite3-wal"), ["~/app.sqlite3", "~/app.sqlite3-*"]),
+        (Write("open", "/srv/data/app.db"), ["/srv/data/app.db", "/srv/data/app.db-*"]),
+        (Write("create", "/home/ci/notes.txt.lock"), ["~/notes.txt", "~/notes.txt.lock"]),
+        (Write("create", "/home/ci/.cache/thing/(unnamed temporary file)"), ["~/.cache/thing"]),
+        # What the program is about to make.
+        (Write("mkdir", "/home/ci/.cache", "/home/ci/.cache/thing"), ["~/.cache/thing"]),
+        (Write("mkdir", "/home/ci/.local", "/home/ci/.local/share/thing/1.2/x"), ["~/.local/share/thing"]),
+    ],
+)
+def test_it_fits_the_next_run_and_other_machines(request_: Write, change: list[str]) -> None:
+    found = remedy(request_, EMPTY)
+    assert found is not None
+    assert marker_arguments(found.marker) == {"allow_write": change}
+    check(request_)
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        (Write("mkdir", "/home/ci/.cache"), "XDG_CACHE_HOME"),
+        (Write("mkdir", "/home/ci/.config"), "MPLCONFIGDIR"),
+        (Write("mkdir", "/home/ci/.local"), "~/.local/NAME"),
+        (Write("mkdir", "/home/ci/.local/share"), "XDG_DATA_HOME"),
+        (Write("chmod", "/home/ci"), "HOME"),
+        (Write("create", "/home/ci/.cache/(unnamed temporary file)"), "XDG_CACHE_HOME"),
+        (Write("mkdir", "/etc"), "below it"),
+        (Write("mkdir", "/usr/local/lib"), "below it"),
+        (Write("chmod", "/var/log"), "below it"),
+        (Write("create", "/home/ci/h6fxl65u"), "new in each run"),
+    ],
+)
+def test_a_directory_that_many_share_is_never_offered(request_: Write, says: str) -> None:
+    found, hint = advice(request_, EMPTY)
+    assert found is None
+    assert says in hint
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/home/ci/.gitconfig",
+        "/home/ci/.gitconfig.lock",
+        "/home/ci/.gitconfig~",
+        "/home/ci/.gitconfig.tmp.4711",
+        "/home/ci/..gitconfig.swp",
+        "/home/ci/.#.gitconfig",
+        "/home/ci/.gitconfig.Ab12Cd",
+        "/home/ci/.config/git.lock",
+    ],
+)
+def test_a_lock_of_a_protected_file_is_as_protected(path: str) -> None:
+    decision = Judge(EMPTY).decide(Write("create", path))
+    assert (decision.allowed, decision.why) == (False, "protected")
+    found, hint = advice(Write("create", path), EMPTY)
+    assert found is None
+    assert "GIT_CONFIG_GLOBAL" in hint
+
+
+def test_a_lock_in_a_place_that_is_allowed_is_a_file_like_any_other() -> None:
+    assert Judge(with_change({"allow_write": ["~"]})).decide(Write("create", "/home/ci/.gitconfig.lock")).allowed
+
+
+def test_a_lock_of_what_is_denied_is_denied() -> None:
+    policy = with_change({"deny_write": ["*.key"]})
+    assert Judge(policy).decide(Write("create", "/srv/a.key.lock")).why == "denied"
+    assert remedy(Write("create", "/srv/a.key.lock"), policy) is None
+
+
+@pytest.mark.parametrize("path", ["/home/ci/.cargo/bin/x", "/home/ci/.pyenv/shims/x", "/opt/tools/x"])
+def test_what_lies_on_the_search_path_is_offered_with_a_word(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/opt/tools")
+    found, hint = advice(Write("create", path), EMPTY)
+    assert found is not None
+    assert "without a fence" in hint
+
+
+def test_git_config_is_offered_by_its_setting() -> None:
+    policy = with_change({"allow_write": ["."]})
+    request = Write("rename", "/home/ci/proj/a/.git/config")
+    found = remedy(request, policy)
+    assert found is not None
+    assert found.marker == "@pytest.mark.fence(allow_git_config=True)"
+    lifted = with_change({"allow_write": ["."], **marker_arguments(found.marker)})
+    assert Judge(lifted).decide(request).allowed
+    assert remedy(Write("open", "/home/ci/.git/config"), policy) is None  # the setting alone would not be enough
+    assert remedy(Write("open", "/home/ci/proj/.git/hooks/post-commit"), policy) is None
+
+
 def test_the_syntax_is_that_of_the_config() -> None:
     request = Resolve("api.stripe.com")
     texts = {syntax: found.config for syntax in ("toml", "json", "yaml") if (found := remedy(request, EMPTY, syntax))}
@@ -163,7 +276,11 @@ names = st.text(st.characters(exclude_characters="/\0", codec=None), min_size=1,
 def test_a_remedy_for_any_file_name_works(directory: str, parts: list[str], op: str) -> None:
     request = Write(op, f"{directory}/{'/'.join(parts)}")
     if Judge(EMPTY).decide(request).why == "unlisted":
-        check(request)
+        change, hint = advice(request, EMPTY)
+        if change is None:
+            assert hint, "neither a remedy nor what helps instead"
+        else:
+            check(request)
 
 
 @given(st.ip_addresses(), st.integers(1, 65535), st.booleans())

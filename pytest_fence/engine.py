@@ -35,6 +35,7 @@ __all__ = [
     "fence_this_process",
     "find_config",
     "high_pair",
+    "keep_set_aside",
     "maybe_join",
     "obstacles",
     "respawn",
@@ -212,6 +213,13 @@ def fence_this_process(config: Config, *, layers_required: tuple[str, ...], mean
     from fence_core.launcher import fork
 
     return fork.fence_this_process(config, layers_required=layers_required, meanwhile=meanwhile)
+
+
+def keep_set_aside() -> None:
+    """The session is over: what was set aside from the garbage collector before the fork may stay so."""
+    from fence_core.launcher import set_aside
+
+    set_aside.keep()
 
 
 def respawn(config: Config, argv: Sequence[str], *, layers_required: tuple[str, ...]) -> NoReturn:

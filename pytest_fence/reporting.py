@@ -78,6 +78,8 @@ class ReportHooks:
             if not self._failing:
                 self._violations()
             self._fail_session()
+            if self._fence.role == "session":
+                engine.keep_set_aside()
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

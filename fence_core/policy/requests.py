@@ -33,6 +33,8 @@ _TYPES = {
     1: "SOCK_STREAM", 2: "SOCK_DGRAM", 3: "SOCK_RAW", 4: "SOCK_RDM", 5: "SOCK_SEQPACKET", 6: "SOCK_DCCP",
     10: "SOCK_PACKET",
 }  # fmt: skip
+_PROTOCOLS = {33: "DCCP", 132: "SCTP", 136: "UDP-Lite"}
+"""Those that family and type do not tell of."""
 UNNAMED = "(unnamed temporary file)"
 """What stands for the name of a file that O_TMPFILE makes in a directory."""
 SOCK_TYPE_MASK = 0xF
@@ -177,7 +179,8 @@ class OpenSocket(_Asked):
     def describe(self) -> str:
         kind = self.type & SOCK_TYPE_MASK
         family = _FAMILIES.get(self.family, f"family {self.family}")
-        return f"open socket {family}/{_TYPES.get(kind, f'type {kind}')}"
+        name = _PROTOCOLS.get(self.proto) if self.family in (2, 10) else None
+        return f"open socket {family}/{_TYPES.get(kind, f'type {kind}')}{f' ({name})' if name else ''}"
 
 
 class Write(_Asked):

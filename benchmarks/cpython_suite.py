@@ -139,6 +139,13 @@ def outcomes(text: str) -> dict[str, str]:
     return found
 
 
+def refusals(said: str) -> list[str]:
+    """What the fence's own section of a report lists, and what else it says."""
+    section = re.search(r"^=+ fence: \d+ violations?.*\n((?:(?!=).*\n)*)", said, re.MULTILINE)
+    listed = re.findall(r"^  (\S.*)$", section[1], re.MULTILINE) if section else []
+    return listed + re.findall(r"^fence: (?!enforce|[\w, ]*layers).*$", said, re.MULTILINE)
+
+
 def _rank(outcome: str) -> int:
     return RANK.index(outcome) if outcome in RANK else -1
 
@@ -221,8 +228,7 @@ class Bench:
         shown = said.decode(errors="replace")
         ran = re.findall(r"^Ran (\d+) tests? in ", text, re.MULTILINE)
         total = int(ran[-1]) if ran else None
-        refused = re.findall(r"^ +[\d.]*(?:refused|would refuse).*$|^fence: .*$", shown, re.MULTILINE)
-        result = Run(outcomes(text), total, refused, seconds, timed_out, shown)
+        result = Run(outcomes(text), total, refusals(shown), seconds, timed_out, shown)
         keep = self.work / "logs" / f"{module}-{'fenced' if fenced else 'plain'}{'-alone' if tests else ''}.txt"
         keep.parent.mkdir(exist_ok=True)
         keep.write_text(f"{shown}\n{'#' * 70}\n{text}", encoding="utf-8")

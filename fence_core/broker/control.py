@@ -196,6 +196,7 @@ def _wire(records: list[Record]) -> list[dict[str, Any]]:
 
 
 def _take(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    broker.sinks.settle()
     broker.recorder.collect()
     worker = _own(process)
     records = broker.recorder.ledgers[worker.scope.number].take(worker.number, str(request["nodeid"]))
@@ -203,6 +204,7 @@ def _take(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[
 
 
 def _ledger(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    broker.sinks.drain()
     broker.recorder.collect()
     ledger = broker.recorder.ledgers[_own(process).scope.number]
     return {

@@ -30,6 +30,7 @@ from fence_core.broker.repeats import KEPT_S, Answer, Key, Repeats, has_an_effec
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.resolve import Resolver
 from fence_core.broker.scopes import Binding, Scope, Worker
+from fence_core.broker.sinks import Sinks, Sunk
 from fence_core.broker.sockets import InsideSockets
 from fence_core.broker.table import handlers
 from fence_core.broker.tunnels import Tunnel, Tunnels
@@ -135,6 +136,7 @@ class Broker:
             refuse_message=self._refuse_message,
         )
         self.tunnels = Tunnels(self)
+        self.sinks = Sinks(self, self.watch)
         self._refused_names: dict[tuple[int, str, int, str], float] = {}
         """When each process was refused a name last, by what it was doing."""
         self.scopes: list[Scope] = [root]
@@ -463,6 +465,38 @@ class Broker:
             self.recorder.note(process, tid, kind, request.describe(), binding, rule, given, asked)
         return answer if found else number
 
+    def would_refuse(self, process: Process, request: Request, *, whatever_rules: bool = False) -> bool:
+        """Whether `refuse` would answer with an error."""
+        return any(
+            binding.worker.scope.mode != "audit" and (whatever_rules or not judge.decide(request).allowed)
+            for binding, judge in process.account().judges
+        )
+
+    def allowed_by_now(self, sunk: Sunk) -> bool:
+        """Whether what was to be refused when a socket was connected is allowed to its process now."""
+        return not sunk.whatever_rules and self.allowed(sunk.process, sunk.request)
+
+    def report_sent(self, sunk: Sunk) -> None:
+        """Record that something was sent on a socket that was led to a sink, on account of who has led it there."""
+        process, request = sunk.process, sunk.request
+        for binding, judge in process.account().judges:
+            decision = judge.decide(request)
+            if decision.quiet and not sunk.whatever_rules:
+                continue
+            rule = decision.rule
+            if sunk.whatever_rules:
+                rule = "never allowed inside a fence"
+            elif decision.allowed:
+                if len(process.account().judges) > 1 and not self.allowed(process, request):
+                    continue
+                rule = "what allows it now did not when the socket was connected"
+            else:
+                rule += self._known_otherwise(binding, request)
+            asked = None if sunk.whatever_rules else request
+            self.recorder.note(
+                process, sunk.tid, "connect", request.describe(), binding, rule, errno.EACCES, asked, place=sunk
+            )
+
     @staticmethod
     def _known_otherwise(binding: Binding, request: Connect) -> str:
         """That a name which the policy places elsewhere leads to this address, if so."""
@@ -590,6 +624,7 @@ class Broker:
     def _watch_process(self, pidfd: int, pid: int) -> None:
         def ended() -> None:
             self.unwatch(pidfd)
+            self.sinks.drain()  # while it is known who has sent that
             process = self.processes.forget(pidfd)
             os.close(pidfd)
             if process is not None:

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from fence_core.broker.attribution import Process, ProcessTable, program
-from fence_core.broker.stacks import StackPipe, waits
+from fence_core.broker.stacks import StackPipe, StackTarget, waits
 from fence_core.events.ledger import Ledger, Record
 from fence_core.kernel import process as kernel_process
 from fence_core.policy.requests import printable
@@ -51,7 +51,9 @@ class Recorder:
         request: object,
         *,
         repeats: bool = False,
+        place: StackTarget | None = None,
     ) -> Record:
+        """`place`: what was asked for its stack at the time, where the thread is at another line by now."""
         worker = binding.worker
         record, new = self.ledgers[worker.scope.number].add(
             worker=worker.number,
@@ -65,7 +67,10 @@ class Recorder:
         )
         if new:
             self._describe(record, process, binding, rule, number, request)
-            if self.stacks_work:
+            if place is not None and process.stacks is not None:
+                process.stacks.collect(STACK_PATIENCE_S)
+                record.stack = place.stack
+            elif self.stacks_work:
                 self._ask_stack(process, tid, binding, record)
         worker.page.add_violation()
         return record

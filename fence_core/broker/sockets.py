@@ -6,9 +6,13 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fence_core.errors import FenceUnavailable, KernelCallError
 from fence_core.kernel import sockdiag
+
+if TYPE_CHECKING:
+    from fence_core.policy.requests import Bind
 
 SOCKADDR_MAX = 128
 """sizeof(struct sockaddr_storage), include/uapi/linux/socket.h."""
@@ -18,6 +22,9 @@ RESOLVER_PORTS = frozenset({53, 853})
 """A resolver of this host, asked in a way that we do not answer, would carry names, and what is hidden in them, to
 anywhere."""
 _PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp", 136: "udplite", 262: "tcp", 1: "icmp", 58: "icmp"}
+
+
+_QUIET_MAX = 10_000
 
 
 class Address:
@@ -110,6 +117,19 @@ class InsideSockets:
         """Of the sockets at ports of resolvers, the one that was bound last."""
         self._unix: set[int] = set()
         self._paths: set[str] = set()
+        self._quiet: dict[int, Bind] = {}
+
+    def note_quiet_bind(self, socket_inode: int, request: Bind) -> None:
+        """This socket is bound to what the rules do not allow: it is asked about, in these words, when it listens."""
+        if len(self._quiet) >= _QUIET_MAX:
+            del self._quiet[next(iter(self._quiet))]
+        self._quiet[socket_inode] = request
+
+    def forget_quiet_bind(self, socket_inode: int) -> None:
+        self._quiet.pop(socket_inode, None)
+
+    def quiet_bind(self, socket_inode: int) -> Bind | None:
+        return self._quiet.get(socket_inode)
 
     def add_unix(self, socket_inode: int, path: str = "") -> None:
         self._unix.add(socket_inode)

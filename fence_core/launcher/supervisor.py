@@ -323,6 +323,7 @@ class Supervisor:
 
     def _report(self) -> bool:
         """Say what the session has not shown itself; whether any violation must fail the run."""
+        self._broker.sinks.drain()
         self._broker.recorder.collect()
         ledger = self._broker.recorder.ledgers[0]
         unsettled = ledger.unsettled()

@@ -60,7 +60,8 @@ class Judge:
 
     __slots__ = (
         "_above", "_absent", "_allowed", "_denied", "_filesystem", "_hosts", "_network", "_outbound", "_reads",
-        "_secrets", "_sockets", "_sources", "_spoken_of", "_writable", "_writes", "places",
+        "_secrets", "_sockets", "_sources", "_spoken_of", "_writable", "_writes", "loopback_is_free",
+        "places",
     )  # fmt: skip
 
     def __init__(self, policy: Policy, *, links: Links | None = None) -> None:
@@ -78,6 +79,8 @@ class Judge:
         self._outbound = network.allow_local_binding if network.allow_local_outbound is None else (
             network.allow_local_outbound
         )  # fmt: skip
+        self.loopback_is_free = self._outbound and not network.allow_local_outbound_ports
+        """Whether it makes no difference which ports were opened inside, but for what `denied_domains` says."""
         compiler = Compiler(policy.filesystem, links or Links())
         self._writes = compiler.writes()
         self._writable = self._writes.writable

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.end_to_end.caught import Fenced
+from tests.end_to_end.test_names_settings import free_port
 
 TESTS = """
 import errno, socket
@@ -46,9 +49,63 @@ def test_allowed(fenced: Fenced) -> None:
 
 
 def test_not_allowed(fenced: Fenced) -> None:
-    run = fenced.run(TESTS, policy="[tool.fence]\nallow_local_binding = false\n")
-    run.refused("test_bind", "bind 127.0.0.1:0/tcp", line='s.bind(("127.0.0.1", 0))', fails_itself=True)
-    run.refused("test_bind_udp", "bind 0.0.0.0:0/udp", fails_itself=True)
+    """A TCP socket is refused when it listens: before that nobody can reach it, and programs bind to see if they could.
+
+    The port of the kernel's choice that a datagram socket binds is no other than the one that it gets by sending.
+    """
+    run = fenced.run(
+        TESTS
+        + """
+def test_probe_by_ipv6():
+    with socket.socket(socket.AF_INET6) as s:
+        s.bind(("::1", 0))  # urllib3
+
+def test_is_the_port_free():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", FREE))
+
+def test_source_address():
+    with socket.create_connection(("127.0.0.1", PORT), 10, ("127.0.0.2", 0)) as s:
+        assert s.getsockname()[0] == "127.0.0.2"
+
+def test_no_way_to_a_port_of_the_host():
+    with socket.socket() as s, socket.socket() as client:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind(("127.0.0.3", CLOSED))
+        with pytest.raises(PermissionError):
+            client.connect(("127.0.0.3", CLOSED))
+
+def test_listen_on_a_chosen_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", FREE))
+        s.listen()
+
+def test_udp_server():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.bind(("127.0.0.1", FREE))
+
+@pytest.mark.fence(allow_local_binding=True)
+def test_bound_before_it_was_allowed(early):
+    early.listen()
+    socket.create_connection(early.getsockname(), 10).close()
+    early.listen(5)
+
+@pytest.fixture(scope="session")
+def early():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        yield s
+
+def test_use_the_fixture_early(early):
+    pass
+""".replace("FREE", str(free_port()))
+        .replace("PORT", str(fenced.loopback.hello))
+        .replace("CLOSED", str(fenced.loopback.http)),
+        policy=f"[tool.fence]\nallow_local_binding = false\nallow_local_outbound_ports = [{fenced.loopback.hello}]\n",
+    )
+    run.clean("test_bind", "test_bind_udp", "test_probe_by_ipv6", "test_is_the_port_free", "test_source_address")
+    run.clean("test_bound_before_it_was_allowed", "test_use_the_fixture_early")
+    run.refused("test_no_way_to_a_port_of_the_host", f"connect 127.0.0.3:{fenced.loopback.http}/tcp")
     run.refused(
         "test_listen",
         "bind 0.0.0.0:0/tcp",
@@ -57,6 +114,11 @@ def test_not_allowed(fenced: Fenced) -> None:
     )
     run.refused("test_server", "bind 127.0.0.1:0/tcp", fails_itself=True)
     run.refused("test_listen_on_own_port", "bind 0.0.0.0:0/tcp", fails_itself=True)
+    (chosen,) = run.attempts("test_listen_on_a_chosen_port")
+    assert re.fullmatch(r"bind 127\.0\.0\.1:[1-9]\d+/tcp", chosen.what), run
+    assert run.line_of(chosen) == "s.listen()", run
+    (datagrams,) = run.attempts("test_udp_server")
+    assert re.fullmatch(r"bind 127\.0\.0\.1:[1-9]\d+/udp", datagrams.what), run
     assert "PermissionError" in run.report("test_listen")["text"]
 
 

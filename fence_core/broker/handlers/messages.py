@@ -28,6 +28,7 @@ from fence_core.broker.handlers.network import (
     judge_destination,
     on_socket,
     perform_connect,
+    remember_own_end,
     tie_late,
 )
 from fence_core.broker.handlers.sending import MSG_DONTWAIT, Outgoing, Sender, cut, expired, send_once
@@ -345,6 +346,10 @@ class _Call:
             if not has_capability(self._tid, CAP_NET_RAW):
                 return errno.EPERM
             return self._refuse_route()
+        if datagram and borrowed.is_inet and not message.name:
+            refused = self._refused_at_last()
+            if refused:
+                return refused
         if message.name and (fast_open or (datagram and (borrowed.is_inet or borrowed.domain == socket.AF_UNIX))):
             return self._destined(message, control, data)
         if borrowed.domain == socket.AF_UNIX and self._lengths is None and any_unix(self._process):
@@ -353,6 +358,15 @@ class _Call:
         # UNIX streams refuse an address, other connected sockets take no notice of it: none goes out unjudged.
         ignored = (borrowed.is_inet and stream) or (borrowed.domain == socket.AF_UNIX and not stream)
         return Outgoing(b"" if ignored else message.name, control, message.pieces, data)
+
+    def _refused_at_last(self) -> int:
+        """What is sent to the peer of a socket that was led to a sink when it was connected; 0 for any other."""
+        broker, sunk = self._broker, self._broker.sinks.of(self._borrowed)
+        if sunk is None:
+            return 0
+        if broker.allowed(self._process, sunk.request) and not sunk.whatever_rules:
+            return 0 if broker.sinks.let_go(self._borrowed.socket, sunk) else errno.ENETUNREACH
+        return broker.refuse(self._process, self._tid, sunk.request, errno.EACCES, whatever_rules=sunk.whatever_rules)
 
     def _destined(self, message: Message, control: Control, data: bytes | bytearray | None) -> Outgoing | Reply:
         """A message with an address of its own."""
@@ -372,6 +386,8 @@ class _Call:
         after: Callable[[], None] | None = None
         if isinstance(verdict, Elsewhere):
             target, after = verdict.raw, functools.partial(_arrived, broker, borrowed, verdict)
+        elif borrowed.type == socket.SOCK_DGRAM:
+            after = functools.partial(remember_own_end, broker, process, borrowed)
         if borrowed.type == socket.SOCK_DGRAM:
             return Outgoing(target, control, message.pieces, data, after)
         begins = is_closed(borrowed)

@@ -27,6 +27,7 @@ from fence_core.broker.handlers.arguments import Arguments, signed
 from fence_core.broker.native_errno import Credentials, in_our_user_namespace
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD, Located
+from fence_core.broker.sinks import Sunk
 from fence_core.broker.sockets import (
     AF_UNSPEC,
     RESOLVER_PORTS,
@@ -217,12 +218,23 @@ class Elsewhere:
         """Called when it is: by the address of its own end, ours knows who is there."""
 
 
+class Unsent:
+    """The verdict that a datagram socket may be connected, as that sends nothing, but not to where it is to be."""
+
+    __slots__ = ("address", "request", "whatever_rules")
+
+    def __init__(self, request: Connect, address: Address, *, whatever_rules: bool = False) -> None:
+        self.request = request
+        self.address = address
+        self.whatever_rules = whatever_rules
+
+
 class Anywhere(bytes):
     """The address to use where the kernel may as well carry the call out, whatever its own turns into: the policy
     allows every one of the kind."""
 
 
-Verdict = int | bytes | Elsewhere
+Verdict = int | bytes | Elsewhere | Unsent
 
 _SOCKADDR_UN = 110
 """sizeof(struct sockaddr_un): more than that is EINVAL (unix_validate_addr, net/unix/af_unix.c)."""
@@ -240,9 +252,15 @@ def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args
         if verdict:
             return verdict
         verdict = address.raw
+    if isinstance(verdict, Unsent):
+        return _connect_to_sink(broker, process, tid, borrowed, signed(args[0]), verdict)
     tie_late(broker, process, borrowed)
+    broker.sinks.leave(borrowed)
     if isinstance(verdict, bytes):
-        return perform_connect(borrowed, verdict, _other_ids(tid, borrowed))
+        answer = perform_connect(borrowed, verdict, _other_ids(tid, borrowed))
+        if answer.__class__ is Value:
+            remember_own_end(broker, process, borrowed)
+        return answer
     begins = is_closed(borrowed)
     reply = perform_connect(borrowed, verdict.raw)
     if not begins:
@@ -250,6 +268,33 @@ def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args
     if not isinstance(reply, int) or reply == errno.EINPROGRESS:
         verdict.arrived(borrowed)
     return reply
+
+
+def _connect_to_sink(
+    broker: Broker, process: Process, tid: int, borrowed: Borrowed, number: int, verdict: Unsent
+) -> Reply:
+    address, request = verdict.address, verdict.request
+    refused = _native_refusal(borrowed, address)
+    if refused:
+        return refused
+    sunk = Sunk(process, tid, number, request, address.raw, whatever_rules=verdict.whatever_rules)
+    if not broker.same_network(tid) or broker.sinks.lead(borrowed, sunk, address):
+        return broker.refuse(process, tid, request, errno.EACCES, whatever_rules=verdict.whatever_rules)
+    return Value(0)
+
+
+def _native_refusal(borrowed: Borrowed, address: Address) -> int:
+    """What the kernel says to such an address on any machine; whether there is a way to it is another question."""
+    with socket.socket(borrowed.domain, socket.SOCK_DGRAM) as probe:
+        options = [(socket.SOL_SOCKET, socket.SO_BROADCAST)]
+        if borrowed.domain == socket.AF_INET6:
+            options.append((socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+        for level, name in options:
+            probe.setsockopt(level, name, borrowed.socket.getsockopt(level, name))
+        failed = _errno_of(_connect(probe.fileno(), address.raw, len(address.raw)))
+        if failed == errno.ENETUNREACH and borrowed.domain == socket.AF_INET6 and "." in address.host:
+            return failed if probe.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) else 0
+        return failed if failed in (errno.EACCES, errno.EINVAL, errno.EAFNOSUPPORT) else 0
 
 
 _TCP_CLOSE = 7  # include/net/tcp_states.h
@@ -303,7 +348,7 @@ def judge_destination(
         return 0  # netlink
     given = address.raw
     if address.family == AF_UNSPEC:
-        if borrowed.type == socket.SOCK_STREAM or len(address.raw) < 16:
+        if borrowed.type == socket.SOCK_STREAM or len(address.raw) < 16 or not sends:
             return 0
         # udp_connect dissolves too, but sendto reads AF_UNSPEC on an AF_INET socket as AF_INET (net/ipv4/udp.c)
         address = parse_address(struct.pack("=H", socket.AF_INET) + address.raw[2:]) or address
@@ -330,29 +375,50 @@ def judge_destination(
         return 0 if not enforcing else errno.ENETUNREACH
     name = None if loopback else broker.names.name_of(address.host)
     if name is not None:
-        return _judge_name(broker, process, tid, borrowed, name, port, sends=sends)
+        return _judge_name(broker, process, tid, borrowed, address, name, sends=sends)
     request = Connect(address.host, port, proto, inside)
     if loopback and not inside and port in RESOLVER_PORTS and proto in ("tcp", "udp"):
+        if not sends and _sends_later(broker, process, borrowed, request, whatever_rules=True):
+            return Unsent(request, address, whatever_rules=True)
         return broker.refuse(process, tid, request, errno.EACCES, whatever_rules=True)
     if loopback and broker.tunnels.is_filter(address.host, port):
         return _judge_filter(broker, process, tid, borrowed, address, request)
     if not broker.allowed(process, request):
+        if not sends and _sends_later(broker, process, borrowed, request):
+            return Unsent(request, address)
         refused = broker.refuse(process, tid, request, errno.EACCES)
         if refused:
             return refused
     return given[:2] + address.raw[2:]  # with the family as it came: AF_UNSPEC dissolves
 
 
+def _sends_later(
+    broker: Broker, process: Process, borrowed: Borrowed, request: Connect, *, whatever_rules: bool = False
+) -> bool:
+    """Whether a connect that is to be refused sends nothing by itself."""
+    datagrams = borrowed.type == socket.SOCK_DGRAM and borrowed.proto == "udp"
+    return datagrams and broker.would_refuse(process, request, whatever_rules=whatever_rules)
+
+
 def _judge_name(
-    broker: Broker, process: Process, tid: int, borrowed: Borrowed, name: str, port: int, *, sends: bool
+    broker: Broker,
+    process: Process,
+    tid: int,
+    borrowed: Borrowed,
+    address: Address,
+    name: str,
+    *,
+    sends: bool,
 ) -> Verdict:
     """A connection to a synthetic address: the program's socket is led to the filter."""
+    port = address.port
     if borrowed.type != socket.SOCK_STREAM:
-        # Nothing but TCP is carried. QUIC is tried beside it or falls back to it: no violation where TCP would be none,
-        # nor where nothing is sent; resolvers of all kinds connect datagram sockets to sort addresses.
+        # Nothing but TCP is carried. QUIC is tried beside it or falls back to it: no violation where TCP would be none.
         request = Connect(name, port, borrowed.proto)
-        if not sends or broker.allowed(process, Connect(name, port)):
+        if broker.allowed(process, Connect(name, port)):
             return errno.ECONNREFUSED
+        if not sends and _sends_later(broker, process, borrowed, request):
+            return Unsent(request, address)
         return broker.refuse(process, tid, request, errno.EACCES)
     if not broker.still_there():
         return errno.EACCES
@@ -544,10 +610,15 @@ def _bind_inet(broker: Broker, process: Process, tid: int, borrowed: Borrowed, a
         if not is_wildcard(address.host):
             return errno.EAFNOSUPPORT if address.host else errno.EINVAL
     request = Bind(address.host or "0.0.0.0", address.port, borrowed.proto)
+    quiet: Bind | None = None
     if not broker.allowed(process, request):
         if not _is_local(borrowed, address):
             return errno.EADDRNOTAVAIL
-        return broker.refuse(process, tid, request, errno.EACCES)
+        if borrowed.type == socket.SOCK_STREAM:
+            quiet = request  # nobody can reach it before it listens: programs bind to see whether they could
+        elif address.port:
+            return broker.refuse(process, tid, request, errno.EACCES)
+        # Else it is what the kernel does with any datagram socket when it is used first.
     privileged = 0 < address.port < 1024 and os.geteuid() == 0
     if privileged and not (has_capability(tid, CAP_NET_BIND_SERVICE) or in_our_user_namespace(tid)):
         return CONTINUE  # rights in a network of its own, which we do not have
@@ -557,7 +628,11 @@ def _bind_inet(broker: Broker, process: Process, tid: int, borrowed: Borrowed, a
         failed = _errno_of(_bind(borrowed.fd, address.raw, len(address.raw)))
     if failed:
         return failed
-    _remember_port(broker, borrowed)
+    if quiet is None:
+        broker.inside.forget_quiet_bind(os.fstat(borrowed.fd).st_ino)
+        _remember_port(broker, borrowed)
+    else:
+        broker.inside.note_quiet_bind(os.fstat(borrowed.fd).st_ino, quiet)
     return Value(0)
 
 
@@ -569,6 +644,16 @@ def has_capability(tid: int, number: int) -> bool:
     """Raises ProcessLookupError where the thread is gone."""
     effective = int(field(read_proc(f"/proc/{tid}/status"), b"CapEff"), 16)
     return bool(effective >> number & 1) and in_our_user_namespace(tid)
+
+
+def remember_own_end(broker: Broker, process: Process, borrowed: Borrowed) -> None:
+    """The port that the kernel has chosen for a datagram socket, as it has sent or may: answers come to that."""
+    if borrowed.type == socket.SOCK_DGRAM and borrowed.is_inet and not _reaches_loopback(process):
+        _remember_port(broker, borrowed)
+
+
+def _reaches_loopback(process: Process) -> bool:
+    return all(judge.loopback_is_free for _, judge in process.account().judges)
 
 
 def _remember_port(broker: Broker, borrowed: Borrowed) -> None:
@@ -630,18 +715,24 @@ def _bind_below(fd: int, located: Located) -> int:
 
 @on_socket
 def listen(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
-    """listen(2) on an unbound TCP socket binds it to a port of the kernel's choice."""
+    """Opens the port that a TCP socket is bound to, or one of the kernel's choice."""
     if not borrowed.is_inet:
         return CONTINUE  # on a UNIX socket the kernel notes who listens: that is to be the caller
-    unbound = borrowed.socket.getsockname()[1] == 0
+    host, port = borrowed.socket.getsockname()[:2]
+    unbound = port == 0
+    asked = broker.inside.quiet_bind(os.fstat(borrowed.fd).st_ino)
+    request = asked or Bind(host.removeprefix("::ffff:"), port, borrowed.proto)
+    if borrowed.type == socket.SOCK_STREAM and not _listens(borrowed) and not broker.allowed(process, request):
+        refused = broker.refuse(process, tid, request, errno.EACCES)
+        if refused:
+            return refused
     if unbound:
-        request = Bind("0.0.0.0" if borrowed.domain == socket.AF_INET else "::", 0, borrowed.proto)
-        if not broker.allowed(process, request):
-            refused = broker.refuse(process, tid, request, errno.EACCES)
-            if refused:
-                return refused
         tie_late(broker, process, borrowed)
     failed = _errno_of(_listen(borrowed.fd, signed(args[1])))
-    if not failed and unbound:
+    if not failed and (unbound or asked is not None):
         _remember_port(broker, borrowed)
     return failed or Value(0)
+
+
+def _listens(borrowed: Borrowed) -> bool:
+    return bool(borrowed.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))

@@ -6,7 +6,8 @@ Landlock rules are laid on these before any code of a test runs (`launcher/child
   verdict still leads nowhere outside. Elsewhere it refuses every write, so what the policy allows there (a marker, a
   glob, what did not exist at the start) is carried out by the broker.
 * A rule binds an inode. A place that is missing at the start cannot have one, and a file that is replaced loses it.
-* A rule on a file lets it be written, not renamed or removed: those are rights of its directory.
+* A rule on a file lets it be written, not renamed or removed: those are rights of its directory. A directory of devices
+  (`/dev/pts`) has a rule for no more than that, either.
 * Nobody inside can move or remove a directory that has a rule, unless a place around it has one too. The broker can,
   on behalf of a marker: then `forget` says that it is not the same any more.
 """
@@ -17,48 +18,56 @@ import os
 import stat
 from collections.abc import Iterable
 
-__all__ = ["Ceiling", "existing"]
+__all__ = ["DEVICES", "FILE", "TREE", "Ceiling", "existing"]
+
+TREE, FILE, DEVICES = "dfo"
+"""What a place is: a directory in which everything may be done; a file, or a directory of devices, to be written."""
 
 
-def existing(places: Iterable[str]) -> list[tuple[str, bool]]:
-    """Those of the places that are there, with whether each is a directory; without what lies in another.
+def existing(places: Iterable[tuple[str, bool]]) -> list[tuple[str, str]]:
+    """Those of the places that are there, with what each is; without what lies in a `TREE`.
 
-    A place with a symbolic link in it is left out: the links that may be trusted have been followed already.
+    `places` as those of a `Judge`: with whether what is there may only be opened for writing. A place with a symbolic
+    link in it is left out: the links that may be trusted have been followed already.
     """
-    found: list[tuple[str, bool]] = []
+    found: list[tuple[str, str]] = []
     trees: tuple[str, ...] = ()
-    for place in sorted(places):
+    for place, only_open in sorted(places):
         if place.startswith(trees) or os.path.realpath(place) != place:
             continue
         try:
             mode = os.lstat(place).st_mode
         except OSError:
             continue
-        if stat.S_ISDIR(mode):
+        if stat.S_ISDIR(mode) and only_open:
+            found.append((place, DEVICES))
+        elif stat.S_ISDIR(mode):
             trees += (place.rstrip("/") + "/",)
-            found.append((place, True))
+            found.append((place, TREE))
         elif stat.S_ISREG(mode) or stat.S_ISCHR(mode):
-            found.append((place, False))
+            found.append((place, FILE))
     return found
 
 
 class Ceiling:
     """What the Landlock rules of the session cover. All of it where there are no such rules."""
 
-    __slots__ = ("_files", "_trees", "floor")
+    __slots__ = ("_devices", "_files", "_trees", "floor")
 
-    def __init__(self, places: Iterable[tuple[str, bool]] | None) -> None:
+    def __init__(self, places: Iterable[tuple[str, str]] | None) -> None:
         """None: there is no floor below the broker, so nothing has to be carried out by it."""
         self.floor = places is not None
         """Whether there are such rules at all."""
         self._trees: tuple[str, ...] = ("",)
+        self._devices: tuple[str, ...] = ()
         self._files: dict[str, tuple[int, int]] = {}
         if places is None:
             return
         given = list(places)
-        self._trees = tuple(place.rstrip("/") + "/" for place, tree in given if tree)
-        for place, tree in given:
-            if not tree:
+        self._trees = tuple(place.rstrip("/") + "/" for place, what in given if what == TREE)
+        self._devices = tuple(place.rstrip("/") + "/" for place, what in given if what == DEVICES)
+        for place, what in given:
+            if what == FILE:
                 status = os.lstat(place)
                 self._files[place] = (status.st_dev, status.st_ino)
 
@@ -68,7 +77,7 @@ class Ceiling:
 
     def covers_file(self, path: str, handle: int) -> bool:
         """Whether the existing file behind an O_PATH descriptor may be written."""
-        if path.startswith(self._trees):
+        if path.startswith(self._trees + self._devices):
             return True
         known = self._files.get(path)
         if known is None or handle < 0:
@@ -76,9 +85,11 @@ class Ceiling:
         status = os.fstat(handle)
         return (status.st_dev, status.st_ino) == known
 
-    def places(self) -> list[tuple[str, bool]]:
+    def places(self) -> list[tuple[str, str]]:
         """What has a rule that can be relied on, as `existing` gives it: the most that a narrower ceiling may cover."""
-        return [(tree.rstrip("/") or "/", True) for tree in self._trees] + [(place, False) for place in self._files]
+        found = [(tree.rstrip("/") or "/", TREE) for tree in self._trees]
+        found += [(tree.rstrip("/") or "/", DEVICES) for tree in self._devices]
+        return found + [(place, FILE) for place in self._files]
 
     def forget(self, path: str) -> None:
         """Something at or above a place was moved or removed by the broker: rely on its rule no longer."""

@@ -33,6 +33,7 @@ from fence_core.broker.scopes import Binding, Scope, Worker
 from fence_core.broker.sinks import Sinks, Sunk
 from fence_core.broker.sockets import InsideSockets
 from fence_core.broker.table import handlers
+from fence_core.broker.terminals import Terminals
 from fence_core.broker.tunnels import Tunnel, Tunnels
 from fence_core.errors import KernelCallError
 from fence_core.events.ledger import Ledger
@@ -126,6 +127,7 @@ class Broker:
         self.watches_reads = watches_reads
         """Whether opens for reading are trapped: the filter cannot be changed later."""
         self.inside = InsideSockets()
+        self.terminals = Terminals()
         self.epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
         self.names = Names(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import re
 import stat
 
 from fence_core.broker.resolve import Located
@@ -40,6 +41,11 @@ class Credentials:
     def may(self, capability: int) -> bool:
         """Whether this capability, a number of capabilities(7), is in force."""
         return bool(self.capabilities >> capability & 1)
+
+    def owns(self, status: os.stat_result) -> bool:
+        """Whether the mode of this file is for the caller to change."""
+        cap_fowner = 3
+        return status.st_uid == self.uid or self.may(cap_fowner)
 
     def may_write(self, status: os.stat_result) -> bool:
         """By mode bits; access control lists are not looked at, so a refusal by one is shown as a violation."""
@@ -81,7 +87,7 @@ def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: 
             return errno.EADDRINUSE if op == "bind" else errno.EEXIST
         if (located.name.endswith(b"/") and op != "mkdir") or _in_procfs(located.path):
             return errno.ENOENT
-        return _directory(located.parent, None, who)
+        return _directory(located.parent, None, who) or _without_names(located.path)
     if op == "open":
         return _open(status, located, flags, who)
     if status is None:
@@ -90,11 +96,16 @@ def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: 
     if op == "unlink":
         if located.name.endswith(b"/"):
             return errno.EISDIR if directory else errno.ENOTDIR
-        return _directory(located.parent, status, who) or (errno.EISDIR if directory else 0)
+        return (
+            _directory(located.parent, status, who)
+            or _without_names(located.path)
+            or (errno.EISDIR if directory else 0)
+        )
     if op == "rmdir":
         return (
             _directory(located.parent, status, who)
             or (0 if directory else errno.ENOTDIR)
+            or _without_names(located.path)
             or (errno.EBUSY if os.path.ismount(located.path) else 0)
             or _not_empty(located.path)
         )
@@ -105,6 +116,8 @@ def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: 
     if op in INODE:
         if _read_only(located.path):
             return errno.EROFS
+        if op == "chmod" and re.match(r"/proc/(?:\d+|self|thread-self)/", located.path):
+            return errno.EPERM  # proc_setattr (fs/proc/base.c)
         if op in ("chmod", "chattr") and not who.privileged and status.st_uid != who.uid:
             return errno.EPERM  # of the others `inode_errno` knows more
     return 0
@@ -123,7 +136,8 @@ def _open(status: os.stat_result | None, located: Located, flags: int, who: Cred
             return errno.EINVAL
         if _in_procfs(located.path):
             return errno.ENOENT
-        return _directory(located.parent or os.path.dirname(located.path), None, who)
+        refused = _directory(located.parent or os.path.dirname(located.path), None, who)
+        return refused or (errno.EACCES if _without_names(located.path) else 0)
     if flags & os.O_CREAT and flags & os.O_EXCL:
         return errno.EEXIST
     if stat.S_ISLNK(status.st_mode):
@@ -183,7 +197,7 @@ def _rename(old: Located, new: Located, flags: int, who: Credentials) -> int:
         return errno.EINVAL if exchange else errno.ENOTEMPTY
     if target is not None and (status.st_dev, status.st_ino) == (target.st_dev, target.st_ino):
         return NO_CHANGE  # two links to one file: rename(2) "does nothing, and returns a success status"
-    found = _directory(old.parent, status, who) or _directory(new.parent, target, who)
+    found = _directory(old.parent, status, who) or _directory(new.parent, target, who) or _without_names(old.path)
     if found:
         return found
     if target is not None and not exchange and directory != over_directory:
@@ -243,6 +257,11 @@ def _named(located: Located) -> os.stat_result | None:
 def _in_procfs(path: str) -> bool:
     """Where looking for a missing name fails, whatever for (proc_lookup, fs/proc/generic.c)."""
     return path.startswith("/proc/")
+
+
+def _without_names(path: str) -> int:
+    """Where only the kernel makes and removes names: no directory there has the operations for it (fs/namei.c)."""
+    return errno.EPERM if _in_procfs(path) or (path.startswith("/dev/pts/") and os.path.ismount("/dev/pts")) else 0
 
 
 def _not_empty(path: str) -> int:

@@ -134,7 +134,7 @@ class Resolver:
         base = AT_FDCWD
         in_root = outside = False
         try:
-            if raw[0] == 0x2F and raw.startswith((b"/proc/", b"/dev/")):
+            if raw[0] == 0x2F and raw.startswith((b"/proc/", b"/dev/")) and (follow or raw not in _LINKS_THEMSELVES):
                 raw = own_links(raw, tid, tgid)
             if self.foreign_roots and not self._same_root(tid):
                 base, raw, in_root = _below_root(tid, dirfd, raw)
@@ -424,6 +424,8 @@ _OWN_LINKS = (
 )
 
 
+_LINKS_THEMSELVES = frozenset(link for link, _ in _OWN_LINKS)
+"""Names that a call which follows no link means as such."""
 _OWN_DESCRIPTOR = re.compile(rb"(/proc/(\d+)/fd/(?:(\d+)(?=/|\Z)|[^/]+\Z))")
 
 

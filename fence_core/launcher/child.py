@@ -46,13 +46,13 @@ FILES = (
 the broker truncates by path itself. Not IOCTL_DEV: harmless requests to devices would fail."""
 
 
-def pack_plan(program: bytes, places: Iterable[tuple[str, bool]]) -> bytes:
+def pack_plan(program: bytes, places: Iterable[tuple[str, str]]) -> bytes:
     """The supervisor's message to the child: the seccomp filter, and the places of the ceiling."""
-    text = b"\0".join((b"d" if tree else b"f") + os.fsencode(place) for place, tree in places)
+    text = b"\0".join(what.encode() + os.fsencode(place) for place, what in places)
     return b"%d %d\n" % (len(program), len(text)) + program + text
 
 
-def _read_plan(fd: int) -> tuple[bytes, list[tuple[str, bool]]]:
+def _read_plan(fd: int) -> tuple[bytes, list[tuple[str, str]]]:
     data = b""
     while True:
         chunk = os.read(fd, _CHUNK)
@@ -64,7 +64,7 @@ def _read_plan(fd: int) -> tuple[bytes, list[tuple[str, bool]]]:
             program, text = map(int, head.split())
             if len(rest) == program + text:
                 break
-    places = [(os.fsdecode(item[1:]), item[:1] == b"d") for item in rest[program:].split(b"\0") if item]
+    places = [(os.fsdecode(item[1:]), item[:1].decode()) for item in rest[program:].split(b"\0") if item]
     return rest[:program], places
 
 
@@ -140,19 +140,20 @@ def _raise(orders: Orders, guard: Callable[..., object], meanwhile: Callable[[],
     return seccomp.install_listener(program, wait_killable=orders.wait_killable)
 
 
-def add_places(ruleset: int, places: Iterable[tuple[str, bool]]) -> None:
-    """Let a ruleset allow writing in these directories and to these files.
+def add_places(ruleset: int, places: Iterable[tuple[str, str]]) -> None:
+    """Let a ruleset allow writing in these directories and to these files. With each its letter: "d" for a directory in
+    which names may change, too; "f" for a file, "o" for a directory of devices (see `broker/ceiling.py`).
 
     A place that is gone by now is left out: writing there is refused then, which is the safe side.
     """
-    for place, tree in places:
+    for place, what in places:
         try:
-            fd = os.open(place, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_DIRECTORY if tree else 0))
+            fd = os.open(place, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC | (0 if what == "f" else os.O_DIRECTORY))
         except OSError:
             continue
         try:
             # REFER, too, and the same for every directory: else moving a file between two of them is EXDEV.
-            landlock.add_path_rule(ruleset, fd, FILES if tree else landlock.ACCESS_FS_WRITE_FILE)
+            landlock.add_path_rule(ruleset, fd, FILES if what == "d" else landlock.ACCESS_FS_WRITE_FILE)
         finally:
             os.close(fd)
 

@@ -22,7 +22,7 @@ from fence_core.launcher.doors import knock
 __all__ = ["end", "fork", "high_pair", "layer"]
 
 
-def layer(places: Iterable[tuple[str, bool]]) -> int:
+def layer(places: Iterable[tuple[str, str]]) -> int:
     """A Landlock ruleset for forks that may write in these places; the number of its descriptor.
 
     No signal scope: a test may stop what a session's fixture has started. Raises KernelCallError.
@@ -30,7 +30,7 @@ def layer(places: Iterable[tuple[str, bool]]) -> int:
     from fence_core.launcher.handle import out_of_the_way
 
     ruleset = landlock.create_ruleset(handled_fs=FILES)
-    add_places(ruleset, ((os.fspath(place), tree) for place, tree in places))
+    add_places(ruleset, ((os.fspath(place), what) for place, what in places))
     return out_of_the_way(ruleset)
 
 

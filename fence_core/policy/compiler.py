@@ -32,6 +32,20 @@ def _replaceable(path: str) -> bool:
     return os.access(os.path.dirname(path) or "/", os.W_OK)
 
 
+DEVICES = ("/dev", "/proc")
+"""Below these there are devices, terminals, and files of procfs."""
+NO_DEVICES = ("/dev/shm", "/dev/mqueue", "/dev/hugepages")
+"""Where file systems of ordinary files are mounted there: shm_overview(7), mq_overview(7), hugetlbfs."""
+
+
+def _is_device(path: str) -> bool:
+    try:
+        mode = os.lstat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
 class Links(Record):
     """How a `Judge` looks at symbolic links while it compiles rules; the one thing it asks of the disk."""
 
@@ -109,8 +123,23 @@ class Compiler:
                     for form in self._forms(place):
                         tree.add_path(form, Rule(kind, ""))
                         self.spoken_of.add(form)
+        self._add_devices(tree)
         tree.seal()
         return tree
+
+    def _add_devices(self, tree: Tree) -> None:
+        """Where a permission is one to open for writing: name, mode, owner and times of a device are the machine's."""
+        for place in DEVICES:
+            tree.add_path(place, Rule("devices", ""))
+        for place in NO_DEVICES:
+            tree.add_path(place, Rule("files", ""))
+        for entry in self._rules.allow_write:
+            literal = paths.literal_of(entry.pattern or entry.text)
+            if literal is None or literal.startswith(("/dev/", "/proc/")):
+                continue
+            for path in dict.fromkeys((literal, self._resolve(literal, self._trusted_link))):
+                if _is_device(path):
+                    tree.add_path(path, Rule("devices", ""))
 
     def _add_early_modules(self, tree: Tree, anchors: dict[str, str]) -> None:
         """What Python loads before the fence of the next run stands: none of it may come from a test."""
@@ -135,6 +164,11 @@ class Compiler:
     def _forms(self, path: str) -> set[str]:
         """The path as it is written and, where links lie on the way, as the kernel shows it."""
         return {path, self._resolve(path, self._link)}
+
+    def named(self) -> frozenset[str]:
+        """Devices that `allow_write` names one by one."""
+        literals = (paths.literal_of(entry.pattern or entry.text) for entry in self._rules.allow_write)
+        return frozenset(path for path in literals if path is not None and path.startswith("/dev/"))
 
     def places(self) -> tuple[str, ...]:
         found = []

@@ -59,8 +59,8 @@ class Judge:
     """
 
     __slots__ = (
-        "_above", "_absent", "_allowed", "_denied", "_filesystem", "_hosts", "_network", "_outbound", "_reads",
-        "_secrets", "_sockets", "_sources", "_spoken_of", "_writable", "_writes", "loopback_is_free",
+        "_above", "_absent", "_allowed", "_denied", "_filesystem", "_hosts", "_named", "_network", "_outbound",
+        "_reads", "_secrets", "_sockets", "_sources", "_spoken_of", "_writable", "_writes", "loopback_is_free",
         "places",
     )  # fmt: skip
 
@@ -85,12 +85,14 @@ class Judge:
         self._writes = compiler.writes()
         self._writable = self._writes.writable
         self._above = compiler.above()
+        self._named = compiler.named()
         self._reads = compiler.reads()
         self._secrets = compiler.secrets()
         self._spoken_of = compiler.spoken_of
-        self.places = compiler.places()
+        self.places = tuple((place, self._writes.node(place).devices) for place in compiler.places())
         """Paths that `allow_write` names without a glob, or with one that means all that lies in them; links followed.
-        What the kernel's own rules can be told of (see `broker/ceiling.py`): deny rules do not count here."""
+        With each, whether what is there may be opened for writing only, as devices may. What the kernel's own rules can
+        be told of (see `broker/ceiling.py`): deny rules do not count here."""
         self._sockets = compiler.sockets(network.allow_unix_sockets)
 
     def may_write(self, path: str, op: str = "open") -> bool:
@@ -108,7 +110,12 @@ class Judge:
             if node is None or not node.writable:
                 return self._write(Write(op, path)).allowed
             return True
-        return self._writable(path) or (op == "mkdir" and path in self._above and self._write(Write(op, path)).allowed)
+        if self._writable(path):
+            return True
+        # Only then a closer look: at devices, at what lies above an allowed path, and at what is going to be refused.
+        if op == "open":
+            return path[:1] == "/" and self._writes.node(path).openable
+        return op == "mkdir" and path in self._above and self._write(Write(op, path)).allowed
 
     def shuts(self, path: str) -> bool:
         """Whether a deny rule covers this path, and with it all that lies below: nothing there can be written."""
@@ -197,6 +204,10 @@ class Judge:
                 return Decision(False, holder.says, "protected")
         if node.deny is not None:
             return Decision(False, node.deny.says, "denied")
+        if request.op == "terminal":
+            return self._terminal(path)
+        if node.devices and request.op != "open":
+            return _impossible("no rule can allow it: devices, and files in /proc, may be opened for writing at most")
         if node.allow is not None:
             return Decision(True, node.allow.says)
         if request.op == "mkdir" and path in self._above:
@@ -221,6 +232,12 @@ class Judge:
             if node.deny is not None:
                 return Decision(False, node.deny.says, "denied")
         return None
+
+    def _terminal(self, path: str) -> Decision:
+        """About a terminal of somebody else's: `/dev/pts/*` means those of this run."""
+        if path in self._named:
+            return Decision(True, f"allowed: filesystem.allow_write names {printable(path)}")
+        return _impossible("it is neither the terminal of this run nor one that was opened inside the fence")
 
     def _read(self, request: Read | Run) -> Decision:
         if self._reads is None:

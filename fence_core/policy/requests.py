@@ -188,8 +188,8 @@ class Write(_Asked):
 
     `op` is the call without its variants: open, mkdir, rmdir, unlink, rename, link, symlink, mknod, truncate, chmod,
     chown, utime, setxattr, removexattr, chattr (the flags that chattr(1) sets), bind. `open` is what reports call
-    "write"; `create` is an open that makes the file. `toward`: of a directory, the one below it that the program wants
-    to make, where it has said so.
+    "write"; `create` is an open that makes the file, `terminal` one of a terminal that is neither this run's nor was
+    opened inside. `toward`: of a directory, the one below it that the program wants to make, where it has said so.
     """
 
     __slots__ = ("op", "path", "toward")
@@ -201,7 +201,7 @@ class Write(_Asked):
         self._set(op, path, toward)
 
     def describe(self) -> str:
-        verb = "write" if self.op in ("open", "create") else self.op
+        verb = "write" if self.op in ("open", "create", "terminal") else self.op
         return f"{verb} {printable(self.path)}"
 
 

@@ -28,6 +28,8 @@ class Rule:
     container  the same for what a protected name lies in
     scratch    a directory for temporary files begins here
     guard      it ends here: the project, or the home directory
+    devices    what is allowed from here on may be opened for writing, and nothing else: devices, files of procfs
+    files      that ends here: ordinary files, wherever they lie
     =========  =======================================================================================================
 
     `protect-always` is `protect` without the exception.
@@ -74,7 +76,7 @@ they name."""
 class Node:
     """What a directory hands down to everything in it."""
 
-    __slots__ = ("allow", "deny", "exempt", "locked", "protect", "stopped", "taken", "writable")
+    __slots__ = ("allow", "deny", "devices", "exempt", "locked", "openable", "protect", "stopped", "taken", "writable")
 
     def __init__(
         self,
@@ -86,6 +88,7 @@ class Node:
         taken: Rule | None = None,
         *,
         exempt: bool = False,
+        devices: bool = False,
     ) -> None:
         self.allow = allow
         self.deny = deny
@@ -96,11 +99,23 @@ class Node:
         self.taken = taken
         """For the names in this directory only."""
         self.exempt = exempt
-        self.writable = allow is not None and deny is None and protect is None and locked is None
+        self.devices = devices
+        self.openable = allow is not None and deny is None and protect is None and locked is None
+        """Whether what is there may be opened for writing."""
+        self.writable = self.openable and not devices
+        """Whether it may be changed in every way: made, removed, renamed, given another mode."""
 
     def without_taken(self) -> Node:
         """What the directory hands down to the directories in it."""
-        return Node(self.allow, self.deny, self.protect, self.locked, self.stopped, exempt=self.exempt)
+        return Node(
+            self.allow,
+            self.deny,
+            self.protect,
+            self.locked,
+            self.stopped,
+            exempt=self.exempt,
+            devices=self.devices,
+        )
 
 
 NODES_MAX = 16_384  # about 5 MB of directory names; when full it starts anew, which costs 1 µs per directory
@@ -240,7 +255,7 @@ class Tree:
         if not rules:
             return node
         allow, deny, protect, locked, exempt = node.allow, node.deny, node.protect, node.locked, node.exempt
-        stopped, taken = node.stopped, node.taken
+        stopped, taken, devices = node.stopped, node.taken, node.devices
         # Zones first: they say what of that around them counts, and whether the protected names of this same node do.
         for rule in rules:
             if rule.kind == "stop":
@@ -249,6 +264,8 @@ class Tree:
                 # What lies above is not the tests' doing: a project below some .vscode is a project like any other.
                 exempt = rule.kind == "scratch"
                 protect = None
+            elif rule.kind == "devices" or rule.kind == "files":
+                devices = rule.kind == "devices"
         for rule in rules:
             kind = rule.kind
             if kind == "allow":
@@ -265,4 +282,4 @@ class Tree:
                 locked = locked or rule
             elif kind == "taken":
                 taken = rule
-        return Node(allow, deny, protect, locked, stopped, taken, exempt=exempt)
+        return Node(allow, deny, protect, locked, stopped, taken, exempt=exempt, devices=devices)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fence_core.broker.native_errno import native_errno
+from fence_core.broker.native_errno import Credentials, native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value
 from fence_core.broker.resolve import ASK_KERNEL, Located, plain_text
 from fence_core.policy.requests import Write
@@ -68,6 +68,12 @@ def refusal(
     `CONTINUE` where every session that objects only audits: then the call is to be carried out. `shown`: what the
     report calls it, where that is not `op`.
     """
+    if not located.is_file:
+        # One of the pipes and files without a name that the run was started with.
+        if op in ("chmod", "chattr") and not Credentials(tid).owns(os.fstat(located.handle)):
+            return errno.EPERM
+        asked = Write(shown or op, located.path)
+        return broker.refuse(process, tid, asked, errno.EACCES, whatever_rules=True)
     native = native_errno(op, located, tid, flags=flags)
     if native:
         return native

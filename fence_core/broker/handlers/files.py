@@ -12,7 +12,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from fence_core.broker import opener
-from fence_core.broker.handlers import reads
+from fence_core.broker.handlers import reads, terminals
 from fence_core.broker.handlers.acting import (
     DIRECTORY_ENDS,
     entry,
@@ -123,6 +123,8 @@ def _open_located(
     judged = judged_path(broker, process, located.path)
     # git takes a file of this name for a link to a directory with hooks.
     op = "create" if located.path.endswith("/.git") else "open"
+    if op == "open" and flags & os.O_CREAT and not process.may_write(judged, "mknod") and not _exists(located):
+        op = "create"  # in the place of a device, which may be opened only
     if located.is_file and not process.may_write(judged, op):
         if flags & os.O_CREAT and not flags & (CHANGES & ~os.O_CREAT | os.O_EXCL) and _exists(located):
             # It changes nothing where the file exists; were it gone by then, Landlock would make none.
@@ -134,6 +136,11 @@ def _open_located(
         refused = refusal(broker, process, tid, "open", located, flags=flags, shown=shown)
         if refused != CONTINUE:
             return refused
+    if judged.startswith("/dev/"):
+        handle = located.handle if located.handle >= 0 or flags & os.O_EXCL else _special(broker, located)
+        reply = terminals.open_to_write(broker, process, tid, located, handle, flags) if handle >= 0 else None
+        if reply is not None:
+            return reply
     if broker.watches_reads and flags & os.O_ACCMODE != os.O_WRONLY and not flags & _TMPFILE:
         reply = reads.refuse_open(broker, process, tid, located, flags)
         if reply is not None:

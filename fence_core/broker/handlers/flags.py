@@ -32,6 +32,8 @@ REQUESTS = {
     0x40047211: 4,  # FAT_IOCTL_SET_ATTRIBUTES (include/uapi/linux/msdos_fs.h)
 }
 """Requests that change attributes of the file, and how many bytes each is given. Source: include/uapi/linux/fs.h."""
+_READ_FIRST = frozenset({0x40086602, 0x401C5820})
+"""Of those the ones for which the kernel reads its argument before it asks what kind of file it is (fs/ioctl.c)."""
 
 REFUSED = (
     # include/uapi/linux/fsverity.h, fscrypt.h, fs.h
@@ -106,7 +108,12 @@ def ioctl(broker: Broker, tid: int, args: Arguments) -> Reply:
     def act(fd: int, _: bool) -> None:
         fcntl.ioctl(fd, request, given.ljust(32, b"\0") if given else _UNMAPPED)
 
-    return change_descriptor(broker, tid, "chattr", signed(args[0]), act, refused=_has_no_flags)
+    def refused(fd: int, borrowed: bool) -> int:
+        if not given and request in _READ_FIRST:
+            return errno.EFAULT
+        return _has_no_flags(fd, borrowed)
+
+    return change_descriptor(broker, tid, "chattr", signed(args[0]), act, refused=refused)
 
 
 def _has_no_flags(fd: int, _: bool) -> int:

@@ -101,8 +101,9 @@ def _judge(
     """The refusal, if there is one; None where the call is to be carried out."""
     for located in (old, new):
         # A second name in a writable place would make the file behind it writable: the source of a link must be, too.
-        # What has no place on a disk (a file of O_TMPFILE) was opened by somebody who might.
-        means = "open" if located is old and op == "link" else op
+        # What has no place on a disk (a file of O_TMPFILE) was opened by somebody who might. To a source that is not
+        # opened only, as a device may be, but changed: it gets a link more.
+        means = "chmod" if located is old and op == "link" else op
         if not located.is_file or process.may_write(judged_path(broker, process, located.path), means):
             continue
         native = native_errno(op, old, tid, flags=flags, other=new)

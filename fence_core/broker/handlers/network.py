@@ -688,7 +688,7 @@ def _bind_unix(broker: Broker, process: Process, tid: int, fd: int, address: Add
         if located.errno:
             return CONTINUE if located.errno == ASK_KERNEL else located.errno
         path = located.path
-        if not process.may_write(path):
+        if not process.may_write(path, "bind"):
             refused = refusal(broker, process, tid, "bind", located)
             if refused != CONTINUE:
                 return refused

@@ -25,7 +25,7 @@ from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_SYMLINK_NOFOL
 from fence_core.broker.native_errno import native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply
 from fence_core.broker.resolve import ASK_KERNEL
-from fence_core.kernel import process as kernel_process
+from fence_core.broker.terminals import TERMINAL_MAJORS, TTY, controlling, name_of
 from fence_core.policy.requests import Read, Run
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ _SHOWN_TO_ALL = frozenset(
     }
 )  # fmt: skip
 """Of ``/proc/PID``: what proc(5) does not make dependent on ptrace(2) access when it is opened."""
-_TERMINAL_MAJORS = frozenset({4, 5, *range(136, 144)})  # Documentation/admin-guide/devices.txt
-_TTY = os.makedev(5, 0)
 
 
 def open_to_read(broker: Broker, process: Process, tid: int, dirfd: int, raw: bytes, flags: int) -> Reply:
@@ -67,8 +65,8 @@ def open_to_read(broker: Broker, process: Process, tid: int, dirfd: int, raw: by
 def hand_over(broker: Broker, process: Process, tid: int, located: Located, handle: int, flags: int) -> Reply:
     """Open the file behind an O_PATH descriptor for the caller, if it may be read."""
     status = os.fstat(handle)
-    if stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) in _TERMINAL_MAJORS:
-        return _terminal(broker, tid, handle, flags, status.st_rdev)
+    if stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) in TERMINAL_MAJORS:
+        return open_terminal(broker, tid, handle, flags, status.st_rdev)
     if stat.S_ISFIFO(status.st_mode) and not flags & os.O_NONBLOCK and may_read(broker, process, located, status):
         return opener.open_elsewhere(broker, tid, handle, flags)
     if broker.resolver.is_other_procfs(handle):
@@ -76,7 +74,7 @@ def hand_over(broker: Broker, process: Process, tid: int, located: Located, hand
     stranger = located.is_file and is_of_a_stranger(judged_path(broker, process, located.path))
     if stranger and not _is_shown_to_all(located.path):
         return errno.EACCES
-    opened = _open(broker, tid, handle, flags)
+    opened = open_found(broker, tid, handle, flags)
     if opened == errno.EAGAIN and not flags & os.O_NONBLOCK:
         return opener.open_elsewhere(broker, tid, handle, flags)  # somebody has a lease on it
     if not isinstance(opened, HandOver):
@@ -97,8 +95,8 @@ def refuse_open(broker: Broker, process: Process, tid: int, located: Located, fl
         status = os.fstat(located.handle) if located.handle >= 0 else os.lstat(located.name, dir_fd=located.directory)
     except OSError:
         return None  # a new file: there is nothing to read
-    if stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) in _TERMINAL_MAJORS and located.handle >= 0:
-        return _terminal(broker, tid, located.handle, flags, status.st_rdev)
+    if stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) in TERMINAL_MAJORS and located.handle >= 0:
+        return open_terminal(broker, tid, located.handle, flags, status.st_rdev)
     if may_read(broker, process, located, status):
         return None
     native = native_errno("open", located, tid, flags=flags)
@@ -134,7 +132,8 @@ def _asked(broker: Broker, process: Process, located: Located, status: os.stat_r
     return path
 
 
-def _open(broker: Broker, tid: int, handle: int, flags: int) -> HandOver | int:
+def open_found(broker: Broker, tid: int, handle: int, flags: int) -> HandOver | int:
+    """Open what an O_PATH descriptor stands for, which does not keep anybody waiting."""
     kept = flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
     opened = acting.hand_over(broker, tid, flags, lambda ours: os.open(f"/proc/self/fd/{handle}", kept | ours))
     if isinstance(opened, int) and flags & os.O_NOFOLLOW and stat.S_ISLNK(os.fstat(handle).st_mode):
@@ -142,25 +141,22 @@ def _open(broker: Broker, tid: int, handle: int, flags: int) -> HandOver | int:
     return opened
 
 
-def _terminal(broker: Broker, tid: int, handle: int, flags: int, device: int) -> Reply:
-    # Fields of proc_pid_stat(5), counted from the third: session is the sixth, tty_nr the seventh.
-    fields = kernel_process.read_proc(f"/proc/{tid}/stat").rpartition(b")")[2].split()
-    session, terminal = int(fields[3]), int(fields[4])
-    if device == _TTY:
+def open_terminal(broker: Broker, tid: int, handle: int, flags: int, device: int) -> Reply:
+    """Open a terminal for the caller, if only it can become that of its session by itself."""
+    session, process, terminal = controlling(tid)
+    if device == TTY:
         if not terminal:
             return errno.ENXIO
-        major, minor = terminal >> 8 & 0xFFF, terminal & 0xFF | terminal >> 12 & 0xFFF00
-        name = f"/dev/pts/{minor + (major - 136) * 256}" if major in range(136, 144) else f"/dev/tty{minor}"
         try:
-            handle = os.open(name, os.O_PATH | os.O_CLOEXEC)
+            handle = os.open(name_of(terminal), os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
             return error.errno or errno.ENXIO
         broker.close_after(handle)
-        if os.fstat(handle).st_rdev != os.makedev(major, minor):
+        if os.fstat(handle).st_rdev != terminal:
             return errno.ENXIO
-    elif not terminal and not flags & os.O_NOCTTY and session == kernel_process.thread_group(tid):
+    elif not terminal and not flags & os.O_NOCTTY and session == process:
         return CONTINUE
-    return _open(broker, tid, handle, flags)
+    return open_found(broker, tid, handle, flags)
 
 
 def _is_shown_to_all(path: str) -> bool:

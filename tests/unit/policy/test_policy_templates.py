@@ -9,8 +9,10 @@ import pytest
 from fence_core.errors import PolicyError
 from fence_core.policy.compiler import Links
 from fence_core.policy.decide import Judge
+from fence_core.policy.merge import merge
 from fence_core.policy.requests import Bind, Connect, Read, Request, Resolve, UnixConnect, Write
 from fence_core.policy.templates import TemplateContext, preset, template
+from fence_core.policy.validate import parse_overlay
 from fence_core.policy.variables import matcher
 
 CONTEXT = TemplateContext(
@@ -212,3 +214,36 @@ def test_a_root_that_is_the_whole_disk() -> None:
     assert it.may_write("/x/y")
     assert not it.may_write("/x/.git/hooks/y")
     assert not it.may_write("/pyproject.toml")
+
+
+@pytest.mark.parametrize("name", [DEFAULT, PYTEST, STRICT])
+@pytest.mark.parametrize(
+    "op", ["unlink", "rename", "link", "symlink", "mkdir", "mknod", "chmod", "chown", "create", "bind"]
+)
+def test_devices_are_opened_only(name: str, op: str) -> None:
+    it = judge(name)
+    for path in ("/dev/null", "/dev/tty", "/dev/stdout", "/dev/fd/3"):
+        assert it.may_write(path)
+        assert not it.may_write(path, op)
+        decision = it.decide(Write(op, path))
+        assert (decision.allowed, decision.why) == (False, "impossible")
+
+
+@pytest.mark.parametrize("op", ["open", "unlink", "rename", "create", "chmod", "bind"])
+def test_files_in_dev(op: str) -> None:
+    it = judge(PYTEST)
+    assert it.may_write("/dev/shm/x", op)
+    assert it.may_write("/dev/mqueue/x", op)
+    assert it.may_write("/proc/self/comm", op) == (op == "open")
+
+
+def test_terminals_by_name() -> None:
+    """A pattern means those of the run; another one has to be named."""
+    it = judge(PYTEST)
+    assert it.may_write("/dev/pts/7")
+    assert not it.decide(Write("terminal", "/dev/pts/7")).allowed
+    overlay = parse_overlay({"allow_write": ["/dev/pts/7"]}, source="a marker", base_dir=ROOT)
+    named = Judge(merge(template(PYTEST, CONTEXT), overlay), links=Links(lambda path: None))
+    assert named.decide(Write("terminal", "/dev/pts/7")).allowed
+    assert not named.decide(Write("terminal", "/dev/pts/8")).allowed
+    assert not named.decide(Write("chmod", "/dev/pts/7")).allowed

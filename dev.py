@@ -6,9 +6,11 @@
     python3 dev.py lint            ruff, ruff format, mypy
     python3 dev.py bench [ARG...]  run the benchmarks (arguments go to benchmarks/run.py)
     python3 dev.py setup EXTRA...  only set up
+    python3 dev.py lock            renew dev-packages.txt: the newest of everything, from now on
 
-The virtual environment is .venv, or what FENCE_VENV names. It is made anew when the interpreter or
-pyproject.toml has changed. Packages come from the index that pip is configured for.
+The virtual environment is .venv, or what FENCE_VENV names. It holds what dev-packages.txt lists, and is made anew when
+that, the interpreter or pyproject.toml has changed. `test --newest` and `lint --newest` take the newest of everything
+instead, in an environment beside it. Packages come from the index that pip is configured for.
 """
 
 from __future__ import annotations
@@ -17,16 +19,29 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = Path(os.environ.get("FENCE_VENV") or ROOT / ".venv").absolute()
-PYTHON = VENV / "bin" / "python"
+LOCK = ROOT / "dev-packages.txt"
+LOCK_HEAD = """\
+# What dev.py installs, and what these files hash to, for Python 3.10 and newer. Each package stands below the sets that
+# need it: `run` is pytest-fence itself and what builds it, the others are extras of pyproject.toml.
+# Made by `python3 dev.py lock`; do not edit.
+"""
+NEEDED_BY = "# needed by: "
+EXTRAS = ("test", "lint", "bench", "changelog")
+BUILD = ("hatchling>=1.21", "editables>=0.5")  # hatchling asks for the latter to install a checkout
 OLDEST = (3, 10)
+OK, TESTS_FAILED, NO_TESTS = 0, 1, 5
+ASKS = {"--co", "--collect-only", "--fixtures", "--help", "--markers", "--version", "-V", "-h"}
+"""Options of pytest with which it runs no tests."""
 
 
 def run(*command: str | Path, env: dict[str, str] | None = None) -> int:
@@ -34,90 +49,227 @@ def run(*command: str | Path, env: dict[str, str] | None = None) -> int:
     return subprocess.run([str(word) for word in command], cwd=ROOT, env=env).returncode
 
 
-def need(*command: str | Path, what: str) -> None:
-    status = run(*command)
+def need(*command: str | Path, what: str, env: dict[str, str] | None = None) -> None:
+    status = run(*command, env=env)
     if status:
         sys.exit(f"dev.py: {what} failed (exit status {status})")
 
 
-def installed(stamp: Path, recipe: str) -> set[str]:
-    """The extras that the virtual environment holds already; none if it was made for something else."""
-    try:
-        record = json.loads(stamp.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return set()
-    return set(record["extras"]) if record["recipe"] == recipe and PYTHON.exists() else set()
+class Environment:
+    """A virtual environment for this checkout."""
+
+    def __init__(self, place: Path, *, newest: bool) -> None:
+        self._place = place
+        self._newest = newest
+        self._stamp = place / "dev.json"
+        self.python = place / "bin" / "python"
+
+    def setup(self, extras: Sequence[str]) -> None:
+        unknown = sorted(set(extras) - set(EXTRAS))
+        if unknown:
+            sys.exit(f"dev.py: {', '.join(unknown)}: extras are {', '.join(EXTRAS)}")
+        recipe = self._recipe()
+        have = self._installed(recipe)
+        wanted = have | {"run", *extras}
+        if have == wanted and not self._newest:
+            return
+        if not have:
+            shutil.rmtree(self._place, ignore_errors=True)
+            self._make()
+        if self._newest:
+            names = ",".join(sorted(wanted - {"run"}))
+            how = ("--upgrade", "--upgrade-strategy", "eager", "--editable", f".[{names}]" if names else ".")
+            need(*self._pip(), "install", "--quiet", *how, what="installing packages")
+        else:
+            self._install_locked(wanted)
+        self._stamp.write_text(json.dumps({"recipe": recipe, "sets": sorted(wanted)}), encoding="utf-8")
+
+    def _recipe(self) -> str:
+        parts = [(ROOT / "pyproject.toml").read_bytes(), f"{sys.version}{ROOT}".encode()]
+        if not self._newest:
+            parts.append(LOCK.read_bytes())
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+    def _installed(self, recipe: str) -> set[str]:
+        """The sets that the environment holds already; none if it was made for something else."""
+        try:
+            record = json.loads(self._stamp.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return set()
+        if record.get("recipe") != recipe or not self.python.exists():
+            return set()
+        return set(record.get("sets", ()))
+
+    def _install_locked(self, sets: set[str]) -> None:
+        chosen = self._place / "packages.txt"
+        chosen.write_text(locked(LOCK.read_text(encoding="utf-8"), sets), encoding="utf-8")
+        exactly = ("--require-hashes", "--no-deps", "--requirement", chosen)
+        need(*self._pip(), "install", "--quiet", *exactly, what="installing packages")
+        itself = ("--no-deps", "--no-build-isolation", "--editable", ".")
+        need(*self._pip(), "install", "--quiet", *itself, what="installing pytest-fence")
+
+    def _make(self) -> None:
+        """Some systems ship Python without ensurepip; there the pip of this interpreter serves the new environment."""
+        if importlib.util.find_spec("ensurepip"):
+            need(sys.executable, "-m", "venv", self._place, what="making a virtual environment")
+        elif importlib.util.find_spec("pip"):
+            need(sys.executable, "-m", "venv", "--without-pip", self._place, what="making a virtual environment")
+        else:
+            sys.exit("dev.py: this Python has neither ensurepip nor pip; install one (Debian, Ubuntu: python3-venv)")
+
+    def _pip(self) -> Sequence[str | Path]:
+        quiet = ("--disable-pip-version-check", "--no-input")
+        if (self._place / "bin" / "pip").exists():
+            return (self.python, "-m", "pip", *quiet)
+        return (sys.executable, "-m", "pip", *quiet, "--python", self.python)
 
 
-def setup(*extras: str) -> None:
+def setup(*extras: str, newest: bool = False) -> Path:
+    """The interpreter of an environment that holds these extras."""
     if sys.version_info[:2] < OLDEST:
         sys.exit(f"dev.py: Python {'.'.join(map(str, OLDEST))} or newer is needed; this is {sys.version.split()[0]}")
-    stamp = VENV / "dev.json"
-    project = (ROOT / "pyproject.toml").read_bytes()
-    recipe = hashlib.sha256(project + f"{sys.version}{ROOT}".encode()).hexdigest()
-    have = installed(stamp, recipe)
-    wanted = have | {"", *extras}
-    if have == wanted:
-        return
-    if not have:
-        shutil.rmtree(VENV, ignore_errors=True)
-        make_venv()
-    names = ",".join(sorted(wanted - {""}))
-    need(*pip(), "install", "--quiet", "--editable", f".[{names}]" if names else ".", what="installing packages")
-    stamp.write_text(json.dumps({"recipe": recipe, "extras": sorted(wanted)}), encoding="utf-8")
+    place = VENV.with_name(f"{VENV.name}-newest") if newest else VENV
+    environment = Environment(place, newest=newest)
+    environment.setup(extras)
+    return environment.python
 
 
-def make_venv() -> None:
-    """Some systems ship Python without ensurepip; there the pip of this interpreter serves the new environment."""
-    if importlib.util.find_spec("ensurepip"):
-        need(sys.executable, "-m", "venv", VENV, what="making a virtual environment")
-    elif importlib.util.find_spec("pip"):
-        need(sys.executable, "-m", "venv", "--without-pip", VENV, what="making a virtual environment")
-    else:
-        sys.exit("dev.py: this Python has neither ensurepip nor pip; install one (Debian, Ubuntu: python3-venv)")
+def locked(text: str, sets: set[str]) -> str:
+    """The part of the lock that these sets need, as pip reads it."""
+    chosen = []
+    take = False
+    for line in text.splitlines(keepends=True):
+        if line.startswith(NEEDED_BY):
+            take = not sets.isdisjoint(line.removeprefix(NEEDED_BY).split())
+        elif take:
+            chosen.append(line)
+    return "".join(chosen)
 
 
-def pip() -> Sequence[str | Path]:
-    quiet = ("--disable-pip-version-check", "--no-input")
-    if (VENV / "bin" / "pip").exists():
-        return (PYTHON, "-m", "pip", *quiet)
-    return (sys.executable, "-m", "pip", *quiet, "--python", PYTHON)
+def lock(arguments: Sequence[str]) -> int:
+    """Ask uv for the newest of everything that fits together on every Python, and write that down."""
+    if arguments:
+        sys.exit("dev.py: lock takes no arguments")
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = Path(directory)
+        need(sys.executable, "-m", "venv", scratch / "venv", what="making a virtual environment")
+        pip = (scratch / "venv" / "bin" / "python", "-m", "pip")
+        need(*pip, "install", "--quiet", "uv", what="installing uv")
+        build = scratch / "build.in"
+        build.write_text("\n".join(BUILD), encoding="utf-8")
+        env = {**os.environ, **index_of_pip(pip)}
+        everything = compile_(scratch, env, "everything", [build, *(f"--extra={extra}" for extra in EXTRAS)])
+        within = f"--constraint={scratch / 'everything'}"
+        needed = {"run": set(entries(compile_(scratch, env, "run", [build, within])))}
+        for extra in EXTRAS:
+            needed[extra] = set(entries(compile_(scratch, env, extra, [f"--extra={extra}", within]))) - needed["run"]
+    text = LOCK_HEAD
+    for entry, lines in entries(everything, by_name=False).items():
+        sets = [name for name, names in needed.items() if name_of(entry) in names]
+        text += f"\n{NEEDED_BY}{' '.join(sets)}\n{lines}"
+    LOCK.write_text(text, encoding="utf-8")
+    print(f"dev.py: {LOCK.name} lists {text.count(NEEDED_BY)} packages now; run the tests before you commit it")
+    return 0
+
+
+def compile_(scratch: Path, env: dict[str, str], name: str, inputs: Sequence[str | Path]) -> str:
+    uv = (scratch / "venv" / "bin" / "uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes")
+    plain = ("--no-header", "--no-annotate", f"--python-version={'.'.join(map(str, OLDEST))}")
+    need(*uv, *plain, "--output-file", scratch / name, "pyproject.toml", *inputs, env=env, what="asking uv")
+    return (scratch / name).read_text(encoding="utf-8")
+
+
+def index_of_pip(pip: Sequence[str | Path]) -> dict[str, str]:
+    """uv has a configuration of its own."""
+    said = subprocess.run([*map(str, pip), "config", "list"], stdout=subprocess.PIPE, text=True).stdout
+    found = re.findall(r"^[^=]*[.:]\.?index-url='(.*)'$", said, re.MULTILINE)
+    return {"UV_DEFAULT_INDEX": found[-1]} if found else {}
+
+
+def entries(text: str, *, by_name: bool = True) -> dict[str, str]:
+    """What uv has written for each package, by its name, or by its first line: a name can have two versions."""
+    found: dict[str, str] = {}
+    key = ""
+    for line in text.splitlines(keepends=True):
+        if not line.startswith((" ", "#")):
+            key = name_of(line) if by_name else line
+        found[key] = found.get(key, "") + line
+    return found
+
+
+def name_of(line: str) -> str:
+    return re.split(r"[=<>!~ ;\[]", line.strip(), maxsplit=1)[0]
 
 
 def demo(arguments: Sequence[str]) -> int:
-    setup()
-    return run(PYTHON, "examples/quickstart/check.py", *arguments)
+    python = setup()
+    return run(python, "examples/quickstart/check.py", *arguments)
 
 
 def test(arguments: Sequence[str]) -> int:
-    """Run the tests, two at a time; a kernel feature or package that is missing is a failure, not a skip.
+    """Run the tests; a kernel feature or package that is missing is a failure, not a skip.
 
-    What fails is run once more, alone: many tests drive terminals, signals and processes against deadlines, which a
-    busy machine can miss. It says so, and what fails again has failed.
+    Those that have to race a clock come first, one at a time, and what fails of them is run once more, alone: a busy
+    machine can miss a deadline. What then passes is named in the end. Of all others, two at a time, a failure is one.
     """
-    setup("test")
+    newest, words = without_flag(arguments)
+    python = setup("test", newest=newest)
     env = {"FENCE_MUST_WORK": "1", **os.environ}
-    status = run(PYTHON, "-m", "pytest", "-n", "2", *arguments, env=env)
-    tests_failed = 1
-    if status == tests_failed:
-        print("dev.py: what failed is run once more, one test at a time", flush=True)
-        status = run(PYTHON, "-m", "pytest", "--last-failed", *arguments, env=env)
+    with tempfile.TemporaryDirectory() as directory:
+        failed = Path(directory) / "failed"
+
+        def tests(which: str, *more: str) -> int:
+            return run(python, "-m", "pytest", "-n", "2", *words, f"--deadlines={which}", *more, env=env)
+
+        if not ASKS.isdisjoint(words):
+            return tests("all")
+        alone = ("-n", "0", f"--failed={failed}")
+        status = tests("only", *alone)
+        missed = listed(failed)
+        if status == TESTS_FAILED and missed:
+            print("dev.py: what missed its deadline is run once more, alone", flush=True)
+            status = tests("again", *alone)
+        flaky = [nodeid for nodeid in missed if nodeid not in listed(failed)]
+    if status in (OK, TESTS_FAILED, NO_TESTS):
+        others = tests("without")
+        # A selection may hold tests of one sort only.
+        status = others if status == NO_TESTS or others not in (OK, NO_TESTS) else status
+    if flaky:
+        text = "".join(f"  {nodeid}\n" for nodeid in flaky)
+        print(f"dev.py: flaky, since they passed the second time only:\n{text}", end="", flush=True)
+        if os.environ.get("FENCE_FLAKY"):
+            with open(os.environ["FENCE_FLAKY"], "a", encoding="utf-8") as file:
+                file.write(text)
     return status
 
 
+def without_flag(arguments: Sequence[str]) -> tuple[bool, list[str]]:
+    """Whether ``--newest`` is among them, and the others."""
+    return "--newest" in arguments, [word for word in arguments if word != "--newest"]
+
+
+def listed(file: Path) -> list[str]:
+    """Node ids that the root conftest has written there."""
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="ascii").splitlines()]
+    except FileNotFoundError:
+        return []
+
+
 def lint(arguments: Sequence[str]) -> int:
-    setup("test", "lint")
+    newest, _ = without_flag(arguments)
+    python = setup("test", "lint", newest=newest)
     checks = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",))
-    return max(run(PYTHON, "-m", *check) for check in checks)
+    return max(run(python, "-m", *check) for check in checks)
 
 
 def bench(arguments: Sequence[str]) -> int:
-    setup("bench")
-    return run(PYTHON, "benchmarks/run.py", *arguments)
+    python = setup("bench")
+    return run(python, "benchmarks/run.py", *arguments)
 
 
 def main(words: Sequence[str]) -> int:
-    tasks = {"demo": demo, "test": test, "lint": lint, "bench": bench}
+    tasks = {"demo": demo, "test": test, "lint": lint, "bench": bench, "lock": lock}
     if words and words[0] == "setup":
         setup(*words[1:])
         return 0

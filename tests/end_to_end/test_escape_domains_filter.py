@@ -173,6 +173,7 @@ def test_written(strangers):
     )
 
 
+@pytest.mark.deadline("an answer in five seconds, behind a flood")
 def test_floods(fenced: Fenced, allowed: Recorder) -> None:
     """Whoever drowns the name server or the filter keeps himself waiting; what they keep is bounded."""
     run = fenced.run(

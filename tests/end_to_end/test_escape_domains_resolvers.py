@@ -258,6 +258,7 @@ int main(int argc, char **argv) {
 """
 
 
+@pytest.mark.deadline("the five seconds after which a resolver asks again")
 @pytest.mark.needs("program:node", "program:curl", "program:musl-gcc")
 def test_resolvers_of_programs(fenced: Fenced) -> None:
     """Each kind of resolver finds what is allowed and nothing else: libc, musl, c-ares, dnspython by UDP and TCP."""

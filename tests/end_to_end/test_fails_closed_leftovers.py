@@ -36,6 +36,7 @@ def own_children(supervisor: int) -> list[int]:
     return [pid for pid in map(int, names) if is_fenced(pid) and state(pid) != "Z"]
 
 
+@pytest.mark.deadline("the patience of the supervisor with what is left")
 def test_named_and_ended(runs: Runs) -> None:
     """By its words, its pid and the test that started it, on stderr; the exit status is that of the tests."""
     write(

@@ -396,6 +396,7 @@ def test_a_blocking_socket_stays_blocking(full):
 '''
 
 
+@pytest.mark.deadline("timers of a fifth of a second")
 def test_connects_that_wait(pytester: pytest.Pytester, runs: Runs) -> None:
     """A connect that blocks is interrupted, timed out and finished as the kernel does it; others go on meanwhile."""
     pytester.makepyfile(test_connects=CONNECTS)

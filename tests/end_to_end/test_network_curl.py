@@ -35,6 +35,7 @@ def test_curl(fenced: Fenced) -> None:
     assert "$ curl -sS --max-time 10 http://198.51.100.7/" in run.out
 
 
+@pytest.mark.deadline("the five seconds after which a resolver asks again")
 def test_curl_by_name(fenced: Fenced) -> None:
     """The look-up is refused at once, not after a time-out, and the report names the domain."""
     run = fenced.run(

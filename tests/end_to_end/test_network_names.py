@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.end_to_end.caught import Fenced
 
 
+@pytest.mark.deadline("the five seconds after which a resolver asks again")
 def test_getaddrinfo(fenced: Fenced) -> None:
     run = fenced.run(
         """

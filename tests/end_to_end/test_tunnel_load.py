@@ -451,6 +451,7 @@ def hanging_connect() -> Iterator[int]:
                 sock.close()
 
 
+@pytest.mark.deadline("a connect that returns at once, an event loop without gaps")
 def test_upstream_that_hangs(world: World) -> None:
     """A connect returns at once whatever the server does, and an event loop goes on."""
     with hanging_connect() as port:

@@ -100,6 +100,7 @@ def test_a_bug_closes_its_connection_only(fresh: FilterProcess) -> None:
         server.close()
 
 
+@pytest.mark.deadline("the five seconds for an answer of the broker")
 def test_a_refusal_waits_until_it_is_recorded(fresh: FilterProcess) -> None:
     """And if the broker cannot, it is a refusal all the same, in bounded time."""
     server = Server(echo)

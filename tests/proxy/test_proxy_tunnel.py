@@ -51,6 +51,7 @@ def test_a_stranger_is_reset(proxy: FilterProcess, web: Web) -> None:
         assert (who["host"], who["port"]) == sock.getsockname()
 
 
+@pytest.mark.deadline("the five seconds for an answer of the broker")
 def test_without_an_answer_of_the_broker_the_connection_is_refused(proxy: FilterProcess) -> None:
     """Bounded by five seconds, and then it is a no."""
     proxy.referee.silent.add("who")
@@ -197,6 +198,7 @@ def test_a_slow_reader_costs_no_memory(proxy: FilterProcess, serve: Serve) -> No
     enough.set()
 
 
+@pytest.mark.deadline("100 MiB in five seconds")
 def test_much_passes_quickly_and_unchanged(proxy: FilterProcess, serve: Serve) -> None:
     size = 100 << 20
     block = os.urandom(1 << 20)

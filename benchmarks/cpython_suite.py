@@ -101,6 +101,7 @@ def test_module():
 
 STARTED = re.compile(r"^ {0,2}(\w+) \((\w[\w.<>]*)\)(?: [\[(].*?[\])])*(?= \.\.\. |\n)", re.MULTILINE)
 HEADING = re.compile(r"^={70}\n(ERROR|FAIL|UNEXPECTED SUCCESS): (\w+)(?: \((\w[\w.<>]*)\))?", re.MULTILINE)
+OUTCOME = re.compile(r"(?:^|\s)(ok(?=$)|skipped(?= ['\"])|expected failure(?=$))", re.MULTILINE)
 RANK = ("ok", "skipped", "expected failure", "unexpected success", "FAIL", "ERROR")
 
 
@@ -121,13 +122,9 @@ def outcomes(text: str) -> dict[str, str]:
     starts = list(STARTED.finditer(body))
     for here, after in zip(starts, [*starts[1:], None], strict=True):
         said = body[here.end() : after.start() if after else len(body)]
-        outcome = "no outcome"
-        if re.search(r"(^|\s)skipped ['\"]", said):
-            outcome = "skipped"
-        elif re.search(r"(^|\s)expected failure\s*$", said):
-            outcome = "expected failure"
-        elif re.search(r"ok\s*$", said) or re.search(r"(^|\s)ok$", said, re.MULTILINE):
-            outcome = "ok"
+        # The first, since a class that is skipped as a whole is told of without a name.
+        ended = OUTCOME.search(said) or re.search(r"(ok)$", said, re.MULTILINE)
+        outcome = ended[1] if ended else "no outcome"
         name = identity(here[1], here[2])
         if name not in found or RANK.index("ok") == _rank(found[name]):
             found[name] = outcome

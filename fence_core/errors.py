@@ -76,10 +76,12 @@ class KernelCallError(FenceError, OSError):
     Unlike a plain `OSError` it is never turned into `PermissionError` and the like: compare `errno`.
     """
 
+    _strerror = staticmethod(os.strerror)  # out of reach of a test that replaces `os`
+
     def __init__(self, call: str, errno: int, detail: str = "") -> None:
         self.call = call
         self.detail = detail
-        super().__init__(errno, os.strerror(errno))
+        super().__init__(errno, self._strerror(errno))
 
     def __str__(self) -> str:
         text = f"{self.call}: [Errno {self.errno}] {self.strerror}"

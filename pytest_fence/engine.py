@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Literal, NoReturn, Protocol
 
 from fence_core.errors import FenceError, FenceUnavailable, PolicyError, Problem
 from fence_core.policy import load
@@ -39,7 +39,6 @@ __all__ = [
     "maybe_join",
     "obstacles",
     "respawn",
-    "to_wire",
     "unwatched",
     "variables_denied",
 ]
@@ -160,16 +159,6 @@ def end_test() -> NoReturn:
     from fence_core.launcher import per_test
 
     per_test.end()
-
-
-# Violations
-
-
-def to_wire(violation: Violation) -> dict[str, Any]:
-    """As plain data, which `json` can write."""
-    from fence_core.events import wire  # a run without violations does without
-
-    return wire.to_wire(violation)
 
 
 # Processes

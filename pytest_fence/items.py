@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from pytest_fence import engine, xdist
+from pytest_fence import engine, verdicts, xdist
 from pytest_fence.markers import MarkedPolicies
+from pytest_fence.verdicts import Verdicts
 
 if TYPE_CHECKING:
     from pytest_fence.overlooked import Lookout
-    from pytest_fence.verdicts import Verdicts
 
 
 class TestHooks:
@@ -39,7 +39,7 @@ class TestHooks:
         self._forks = forks
         self._lookout = lookout
         self._in_fork = False
-        self._verdicts: Verdicts | None = None
+        self._verdicts = Verdicts(config)  # here and not when it is needed: the test may have replaced what that takes
         self._seen = 0
         self._collecting = ""
         self._nodeid = ""
@@ -174,17 +174,17 @@ class TestHooks:
         self.broken = ""
         try:
             return self._policies.number(item)
-        except engine.FenceError as error:
+        except Exception as error:  # closed: it is not run under another policy than it asks for
             self.broken = f"the marker of this test cannot be used: {error}"
             return 0
 
     def _judge(self, item: pytest.Item, report: pytest.TestReport) -> None:
         self._seen = self._count()
-        found = self._fence.take(item.nodeid)
-        if not found:
-            return
-        if self._verdicts is None:
-            from pytest_fence.verdicts import Verdicts
-
-            self._verdicts = Verdicts(self._config)
-        self._verdicts.apply(item, report, found)
+        try:
+            found = self._fence.take(item.nodeid)
+            if found:
+                self._verdicts.apply(item, report, found)
+        except Exception as error:
+            # Whatever a test has done to this process, it is that test's matter, and the next one is run.
+            if self._fence.mode == "enforce":
+                verdicts.fail_unread(item, report, error)

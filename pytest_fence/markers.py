@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fence_core.untouched import real
 from pytest_fence import engine
 
 if TYPE_CHECKING:
@@ -131,8 +132,8 @@ def _plain(value: object) -> object:
         return [_plain(item) for item in value]
     if isinstance(value, set | frozenset):
         return sorted((_plain(item) for item in value), key=repr)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
+    if isinstance(value, real.PathLike):
+        return real.fspath(value)
     return value
 
 

@@ -154,7 +154,10 @@ class ReportHooks:
             sys.stderr.write(f"{title}\n" + "".join(f"{line.text}\n" for line in lines))
             sys.stderr.flush()
         self._shown.update((v.number, v.count) for v in ledger)
-        self._fence.settle(len(ledger))
+        try:
+            self._fence.settle(len(ledger))
+        except engine.FenceError:
+            pass  # then the supervisor shows them once more
 
 
 def _beyond(shown: dict[int, int], ledger: Sequence[engine.Violation]) -> list[engine.Violation]:
@@ -214,7 +217,11 @@ class WarnOutsideTests:
         from pytest_fence.verdicts import view_of, warning_text
 
         view = view_of(self._config)
-        for violation in terminal.merge(self._fence.ledger(), view):
+        try:
+            ledger = self._fence.ledger()
+        except engine.FenceError:
+            return  # said, and made a failure, by `ReportHooks`
+        for violation in terminal.merge(ledger, view):
             if violation.mode != "warn" or (terminal.is_in_test(violation) and not violation.late):
                 continue
             frame = view.culprit(violation.stack)

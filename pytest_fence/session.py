@@ -148,7 +148,7 @@ def _is_pytest(words: Sequence[str], *, is_module: bool) -> bool:
 
 def _import_what_follows() -> None:
     """What `_install` needs, while there is time for it."""
-    from pytest_fence import items, reporting  # noqa: F401
+    from pytest_fence import items, reporting, verdicts  # noqa: F401
 
 
 def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) -> None:

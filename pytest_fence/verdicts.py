@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 
 import pytest
 from _pytest import runner as _runner
 from _pytest._code.code import ReprEntry, ReprExceptionInfo, ReprFileLocation, ReprTraceback
 
+from fence_core.events.wire import to_wire
 from fence_core.report import terminal
 from fence_core.report.stack import View
 from fence_core.report.text import escape
+from fence_core.untouched import real
 from pytest_fence import engine
 from pytest_fence.categories import FenceWarning
 from pytest_fence.reporting import SECTION
@@ -38,15 +39,14 @@ class Verdicts:
 
     def __init__(self, config: pytest.Config) -> None:
         self._view = view_of(config)
-        # There pytest 9 prints the whole of each failure as well. The option belongs to the terminal plugin.
-        self._tells_all = config.getoption("tbstyle", "auto") != "line"
+        self._config = config
 
     def apply(self, item: pytest.Item, report: pytest.TestReport, found: Sequence[engine.Violation]) -> None:
         """Change `report` in place."""
         failing = [v for v in found if v.mode == "enforce"]
         # A filter that makes errors of warnings makes failures of these.
         failing += [v for v in found if v.mode == "warn" and not self._warn(item, v)]
-        plain = [{**engine.to_wire(v), "failing": v in failing} for v in found]
+        plain = [{**to_wire(v), "failing": v in failing} for v in found]
         report.fence = [*getattr(report, "fence", ()), *plain]  # type: ignore[attr-defined]
         if failing:
             self._fail(item, report, failing)
@@ -55,7 +55,7 @@ class Verdicts:
         """Whether it remained a warning. Not by `item.warn`, which knows no line but the first of the test."""
         crash = self._crash(item, [violation], "")
         try:
-            warnings.warn_explicit(FenceWarning(warning_text(violation)), None, crash.path, crash.lineno)
+            real.warn_explicit(FenceWarning(warning_text(violation)), None, crash.path, crash.lineno)
         except FenceWarning:
             return False
         return True
@@ -74,7 +74,8 @@ class Verdicts:
     def _failure(self, item: pytest.Item, failing: Sequence[engine.Violation], excuse: str) -> ReprExceptionInfo:
         message = terminal.headline(failing)
         crash = self._crash(item, failing, message)
-        if not self._tells_all:
+        # There pytest 9 prints the whole of each failure as well. The option belongs to the terminal plugin.
+        if self._config.getoption("tbstyle", "auto") == "line":
             return ReprExceptionInfo(reprtraceback=ReprTraceback([], None, "short"), reprcrash=crash)
         entries = [entry for v in failing[: terminal.PER_PLACE_MAX] for entry in self._entries(v)]
         notes = []
@@ -109,6 +110,22 @@ class Verdicts:
             lines = [f"    {call.source}"] if call.source else []
         lines += [f"E   {line.text}" for line in terminal.explanation(violation, self._view)]
         yield _entry([*lines, ""], where)
+
+
+def fail_unread(item: pytest.Item, report: pytest.TestReport, error: Exception) -> None:
+    """There are violations, and what they are cannot be told here: the test fails for them all the same."""
+    text = f"fence: there are violations, and they could not be read in this test: {type(error).__name__}: {error}"
+    if report.failed:
+        report.sections.append((SECTION, text))
+        return
+    path, line, _ = item.location
+    report.outcome = "failed"
+    report.longrepr = ReprExceptionInfo(
+        reprtraceback=ReprTraceback([_entry([f"E   {text}"])], None, "short"),
+        reprcrash=ReprFileLocation(path, (line or 0) + 1, text),
+    )
+    if hasattr(report, "wasxfail"):
+        del report.wasxfail
 
 
 def warning_text(violation: engine.Violation) -> str:

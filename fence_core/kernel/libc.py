@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from fence_core.errors import FenceUnavailable, KernelCallError
+from fence_core.untouched import real
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +58,7 @@ def function(name: str, result: Any, *arguments: Any) -> Callable[..., int]:
 
 def fail(call: str, detail: str = "") -> NoReturn:
     """Raise `KernelCallError` for the call that has just failed in this thread."""
-    raise KernelCallError(call, ctypes.get_errno(), detail)
+    raise KernelCallError(call, real.get_errno(), detail)
 
 
 if _dll is not None:
@@ -88,7 +89,7 @@ def syscall(
     """
     result: int = _syscall(nr, a, b, c, d, e, f)
     if result == -1:
-        raise KernelCallError(call, ctypes.get_errno())
+        raise KernelCallError(call, real.get_errno())
     return result
 
 
@@ -98,7 +99,7 @@ def syscall_locked(
     """As `syscall`, but the interpreter's lock is held throughout: for calls that return twice."""
     result: int = _syscall_locked(nr, a, b, c, d, e, f)
     if result == -1:
-        raise KernelCallError(call, ctypes.get_errno())
+        raise KernelCallError(call, real.get_errno())
     return result
 
 
@@ -115,7 +116,7 @@ def bare_fork() -> int:
     fork.restype, fork.argtypes = ctypes.c_int, ()
     pid: int = fork()
     if pid < 0:
-        raise KernelCallError("fork", ctypes.get_errno())
+        raise KernelCallError("fork", real.get_errno())
     return pid
 
 

@@ -6,20 +6,25 @@ Run by fenced processes. Everything here uses calls that are not trapped (read, 
 from __future__ import annotations
 
 import fcntl
-import json
-import os
-import threading
+import resource
+import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fence_core.broker.page import Page
 from fence_core.errors import BrokerError, PolicyError, Problem
 from fence_core.events.phases import PHASES
+from fence_core.events.wire import from_wire
 from fence_core.launcher.doors import knock
+from fence_core.untouched import real
 
 if TYPE_CHECKING:
     from fence_core.events.model import Violation
 
+_F_DUPFD_CLOEXEC = fcntl.F_DUPFD_CLOEXEC
+_STACK_SIGNAL = int(signal.SIGRTMAX) - 3
+_DEFAULT = signal.SIG_DFL
+_RLIMIT_NOFILE = resource.RLIMIT_NOFILE
 _PHASE_NUMBERS = {name: number for number, name in enumerate(PHASES)}
 
 
@@ -27,21 +32,19 @@ def out_of_the_way(fd: int) -> int:
     """The same descriptor under a high number: tests expect the low ones as they know them."""
     for lowest in (960, 200):  # below the usual limit of 1024, or a strict one
         try:
-            high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+            high = real.fcntl(fd, _F_DUPFD_CLOEXEC, lowest)
         except OSError:
             continue
-        os.close(fd)
+        real.close(fd)
         return high
     return fd
 
 
 def _violations(answer: Mapping[str, Any]) -> list[Violation]:
-    found = answer["violations"]
-    if not found:
-        return []
-    from fence_core.events.wire import from_wire  # a run without violations does without
-
-    return [from_wire(each) for each in found]
+    try:
+        return [from_wire(each) for each in answer["violations"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise BrokerError(f"the broker's answer is not understood: {type(error).__name__}: {error}") from error
 
 
 class Fence:
@@ -49,7 +52,7 @@ class Fence:
 
     def __init__(self, role: str, config: Mapping[str, Any] | None) -> None:
         """Raises BrokerError; call `doors.is_fenced` first."""
-        self._lock = threading.Lock()
+        self._lock = real.Lock()
         answer = self._ask({"op": "hello", "role": role, "config": config})
         self.role: str = answer["role"]
         """``session``, ``worker`` or ``nested``."""
@@ -65,7 +68,7 @@ class Fence:
         if page is None:
             raise BrokerError("the broker gave no page")
         self._page = Page(page)
-        os.close(page)
+        real.close(page)
         self._nodeid = ""
         self._policy = 0
         self._layers: dict[int, int | None] = {}
@@ -111,7 +114,7 @@ class Fence:
             self._layers[self._policy] = None if places is None else per_test.layer(places)
         pid = per_test.fork(self._layers[self._policy])
         if pid == 0:
-            self._lock = threading.Lock()  # a thread that is not there may have held it
+            self._lock = real.Lock()  # a thread that is not there may have held it
         return pid
 
     # ------------------------------------------------------------ per session
@@ -151,20 +154,16 @@ class Fence:
 
     def _offer_stacks(self) -> None:
         """Let the broker ask for the Python stack of a thread that it is about to refuse something."""
-        import faulthandler
-        import signal
-
         fd = knock("stack")
         if fd is None:
             return
         fd = out_of_the_way(fd)
-        number = signal.SIGRTMAX - 3
-        if signal.getsignal(number) is not signal.SIG_DFL:
-            os.close(fd)
+        if real.getsignal(_STACK_SIGNAL) is not _DEFAULT:
+            real.close(fd)
             return  # somebody uses it: no stacks rather than a surprise
-        faulthandler.register(number, file=fd, all_threads=False, chain=False)
+        real.register_stack_signal(_STACK_SIGNAL, file=fd, all_threads=False, chain=False)
         self._stack_fd = fd
-        self._ask({"op": "stacks", "signal": int(number), "fd": fd})
+        self._ask({"op": "stacks", "signal": _STACK_SIGNAL, "fd": fd})
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """One request, one reply, on a line of its own.
@@ -172,27 +171,57 @@ class Fence:
         No line is kept open: suites count sockets and descriptors, close what they do not know, and fork. Raises
         BrokerError where the broker cannot be reached: it is gone, or a bug; PolicyError with the broker's problems.
         """
-        data = json.dumps(request).encode() + b"\n"
+        data = real.dumps(request).encode() + b"\n"
         received = bytearray()
         with self._lock:
-            line = knock("control")
-            if line is None:
-                raise BrokerError("the broker does not answer")
+            line = _line()
             try:
                 while data:
-                    data = data[os.write(line, data) :]
+                    data = data[real.write(line, data) :]
                 while not received.endswith(b"\n"):
-                    chunk = os.read(line, 1 << 16)
+                    chunk = real.read(line, 1 << 16)
                     if not chunk:
                         raise BrokerError("the broker has closed the line")
                     received += chunk
             except OSError as error:
                 raise BrokerError(f"the broker cannot be reached: {error}") from error
             finally:
-                os.close(line)
-        answer: dict[str, Any] = json.loads(received)
+                _close(line)
+        try:
+            answer: dict[str, Any] = real.loads(received.decode())
+        except ValueError as error:  # somebody else has read or written here: a test that uses any descriptor it finds
+            raise BrokerError(f"the broker's answer is not understood: {error}") from error
         if "problems" in answer:
             raise PolicyError(tuple(Problem(*problem) for problem in answer["problems"]))
         if "error" in answer:
             raise BrokerError(f"the broker refused {request['op']!r}: {answer['error']}")
         return answer
+
+
+def _line() -> int:
+    """A line to the broker. Raises BrokerError.
+
+    A test may have used up all descriptors, or have lowered their limit: then it is raised for the moment of the call.
+    """
+    line = knock("control")
+    if line is None:
+        try:
+            soft, hard = real.getrlimit(_RLIMIT_NOFILE)
+            if soft != hard:
+                real.setrlimit(_RLIMIT_NOFILE, (hard, hard))
+                try:
+                    line = knock("control")
+                finally:
+                    real.setrlimit(_RLIMIT_NOFILE, (soft, hard))
+        except (OSError, ValueError):
+            pass
+    if line is None:
+        raise BrokerError("the broker does not answer, or this process may open no more files")
+    return line
+
+
+def _close(line: int) -> None:
+    try:
+        real.close(line)
+    except OSError:
+        pass  # a thread of a test that closes all descriptors was first

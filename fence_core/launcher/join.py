@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from fence_core.kernel import features
-from fence_core.launcher.doors import is_fenced
+from fence_core.launcher.doors import is_fenced, knock
 from fence_core.policy.load import source_kind
+from fence_core.untouched import real
 
 if TYPE_CHECKING:
     from fence_core.launcher.handle import Fence
@@ -88,7 +89,6 @@ def _tell(what: str) -> None:
     """A call that has no effect but that the broker sees, and with it this process."""
     if _silent:
         return
-    try:
-        os.close(os.open(f"/proc/fence/{what}", os.O_RDWR | os.O_CREAT))
-    except OSError:
-        pass
+    door = knock(what)
+    if door is not None:
+        real.close(door)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import linecache
+import ast
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from fence_core.events.model import Frame
 from fence_core.report.text import escape, source_text
+from fence_core.untouched import real
 
 FRAMES_MAX = 8
 """Of a longer stack the outermost two and the innermost rest are shown."""
 _FALLBACK_FRAMES = 3
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_CALL = ast.Call
 
 
 class Fixture(NamedTuple):
@@ -37,14 +40,15 @@ class View:
         hidden: Iterable[str] = (),
         runner: str = "",
         stdlib: Iterable[str] | None = None,
-        read_lines: Callable[[str], Sequence[str]] = linecache.getlines,
+        read_lines: Callable[[str], Sequence[str]] | None = None,
     ) -> None:
         self._root = root
         self._cwd = cwd or root
         self._runner = runner
         self._hidden = tuple(_as_prefix(path) for path in hidden)
         self._stdlib = tuple(_as_prefix(path) for path in (_stdlib_paths() if stdlib is None else stdlib))
-        self._read_lines = read_lines
+        self._read_lines = read_lines or source_lines
+        self._lines: dict[str, Sequence[str]] = {}
         self._trees: dict[str, list[_Function]] = {}
 
     def path(self, path: str) -> str:
@@ -52,12 +56,12 @@ class View:
         if path.startswith(_as_prefix(self._cwd)):
             path = path[len(_as_prefix(self._cwd)) :]
         elif path.startswith(_as_prefix(self._root)):
-            path = os.path.relpath(path, self._cwd)
+            path = _relative(path, self._cwd)
         return escape(path)
 
     def source(self, frame: Frame) -> str:
         """The line itself; empty where its file cannot be read."""
-        lines = self._read_lines(frame.path)
+        lines = self._lines_of(frame.path)
         return source_text(lines[frame.line - 1]) if 0 < frame.line <= len(lines) else ""
 
     def trim(self, stack: Sequence[Frame]) -> list[Frame]:
@@ -100,10 +104,16 @@ class View:
     def _is_noise(self, path: str) -> bool:
         return path.startswith(("<frozen ", *self._hidden))
 
+    def _lines_of(self, path: str) -> Sequence[str]:
+        known = self._lines.get(path)
+        if known is None:
+            known = self._lines[path] = self._read_lines(path)
+        return known
+
     def _functions(self, path: str) -> list[_Function]:
         known = self._trees.get(path)
         if known is None:
-            known = self._trees[path] = _fixture_functions("".join(self._read_lines(path)))
+            known = self._trees[path] = _fixture_functions("".join(self._lines_of(path)))
         return known
 
 
@@ -116,21 +126,18 @@ class _Function(NamedTuple):
 
 def _fixture_functions(source: str) -> list[_Function]:
     """The functions of a file that are decorated as fixtures."""
-    import ast
-    import warnings
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an invalid escape, say; whoever compiled this has said so
-            tree = ast.parse(source)
+        with real.catch_warnings():
+            real.simplefilter("ignore")  # of an invalid escape, say; whoever compiled this has said so
+            tree = real.parse(source)
     except (SyntaxError, ValueError, RecursionError):
         return []
     found = []
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+    for node in real.walk(tree):
+        if not isinstance(node, _FUNCTIONS):
             continue
         for decorator in node.decorator_list:
-            call = decorator if isinstance(decorator, ast.Call) else None
+            call = decorator if isinstance(decorator, _CALL) else None
             called = call.func if call is not None else decorator
             # pytest.fixture, pytest_asyncio.fixture, fixture
             if getattr(called, "attr", getattr(called, "id", "")) != "fixture":
@@ -139,6 +146,30 @@ def _fixture_functions(source: str) -> list[_Function]:
             fixture = Fixture(_text(words.get("name"), node.name), _text(words.get("scope"), "function"))
             found.append(_Function(node.name, node.lineno, node.end_lineno or node.lineno, fixture))
     return found
+
+
+def source_lines(path: str) -> Sequence[str]:
+    """The lines of a source file, ends included; none where it cannot be read.
+
+    Not by `linecache`, which opens files by whatever a test has put in the place of `open`.
+    """
+    try:
+        data = real.read_file(path)
+        encoding, _ = real.detect_encoding(iter(data.splitlines(keepends=True)).__next__)
+        text = data.decode(encoding, "replace")
+    except (OSError, ValueError, SyntaxError, LookupError):
+        entry = real.cached_lines.get(path)
+        return entry[2] if entry is not None and len(entry) == 4 else ()
+    return [f"{line}\n" for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+
+
+def _relative(path: str, start: str) -> str:
+    """An absolute path as seen from a directory; as `os.path.relpath`, which asks the system."""
+    to, here = ([part for part in each.split("/") if part not in ("", ".")] for each in (path, start))
+    common = 0
+    while common < min(len(to), len(here)) and to[common] == here[common]:
+        common += 1
+    return "/".join([".."] * (len(here) - common) + to[common:]) or "."
 
 
 def _text(node: object, default: str) -> str:

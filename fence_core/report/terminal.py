@@ -8,6 +8,7 @@ from typing import NamedTuple
 from fence_core.events.model import Violation
 from fence_core.report.stack import FRAMES_MAX, View
 from fence_core.report.text import escape, plural, shorten, times
+from fence_core.untouched import real
 
 PLACES_MAX = 25
 """Tests listed by name in one section."""
@@ -207,9 +208,7 @@ def _program(violation: Violation) -> Iterator[Line]:
 
 
 def _quote(word: str) -> str:
-    import shlex
-
-    return escape(shlex.quote(word))
+    return escape(real.quote(word))
 
 
 def _verdict(violation: Violation) -> Iterator[Line]:

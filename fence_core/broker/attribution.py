@@ -329,7 +329,7 @@ class ProcessTable:
                     status = kernel_process.status_fields(ppid)
                     # Only a child of ours can have fenced children: a stranger here means an orphan whose new
                     # parent is a subreaper outside (systemd --user).
-                    if self._is_fenced(ppid):
+                    if self.is_fenced(ppid):
                         parent = self._meet(ppid, status.ppid)
                 except OSError:
                     parent = None
@@ -386,7 +386,7 @@ class ProcessTable:
             process.workers[-1].test_pid = process.pid
             process.remember_memory()
 
-    def _is_fenced(self, pid: int) -> bool:
+    def is_fenced(self, pid: int) -> bool:
         """Whether more filters are in force there than here: in a container, everybody has one."""
         return kernel_process.filter_count(pid) > self._own_filters
 

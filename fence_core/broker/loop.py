@@ -40,7 +40,7 @@ from fence_core.events.ledger import Ledger
 from fence_core.kernel import arch as arches
 from fence_core.kernel import seccomp, signals
 from fence_core.policy.domains import is_loopback_name, is_this_machine
-from fence_core.policy.requests import Connect, Request, Resolve, printable
+from fence_core.policy.requests import Connect, Kind, Request, Resolve, printable
 
 if TYPE_CHECKING:
     from fence_core.dns.search import Verdict
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 
 class Describable(Protocol):
+    @property
+    def kind(self) -> Kind: ...
+
     def describe(self) -> str: ...
 
 
@@ -436,11 +439,19 @@ class Broker:
         return os.readlink(f"/proc/{tid}/ns/net") == self._network
 
     def refuse(
-        self, process: Process, tid: int, request: Describable, number: int, *, whatever_rules: bool = False
+        self,
+        process: Process,
+        tid: int,
+        request: Describable,
+        number: int,
+        *,
+        whatever_rules: bool = False,
+        always: bool = False,
     ) -> int:
         """Record a violation with every session whose policy does not allow it; the error number to answer.
 
-        `CONTINUE` where all of those only audit. ``whatever_rules``: no rule can allow this.
+        `CONTINUE` where all of those only audit. ``whatever_rules``: no rule can allow this. ``always``: even an audit
+        refuses it.
         """
         if not self.still_there():
             return number
@@ -458,13 +469,12 @@ class Broker:
                 if isinstance(request, Connect) and not quiet:
                     rule += self._known_otherwise(binding, request)
             found = True
-            given = number if binding.worker.scope.mode != "audit" else 0
+            given = number if always or binding.worker.scope.mode != "audit" else 0
             answer = answer or given
             if quiet:
                 continue
-            kind = type(request).__name__.lower()
             asked = None if whatever_rules else request
-            self.recorder.note(process, tid, kind, request.describe(), binding, rule, given, asked)
+            self.recorder.note(process, tid, request.kind, request.describe(), binding, rule, given, asked)
         return answer if found else number
 
     def would_refuse(self, process: Process, request: Request, *, whatever_rules: bool = False) -> bool:

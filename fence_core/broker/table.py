@@ -13,7 +13,17 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers import exec as exec_
-from fence_core.broker.handlers import files, flags, inodes, messages, moves, network, queues, xattrs
+from fence_core.broker.handlers import (
+    files,
+    flags,
+    inodes,
+    messages,
+    moves,
+    network,
+    privileged,
+    queues,
+    xattrs,
+)
 from fence_core.kernel import bpf
 from fence_core.kernel.arch import Arch
 
@@ -66,23 +76,33 @@ _SETSOCKOPT: tuple[bpf.Case | int, ...] = (
     ALLOW,
 )
 
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # include/uapi/asm-generic/ioctls.h
 _USERFAULTFD_NEW = 0xAA00  # of /dev/userfaultfd, include/uapi/linux/userfaultfd.h
 _TCGETS = 0x5401  # what isatty asks, of every file that is opened: it comes first
 _WITHOUT_SIZE = 0xFFFF0000
-_IOCTL: tuple[bpf.Case | int, ...] = (
-    bpf.Case((bpf.Condition(1, "eq", _TCGETS),), ALLOW),
-    # Both type into the user's terminal, where the shell would run it once pytest is done.
-    bpf.Case((bpf.Condition(1, "eq", _TIOCSTI),), bpf.errno_action(errno.EPERM)),
-    bpf.Case((bpf.Condition(1, "eq", _TIOCLINUX),), bpf.errno_action(errno.EPERM)),
-    bpf.Case((bpf.Condition(1, "eq", _USERFAULTFD_NEW),), bpf.errno_action(errno.EPERM)),  # see `_EPERM`
-    *(bpf.Case((bpf.Condition(1, "eq", request),), bpf.errno_action(errno.EPERM)) for request in flags.REFUSED_PLAIN),
-    # Most requests of terminals, pipes and sockets end here.
-    bpf.Case((bpf.Condition(1, "no_bits", _WITHOUT_SIZE),), ALLOW),
-    *(bpf.Case((bpf.Condition(1, "eq", request),), TRAP) for request in flags.REQUESTS),
-    *(bpf.Case((bpf.Condition(1, "eq", request),), bpf.errno_action(errno.EPERM)) for request in flags.REFUSED),
-    ALLOW,
-)
+_FREQUENT = (_TCGETS, 0x541B, 0x5413, 0x5421, 0x5451)
+"""FIONREAD, TIOCGWINSZ, FIONBIO and FIOCLEX besides: requests that do not go through the whole list."""
+
+
+def _ioctl(refused_plain: tuple[int, ...], refused: tuple[int, ...]) -> tuple[bpf.Case | int, ...]:
+    """Requests that are stopped, and those that are refused: without and with the bits of size and direction."""
+    eperm = bpf.errno_action(errno.EPERM)
+    return (
+        *(bpf.Case((bpf.Condition(1, "eq", request),), ALLOW) for request in _FREQUENT),
+        bpf.Case((bpf.Condition(1, "eq", privileged.TIOCSTI),), TRAP),
+        bpf.Case((bpf.Condition(1, "eq", privileged.TIOCLINUX),), TRAP),
+        bpf.Case((bpf.Condition(1, "eq", privileged.TIOCSCTTY), bpf.Condition(2, "ne", 0, 64)), TRAP),
+        bpf.Case((bpf.Condition(1, "eq", _USERFAULTFD_NEW),), eperm),  # see `_EPERM`
+        *(bpf.Case((bpf.Condition(1, "eq", request),), eperm) for request in refused_plain),
+        # Most requests of terminals, pipes and sockets end here.
+        bpf.Case((bpf.Condition(1, "no_bits", _WITHOUT_SIZE),), ALLOW),
+        *(bpf.Case((bpf.Condition(1, "eq", request),), TRAP) for request in flags.REQUESTS),
+        *(bpf.Case((bpf.Condition(1, "eq", request),), eperm) for request in refused),
+        ALLOW,
+    )
+
+
+_IOCTL = _ioctl(flags.REFUSED_PLAIN, flags.REFUSED)
+_IOCTL_OF_ROOT = _ioctl(flags.REFUSED_PLAIN + flags.OF_ROOT, flags.REFUSED + flags.OF_ROOT_SIZED)
 
 _RLIMIT_LOCKS = 10
 _SETRLIMIT: tuple[bpf.Case | int, ...] = (
@@ -110,7 +130,24 @@ _PRCTL: tuple[bpf.Case | int, ...] = (
     ),
     ALLOW,
 )
+_KILL: tuple[bpf.Case | int, ...] = (
+    bpf.Case((bpf.Condition(1, "eq", 0),), ALLOW),  # whether it is there
+    bpf.Case((bpf.Condition(0, "any_bits", 0x8000_0000),), ALLOW),  # many, of which the kernel reaches those inside
+    bpf.Case((bpf.Condition(0, "eq", 0),), ALLOW),
+    TRAP,
+)
+_PTRACE: tuple[bpf.Case | int, ...] = (
+    bpf.Case((bpf.Condition(0, "eq", 16),), TRAP),  # PTRACE_ATTACH
+    bpf.Case((bpf.Condition(0, "eq", 0x4206),), TRAP),  # PTRACE_SEIZE
+    ALLOW,
+)
+_PERF: tuple[bpf.Case | int, ...] = (
+    bpf.Case((bpf.Condition(1, "eq", 0), bpf.Condition(4, "no_bits", 4)), ALLOW),  # of the caller itself
+    TRAP,
+)
 _FANOTIFY: tuple[bpf.Case | int, ...] = (
+    # Who is asked for permission can deny others every file, or keep them waiting: FAN_CLASS_CONTENT, _PRE_CONTENT.
+    bpf.Case((bpf.Condition(0, "any_bits", 0x0C),), bpf.errno_action(errno.EPERM)),
     # Its events come with descriptors, which the kernel opens with these flags for writing, if they say so.
     bpf.Case((bpf.Condition(1, "any_bits", os.O_ACCMODE),), bpf.errno_action(errno.EPERM)),
     ALLOW,
@@ -213,6 +250,13 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     "sched_setaffinity": (exec_.schedule, _OF_OTHERS),
     "setpriority": (exec_.set_priority, _PRIORITY),
     "ioprio_set": (exec_.set_io_priority, _IO_PRIORITY),
+    # what root does to the machine, and what reaches into processes outside
+    **{name: (handler, TRAP) for name, handler in privileged.CLOSED.items()},
+    "kill": (privileged.kill, _KILL),
+    "ptrace": (privileged.ptrace, _PTRACE),
+    "process_vm_writev": (privileged.process_vm_writev, TRAP),
+    "pidfd_getfd": (privileged.pidfd_getfd, TRAP),
+    "perf_event_open": (privileged.perf_event_open, _PERF),
 }
 
 _ENOSYS = (
@@ -221,42 +265,20 @@ _ENOSYS = (
     "io_uring_enter",
     "io_uring_register",
     "openat2",
+    # Paths in such memory the broker could not read. Kernels say so where it is not switched on (secretmem.enable).
+    "memfd_secret",
 )
 _EPERM = (
     # Memory that a program serves itself would keep the broker waiting while it reads an argument.
     "userfaultfd",
-    # What an ordinary user is refused as well, and what would lead around every path rule.
-    "open_by_handle_at",
+    # Programs try these in passing, and do without.
     "bpf",
-    # Has the kernel write to a file of its caller's choice; gives its caller the machine's ports.
-    "acct",
-    "iopl",
-    "ioperm",
-    "init_module",
-    "finit_module",
-    "delete_module",
-    "kexec_load",
-    "kexec_file_load",
-    "reboot",
-    "swapon",
-    "swapoff",
-    "quotactl",
-    "quotactl_fd",
-    "vhangup",  # takes the user's terminal away
     "add_key",
     "request_key",
     "keyctl",
-    "mount",
-    "umount2",
-    "pivot_root",
-    "move_mount",
-    "open_tree",
-    "open_tree_attr",
-    "fsopen",
+    # Of what another call has begun, which is refused.
     "fsconfig",
     "fsmount",
-    "fspick",
-    "mount_setattr",
 )
 
 
@@ -284,6 +306,7 @@ def rules(arch: Arch, *, watch_reads: bool = False, as_root: bool = False) -> di
     if as_root:
         # Its flags lie in memory: libc asks by clone(2) instead, where the filter sees who makes a user namespace.
         found[calls["clone3"]] = bpf.errno_action(errno.ENOSYS)
+        found[calls["ioctl"]] = _IOCTL_OF_ROOT
     if watch_reads:
         found.update({calls[name]: action for name, action in _WATCHING_READS.items() if name in calls})
     return found

@@ -61,14 +61,23 @@ def mount_of(fd: int) -> bytes:
     return b""
 
 
-_PROC_SUPER_MAGIC = 0x9FA0  # include/uapi/linux/magic.h
+_PROC_SUPER_MAGIC, _NSFS_MAGIC = 0x9FA0, 0x6E736673  # include/uapi/linux/magic.h
 _STATFS_BYTES = 120  # struct statfs on 64 bits; f_type, a long, comes first
 _fstatfs = libc.function("fstatfs", ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
 
 
 def is_procfs(fd: int) -> bool:
     """Whether a descriptor, one with O_PATH too, is open on a file of procfs. Raises `KernelCallError`."""
+    return _magic(fd) == _PROC_SUPER_MAGIC
+
+
+def is_namespace(fd: int) -> bool:
+    """Whether it is open on a namespace, by whatever name. Raises `KernelCallError`."""
+    return _magic(fd) == _NSFS_MAGIC
+
+
+def _magic(fd: int) -> int:
     answer = (ctypes.c_long * (_STATFS_BYTES // ctypes.sizeof(ctypes.c_long)))()
     if _fstatfs(fd, ctypes.addressof(answer)) < 0:
         libc.fail("fstatfs")
-    return bool(answer[0] == _PROC_SUPER_MAGIC)
+    return answer[0]

@@ -8,19 +8,27 @@ Classes of their own and not a `Record` as the rest: to tuples, `Resolve("x")` a
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 __all__ = [
     "Bind",
     "Connect",
+    "Kind",
     "Move",
     "OpenSocket",
     "Read",
     "Request",
     "Resolve",
     "Run",
+    "SystemCall",
     "UnixConnect",
     "Write",
     "printable",
 ]
+
+Kind = Literal["connect", "resolve", "bind", "socket", "write", "read", "run", "system", "error"]
+"""Of a violation: what was tried, or `system`, what no rule speaks of (a mount, a process outside), or `error`, a fault
+of ours. Those who evaluate reports rely on them: `docs/reference/report.md` lists them."""
 
 # Linux's numbers, the same on every architecture we know. Spelled out since `socket` does not name all of them.
 _FAMILIES = {
@@ -78,6 +86,8 @@ class _Asked:
     """A frozen value, equal to another of its own class with the same fields."""
 
     __slots__: tuple[str, ...] = ()
+    kind: ClassVar[Kind]
+    """Of the violation that a refusal of it is."""
 
     def _set(self, *values: object) -> None:
         for name, value in zip(self.__slots__, values, strict=True):
@@ -106,6 +116,7 @@ class Connect(_Asked):
     `inside`: the port was bound by a fenced process of this run.
     """
 
+    kind = "connect"
     __slots__ = ("host", "port", "proto", "inside")  # noqa: RUF023 - in the order of the arguments, here and below
     host: str
     port: int
@@ -122,6 +133,7 @@ class Connect(_Asked):
 class Bind(_Asked):
     """Take a local Internet address."""
 
+    kind = "bind"
     __slots__ = ("host", "port", "proto")
     host: str
     port: int
@@ -137,6 +149,7 @@ class Bind(_Asked):
 class Resolve(_Asked):
     """Look up a name."""
 
+    kind = "resolve"
     __slots__ = ("name",)
     name: str
 
@@ -153,6 +166,7 @@ class UnixConnect(_Asked):
     `inside`: it was made by a fenced process of this run.
     """
 
+    kind = "connect"
     __slots__ = ("path", "inside")  # noqa: RUF023
     path: str
     inside: bool
@@ -168,6 +182,7 @@ class UnixConnect(_Asked):
 class OpenSocket(_Asked):
     """Make a socket of a kind that is not an ordinary Internet or UNIX one. Numbers as the kernel has them."""
 
+    kind = "socket"
     __slots__ = ("family", "type", "proto")  # noqa: RUF023
     family: int
     type: int
@@ -192,6 +207,7 @@ class Write(_Asked):
     opened inside. `toward`: of a directory, the one below it that the program wants to make, where it has said so.
     """
 
+    kind = "write"
     __slots__ = ("op", "path", "toward")
     op: str
     path: str
@@ -208,6 +224,7 @@ class Write(_Asked):
 class Read(_Asked):
     """Open for reading; asked only where `deny_read` is set."""
 
+    kind = "read"
     __slots__ = ("path",)
     path: str
 
@@ -221,6 +238,7 @@ class Read(_Asked):
 class Run(_Asked):
     """Start it as a program. Whoever does that has read it, so the rules of `Read` speak of it."""
 
+    kind = "run"
     __slots__ = ("path",)
     path: str
 
@@ -238,6 +256,7 @@ class Move(_Asked):
     directory; `directory`: whether what moves is one itself. `unseen`: why nobody could look what lies in it.
     """
 
+    kind = "write"
     __slots__ = ("op", "old", "new", "inside", "directory", "unseen")  # noqa: RUF023
     op: str
     old: str
@@ -260,6 +279,20 @@ class Move(_Asked):
     def describe(self) -> str:
         holds = f", which holds {printable(self.inside)}" if self.inside else ""
         return f"{self.op} {printable(self.old)}{holds}"
+
+
+class SystemCall(_Asked):
+    """What no rule can allow, in words: `mount`, `enter namespace PATH`. No judge is asked about it."""
+
+    kind = "system"
+    __slots__ = ("what",)
+    what: str
+
+    def __init__(self, what: str) -> None:
+        self._set(what)
+
+    def describe(self) -> str:
+        return printable(self.what)
 
 
 Request = Connect | Bind | Resolve | UnixConnect | OpenSocket | Write | Read | Run | Move

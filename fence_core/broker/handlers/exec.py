@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers import reads
 from fence_core.broker.handlers.arguments import AT_FDCWD, signed
+from fence_core.broker.native_errno import Credentials
 from fence_core.broker.reply import CONTINUE, Reply
-from fence_core.policy.requests import printable
+from fence_core.kernel import names
+from fence_core.policy.requests import SystemCall
 
 if TYPE_CHECKING:
     from fence_core.broker.handlers.arguments import Arguments
     from fence_core.broker.loop import Broker
+
+
+_NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
+_CAP_SYS_ADMIN = 21
 
 
 def execve(broker: Broker, tid: int, args: Arguments) -> Reply:
@@ -51,16 +58,6 @@ def change_identity(broker: Broker, tid: int, args: Arguments) -> Reply:
     return CONTINUE
 
 
-class EnterNamespace:
-    """A request that no rule can allow: to enter a namespace that was made outside."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def describe(self) -> str:
-        return f"enter namespace {printable(self._path)}"
-
-
 def setns(broker: Broker, tid: int, args: Arguments) -> Reply:
     """A namespace is known to be made inside by how its descriptor was had: below the /proc of another fenced
     process, or as a pidfd. What has a file name (``/run/netns/x``) was mounted there, which nobody can in here."""
@@ -71,10 +68,25 @@ def setns(broker: Broker, tid: int, args: Arguments) -> Reply:
         path = os.readlink(f"/proc/{tid}/fd/{args[0] & 0xFFFF_FFFF}")
     except OSError:
         return CONTINUE  # EBADF
+    if path.startswith("/"):
+        answer = _no_namespace(process.borrow(tid, signed(args[0])), args[1] & 0xFFFF_FFFF)
+        if answer or not Credentials(tid).may(_CAP_SYS_ADMIN):
+            return answer or errno.EPERM
     # Of mount namespaces root could have walked to others (ioctl_nsfs(2)): there, a path is not what it is here.
     if path.startswith("/") or (path.startswith("mnt:") and not _is_of_ours(broker, tid, path)):
-        return broker.refuse(process, tid, EnterNamespace(path), errno.EPERM, whatever_rules=True)
+        entering = SystemCall(f"enter namespace {path}")
+        return broker.refuse(process, tid, entering, errno.EPERM, whatever_rules=True)
     return CONTINUE
+
+
+def _no_namespace(fd: int, kind: int) -> int:
+    """The error of setns(2) for a descriptor of a file, if that is not a namespace, or none of this kind."""
+    try:
+        if not names.is_namespace(fd):
+            return errno.EINVAL
+        return errno.EINVAL if kind not in (0, fcntl.ioctl(fd, _NS_GET_NSTYPE)) else 0
+    finally:
+        os.close(fd)
 
 
 def _is_of_ours(broker: Broker, tid: int, namespace: str) -> bool:

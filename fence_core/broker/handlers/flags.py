@@ -10,6 +10,7 @@ import errno
 import fcntl
 from typing import TYPE_CHECKING
 
+from fence_core.broker.handlers import privileged
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, Arguments, signed
 from fence_core.broker.handlers.changing import AT_FLAGS, change_descriptor, change_path
 from fence_core.broker.reply import Reply
@@ -78,6 +79,39 @@ REFUSED_PLAIN = (
     1,  # SCSI_IOCTL_SEND_COMMAND (include/scsi/scsi_ioctl.h); and FIBMAP, which others than root are refused as well
 )
 """The same, of those without the bits that tell size and direction."""
+OF_ROOT = (
+    # include/uapi/linux/kd.h, vt.h: keys that type words of the test's choice, and the console as such
+    0x4B49, 0x4B47, 0x4B4B, 0x4BFB, 0x4B4D, 0x4B45, 0x4B63, 0x4B32, 0x4B65, 0x4B4E, 0x4B52,  # KDSKBSENT to KDKBDREP
+    0x4B72, 0x4B61, 0x4B6C, 0x4B6D, 0x4B67, 0x4B68, 0x4B41, 0x4B6A, 0x4B71, 0x4B3A,  # KDFONTOP, PIO_*, KDSETMODE
+    0x4B2F, 0x4B30, 0x4B34, 0x4B35, 0x4B36, 0x4B37,  # KIOCSOUND, KDMKTONE, KDADDIO to KDDISABIO
+    0x5602, 0x5605, 0x5606, 0x5607, 0x5608, 0x5609, 0x560A, 0x560B, 0x560C, 0x560F,  # VT_SETMODE to VT_SETACTIVATE
+    # include/uapi/asm-generic/ioctls.h: another terminal is hung up, or gets what is meant for the console
+    0x5437, 0x541D,  # TIOCVHANGUP, TIOCCONS
+    # include/uapi/linux/fs.h, blkpg.h, blktrace_api.h: a block device, for all who use it
+    0x125D, 0x125F, 0x1261, 0x1262, 0x1264, 0x1269, 0x1277, 0x127D, 0x127F,  # BLKROSET to BLKZEROOUT
+    0x1274, 0x1275, 0x1276,  # BLKTRACESTART, BLKTRACESTOP, BLKTRACETEARDOWN
+    # include/uapi/linux/loop.h
+    0x4C00, 0x4C01, 0x4C02, 0x4C04, 0x4C06, 0x4C07, 0x4C08, 0x4C09, 0x4C0A, 0x4C80, 0x4C81, 0x4C82,
+    # include/uapi/linux/hdreg.h: HDIO_DRIVE_* and HDIO_SET_*
+    *range(0x031B, 0x0331),
+    # include/scsi/sg.h, scsi_ioctl.h, linux/cdrom.h
+    0x2284, 0x5380, 0x5381, 5, 6, 0x5309, 0x5312, 0x5319, 0x5329,  # SG_SCSI_RESET to CDROM_LOCKDOOR
+    # include/uapi/linux/raid/md_u.h
+    0x0922, 0x0928, 0x0932, 0x0933, 0x0934,  # HOT_REMOVE_DISK, SET_DISK_FAULTY, STOP_ARRAY, RESTART_ARRAY_RW
+)  # fmt: skip
+"""Requests without these bits that only root may make, by a descriptor that need not be open for writing, and that
+change the machine."""
+OF_ROOT_SIZED = (
+    0x40081271,  # BLKBSZSET
+    0xC0481273,  # BLKTRACESETUP
+    0x40101283, 0x40101286, 0x40101287, 0x40101288,  # BLKRESETZONE, BLKOPENZONE, BLKCLOSEZONE, BLKFINISHZONE
+    0xC0045878,  # FITHAW
+    0x40480923, 0x40140921, 0x400C0930,  # md: SET_ARRAY_INFO, ADD_NEW_DISK, RUN_ARRAY
+    # include/uapi/linux/dm-ioctl.h, on /dev/mapper/control: DM_REMOVE_ALL to DM_DEV_SET_GEOMETRY
+    *(0xC138FD00 + number for number in (1, 3, 4, 5, 6, 9, 10, 14, 15)),
+    0x4024700A,  # RTC_SET_TIME (include/uapi/linux/rtc.h)
+)  # fmt: skip
+"""The same, of those with them."""
 
 # include/uapi/linux/fs.h: struct file_attr, and the page that bounds what is taken
 _FILE_ATTR_SIZE = 24
@@ -96,8 +130,10 @@ _file_setattr = libc.function(
 
 
 def ioctl(broker: Broker, tid: int, args: Arguments) -> Reply:
-    """One of `REQUESTS`; the filter lets the others through, or refuses them."""
+    """One of `REQUESTS`, or of those to terminals; the filter lets the others through, or refuses them."""
     request = args[1] & 0xFFFF_FFFF
+    if request in privileged.REQUESTS:
+        return privileged.ioctl(broker, tid, args)
     try:
         given = broker.processes.find(tid).read(tid, args[2], REQUESTS[request])
     except KernelCallError as error:

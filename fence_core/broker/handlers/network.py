@@ -19,7 +19,7 @@ import stat
 import struct
 import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fence_core.broker.handlers.acting import perform, refusal
 from fence_core.broker.handlers.ancillary import own_number
@@ -140,6 +140,8 @@ def _has_direct_addresses(process: Process) -> bool:
 
 class BindToDevice:
     """A request that no rule can allow: to choose the way of messages."""
+
+    kind: Literal["socket"] = "socket"
 
     def __init__(self, what: str = "tie a socket to a network interface (SO_BINDTODEVICE)") -> None:
         self._what = what

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from fence_core.broker import repeats, table
+from fence_core.broker.handlers import privileged
 from fence_core.broker.repeats import Key, Repeats
 from fence_core.broker.reply import HandOver, Value
 from fence_core.kernel import arch
@@ -63,6 +64,12 @@ BY_THE_KERNEL = {
     "sched_setaffinity",
     "setpriority",
     "ioprio_set",
+    *privileged.CLOSED,
+    "kill",
+    "ptrace",
+    "process_vm_writev",
+    "pidfd_getfd",
+    "perf_event_open",
 }
 
 

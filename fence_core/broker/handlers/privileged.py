@@ -1,0 +1,339 @@
+"""Calls that no rule can allow: what root does to the machine, and what reaches into processes outside.
+
+They never happen inside, whatever the mode: an audit of a mount would not be one. Stopped instead of answered by the
+filter itself, since only here can be told whether the kernel would have refused them anyway: to most callers it does,
+and then its own error is the answer, and nothing is reported. All of them are rare.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fence_core.broker.handlers.arguments import AT_FDCWD, Arguments, signed
+from fence_core.broker.native_errno import Credentials
+from fence_core.broker.reply import CONTINUE, Reply
+from fence_core.broker.terminals import controlling, is_slave
+from fence_core.kernel import process as kernel_process
+from fence_core.policy.requests import SystemCall
+
+if TYPE_CHECKING:
+    from fence_core.broker.attribution import Process
+    from fence_core.broker.loop import Broker
+
+    Native = Callable[[Broker, Process, int, Arguments], int]
+    """The error with which the kernel would refuse this call of somebody who has the capability; 0: it would not."""
+
+# capabilities(7), include/uapi/linux/capability.h
+_DAC_READ_SEARCH, _KILL, _SYS_MODULE, _SYS_RAWIO, _SYS_PTRACE, _SYS_PACCT = 2, 5, 16, 17, 19, 20
+_SYS_ADMIN, _SYS_BOOT, _SYS_TTY_CONFIG, _PERFMON = 21, 22, 26, 38
+
+
+def refuse(broker: Broker, process: Process, tid: int, what: str) -> int:
+    return broker.refuse(process, tid, SystemCall(what), errno.EPERM, whatever_rules=True, always=True)
+
+
+def _closed(what: str, capability: int, native: Native | None = None, *, of_namespace: bool = False) -> Callable[
+    [Broker, int, Arguments], Reply
+]:  # fmt: skip
+    """A handler for a call that takes this capability. `of_namespace`: over the caller's own namespaces will do."""
+
+    def handler(broker: Broker, tid: int, args: Arguments) -> Reply:
+        process = broker.processes.find(tid)
+        if not _may(tid, capability, of_namespace=of_namespace):
+            return errno.EPERM
+        number = native(broker, process, tid, args) if native is not None else 0
+        return number or refuse(broker, process, tid, what)
+
+    return handler
+
+
+def _may(tid: int, capability: int, *, of_namespace: bool = False) -> bool:
+    if of_namespace:
+        # In a mount namespace of its own, which belongs to its user namespace, whoever it is outside of that.
+        has = int(kernel_process.field(kernel_process.read_proc(f"/proc/{tid}/status"), b"CapEff"), 16)
+        own = os.readlink(f"/proc/{tid}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
+        return bool(has >> capability & 1) and (own or Credentials(tid).may(capability))
+    return _in_first_user_namespace() and Credentials(tid).may(capability)
+
+
+@functools.cache
+def _in_first_user_namespace() -> bool:
+    """Only there do the capabilities over the machine count (user_namespaces(7))."""
+    with open("/proc/self/uid_map", "rb") as lines:
+        return lines.read().split() == [b"0", b"0", b"4294967295"]
+
+
+# ---------------------------------------------------------------- the machine
+
+_MS_REMOUNT, _MS_BIND, _MS_MOVE, _MS_PROPAGATION = 0x20, 0x1000, 0x2000, 0x1E0000  # include/uapi/linux/mount.h
+_OPEN_TREE_CLONE = 1
+_REBOOT_MAGIC = 0xFEE1DEAD  # include/uapi/linux/reboot.h
+_QUOTA_QUESTIONS = frozenset({0x800004, 0x800005, 0x800007, 0x800009})  # Q_GETFMT and so on, quotactl(2)
+_HANDLE_MAX = 128  # MAX_HANDLE_SZ, include/linux/exportfs.h
+
+
+def _path(broker: Broker, process: Process, tid: int, address: int, dirfd: int = AT_FDCWD) -> tuple[int, str]:
+    """The error with which a path cannot be walked, and where it leads."""
+    located = broker.resolver.locate(tid, process.pid, dirfd, process.read_string(tid, address), follow=True)
+    if located.errno:
+        return max(located.errno, 0) or errno.EINVAL, ""
+    return (0, located.path) if located.handle >= 0 else (errno.ENOENT, "")
+
+
+def _leads_nowhere(place: int) -> Native:
+    """`place`: of the path among the arguments; that of the directory that it begins at stands before it, if any."""
+
+    def native(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
+        return _path(broker, process, tid, args[place], signed(args[place - 1]) if place else AT_FDCWD)[0]
+
+    return native
+
+
+def _no_mount(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
+    number, target = _path(broker, process, tid, args[1])
+    if number:
+        return number
+    if args[3] & _MS_REMOUNT or args[3] & _MS_PROPAGATION:
+        return 0 if os.path.ismount(target) else errno.EINVAL
+    if args[3] & (_MS_BIND | _MS_MOVE):
+        return _path(broker, process, tid, args[0])[0]
+    return _no_file_system(process, tid, args[2])
+
+
+def _no_file_system(process: Process, tid: int, address: int) -> int:
+    if not address:
+        return errno.EINVAL
+    wanted = process.read_string(tid, address).partition(b".")[0]
+    with open("/proc/filesystems", "rb") as lines:
+        return 0 if any(line.split()[-1] == wanted for line in lines) else errno.ENODEV
+
+
+def _no_new_mount(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
+    return _no_file_system(process, tid, args[0])
+
+
+def _nothing_mounted(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
+    number, target = _path(broker, process, tid, args[0])
+    return number or (0 if os.path.ismount(target) else errno.EINVAL)
+
+
+def _no_roots(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
+    return _path(broker, process, tid, args[0])[0] or _path(broker, process, tid, args[1])[0]
+
+
+def _no_accounting(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
+    return _path(broker, process, tid, args[0])[0] if args[0] else 0  # without a file it is switched off
+
+
+def _no_swap(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
+    number, path = _path(broker, process, tid, args[0])
+    with open("/proc/swaps", "rb") as lines:
+        in_use = any(line.split()[0] == os.fsencode(path) for line in lines)
+    return number or (0 if in_use else errno.EINVAL)
+
+
+def _no_module(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
+    name = os.fsdecode(process.read_string(tid, args[0]))
+    return 0 if os.path.isdir(f"/sys/module/{name}/holders") and "/" not in name else errno.ENOENT
+
+
+def _no_code(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
+    return 0 if args[1] else errno.ENOEXEC
+
+
+def _no_magic(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
+    return 0 if args[0] & 0xFFFF_FFFF == _REBOOT_MAGIC else errno.EINVAL
+
+
+def _only_asks(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
+    """Of quotactl(2): what asks only is refused without a word, since programs do in passing."""
+    return errno.EPERM if (args[0] & 0xFFFF_FFFF) >> 8 in _QUOTA_QUESTIONS else 0
+
+
+def _only_asks_by_descriptor(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
+    return errno.EPERM if (args[1] & 0xFFFF_FFFF) >> 8 in _QUOTA_QUESTIONS else 0
+
+
+def _no_handle(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
+    size = int.from_bytes(process.read(tid, args[1], 4), "little")
+    if not 0 < size <= _HANDLE_MAX:
+        return errno.EINVAL
+    start = signed(args[0])
+    return 0 if start == AT_FDCWD or os.path.lexists(f"/proc/{tid}/fd/{start}") else errno.EBADF
+
+
+def _no_tree(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
+    """open_tree(2) opens a path, and makes a copy of what is mounted there if it is told so: only that is one."""
+    return 0 if args[2] & _OPEN_TREE_CLONE else errno.EPERM
+
+
+CLOSED = {
+    "mount": _closed("mount", _SYS_ADMIN, _no_mount, of_namespace=True),
+    "fsopen": _closed("mount", _SYS_ADMIN, _no_new_mount, of_namespace=True),
+    "fspick": _closed("mount", _SYS_ADMIN, _leads_nowhere(1), of_namespace=True),
+    "mount_setattr": _closed("mount", _SYS_ADMIN, _leads_nowhere(1), of_namespace=True),
+    "move_mount": _closed("mount", _SYS_ADMIN, _leads_nowhere(1), of_namespace=True),
+    "open_tree": _closed("mount", _SYS_ADMIN, _no_tree, of_namespace=True),
+    "open_tree_attr": _closed("mount", _SYS_ADMIN, _no_tree, of_namespace=True),
+    "umount2": _closed("unmount", _SYS_ADMIN, _nothing_mounted, of_namespace=True),
+    "pivot_root": _closed("change the root of all (pivot_root)", _SYS_ADMIN, _no_roots, of_namespace=True),
+    "open_by_handle_at": _closed("open a file by handle (open_by_handle_at)", _DAC_READ_SEARCH, _no_handle),
+    "acct": _closed("switch process accounting (acct)", _SYS_PACCT, _no_accounting),
+    "iopl": _closed("reach the ports of the machine (iopl)", _SYS_RAWIO),
+    "ioperm": _closed("reach the ports of the machine (ioperm)", _SYS_RAWIO),
+    "init_module": _closed("load a kernel module", _SYS_MODULE, _no_code),
+    "finit_module": _closed("load a kernel module", _SYS_MODULE),
+    "delete_module": _closed("unload a kernel module", _SYS_MODULE, _no_module),
+    "kexec_load": _closed("load another kernel", _SYS_BOOT),
+    "kexec_file_load": _closed("load another kernel", _SYS_BOOT),
+    "reboot": _closed("restart the machine (reboot)", _SYS_BOOT, _no_magic),
+    "swapon": _closed("change swap space", _SYS_ADMIN, _leads_nowhere(0)),
+    "swapoff": _closed("change swap space", _SYS_ADMIN, _no_swap),
+    "quotactl": _closed("change quotas", _SYS_ADMIN, _only_asks),
+    "quotactl_fd": _closed("change quotas", _SYS_ADMIN, _only_asks_by_descriptor),
+    "vhangup": _closed("hang up the terminal (vhangup)", _SYS_TTY_CONFIG),
+}
+"""Handlers by call."""
+
+
+# ---------------------------------------------------------------- terminals
+
+TIOCSTI, TIOCLINUX, TIOCSCTTY = 0x5412, 0x541C, 0x540E  # include/uapi/asm-generic/ioctls.h
+REQUESTS = frozenset({TIOCSTI, TIOCLINUX, TIOCSCTTY})
+"""Of ioctl(2)."""
+
+
+def ioctl(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """Input into a terminal, for the shell to run once pytest is done; or taking it away from its session."""
+    process, request = broker.processes.find(tid), args[1] & 0xFFFF_FFFF
+    fd = process.borrow(tid, signed(args[0]))
+    broker.close_after(fd)
+    if not os.isatty(fd):
+        return errno.ENOTTY
+    device = os.fstat(fd).st_rdev
+    if request == TIOCSCTTY:
+        if not is_slave(device) or broker.terminals.is_ours(fd) or not _may(tid, _SYS_ADMIN):
+            return CONTINUE
+        return refuse(broker, process, tid, "take a terminal from its session (TIOCSCTTY)")
+    if request == TIOCLINUX and is_slave(device):
+        return errno.ENOTTY
+    own = controlling(tid)[2] == device and (request == TIOCLINUX or _types_into_own())
+    if not own and not _may(tid, _SYS_ADMIN):
+        return errno.EPERM
+    name = "TIOCSTI" if request == TIOCSTI else "TIOCLINUX"
+    return refuse(broker, process, tid, f"type into a terminal ({name})")
+
+
+def _types_into_own() -> bool:
+    """Whether whoever has a terminal may put input into it: dev.tty.legacy_tiocsti, Linux 6.2."""
+    try:
+        with open("/proc/sys/dev/tty/legacy_tiocsti", "rb") as setting:
+            return setting.read().strip() != b"0"
+    except OSError:
+        return True
+
+
+# ---------------------------------------------------------------- processes outside
+
+
+def kill(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """A signal to one process; what only asks whether it is there (0) does not come here."""
+    process, pid = broker.processes.find(tid), signed(args[0])
+    if not _is_outside(broker, tid, pid):
+        return CONTINUE
+    if not _may_signal(tid, pid):
+        return CONTINUE  # the kernel says EPERM, or ESRCH
+    return refuse(broker, process, tid, f"send a signal to {_name(pid)}, a process outside")
+
+
+def ptrace(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """To attach, with one request or the other."""
+    return _reach_into(broker, tid, signed(args[1]), "trace")
+
+
+def process_vm_writev(broker: Broker, tid: int, args: Arguments) -> Reply:
+    return _reach_into(broker, tid, signed(args[0]), "write the memory of")
+
+
+def pidfd_getfd(broker: Broker, tid: int, args: Arguments) -> Reply:
+    broker.processes.find(tid)
+    try:
+        pid = int(kernel_process.field(kernel_process.read_proc(f"/proc/{tid}/fdinfo/{signed(args[0])}"), b"Pid"))
+    except (OSError, ValueError, LookupError):
+        return CONTINUE  # no descriptor of a process: EBADF
+    if not os.path.lexists(f"/proc/{pid}/fd/{signed(args[1])}"):
+        return CONTINUE
+    return _reach_into(broker, tid, pid, "take a descriptor from")
+
+
+def perf_event_open(broker: Broker, tid: int, args: Arguments) -> Reply:
+    """Of others than the caller: of one thread, of a group's processes, or of a processor."""
+    process, pid = broker.processes.find(tid), signed(args[1])
+    by_cgroup = 4  # PERF_FLAG_PID_CGROUP, include/uapi/linux/perf_event.h
+    whole_machine = pid < 0 or bool(args[4] & by_cgroup)
+    if not whole_machine and not _is_outside(broker, tid, pid):
+        return CONTINUE
+    if not _may(tid, _PERFMON) and not _may(tid, _SYS_ADMIN):
+        return errno.EACCES
+    return refuse(broker, process, tid, "measure processes outside (perf_event_open)")
+
+
+def _reach_into(broker: Broker, tid: int, pid: int, how: str) -> Reply:
+    process = broker.processes.find(tid)
+    if not _is_outside(broker, tid, pid) or not _may_trace(tid, pid):
+        return CONTINUE
+    return refuse(broker, process, tid, f"{how} {_name(pid)}, a process outside")
+
+
+def _name(pid: int) -> str:
+    try:
+        return kernel_process.program_name(pid)
+    except OSError:
+        return "?"
+
+
+def _is_outside(broker: Broker, tid: int, pid: int) -> bool:
+    """Whether this number is that of a process which is there, and not in the fence."""
+    if pid <= 0 or broker.processes.is_ours(pid):
+        return False
+    try:
+        if os.readlink(f"/proc/{tid}/ns/pid") != os.readlink("/proc/self/ns/pid"):
+            return False  # it has other numbers, and none for what is outside
+        return not broker.processes.is_fenced(pid)
+    except OSError:
+        return False
+
+
+def _may_signal(tid: int, pid: int) -> bool:
+    """kill(2): "the real or effective user ID of the sending process must equal the real or saved set-user-ID"."""
+    if Credentials(tid).may(_KILL):
+        return True
+    ours, theirs = _ids(tid), _ids(pid)
+    return bool({ours[0], ours[1]} & {theirs[0], theirs[2]})
+
+
+def _may_trace(tid: int, pid: int) -> bool:
+    """ptrace(2), "Ptrace access mode checking": by a process outside of a fence, which is not its child."""
+    if Credentials(tid).may(_SYS_PTRACE):
+        return True
+    ours = _ids(tid)[0]
+    # What must not be inspected belongs to root there (proc(5)).
+    return set(_ids(pid)) == {ours} and os.stat(f"/proc/{pid}").st_uid == ours and _yama() == 0
+
+
+def _yama() -> int:
+    try:
+        with open("/proc/sys/kernel/yama/ptrace_scope", "rb") as setting:
+            return int(setting.read())
+    except (OSError, ValueError):
+        return 0
+
+
+def _ids(tid: int) -> list[int]:
+    """User ids: real, effective, saved. Raises OSError."""
+    status = kernel_process.read_proc(f"/proc/{tid}/status")
+    return [int(word) for word in kernel_process.field(status, b"Uid").split()[:3]]

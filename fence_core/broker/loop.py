@@ -35,6 +35,7 @@ from fence_core.broker.sockets import InsideSockets
 from fence_core.broker.table import handlers
 from fence_core.broker.terminals import Terminals
 from fence_core.broker.tunnels import Tunnel, Tunnels
+from fence_core.broker.unix_sockets import UnixSockets
 from fence_core.errors import KernelCallError
 from fence_core.events.ledger import Ledger
 from fence_core.kernel import arch as arches
@@ -131,6 +132,7 @@ class Broker:
         """Whether opens for reading are trapped: the filter cannot be changed later."""
         self.inside = InsideSockets()
         self.terminals = Terminals()
+        self.unix = UnixSockets(self.after)
         self.epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
         self.names = Names(
@@ -241,6 +243,8 @@ class Broker:
             return
         self._id = notification[0]
         tid = notification[1]
+        if self.unix.pending:
+            self.unix.settle()
         if self._repeats is not None:
             self._key = self._repeats.key(tid, notification)
             kept = self._repeats.take(tid, notification[3], self._key)
@@ -637,6 +641,7 @@ class Broker:
         def ended() -> None:
             self.unwatch(pidfd)
             self.sinks.drain()  # while it is known who has sent that
+            self.unix.settle()
             process = self.processes.forget(pidfd)
             os.close(pidfd)
             if process is not None:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Callable
 from typing import TYPE_CHECKING
-
-from fence_core.errors import FenceUnavailable, KernelCallError
-from fence_core.kernel import sockdiag
 
 if TYPE_CHECKING:
     from fence_core.policy.requests import Bind
@@ -106,17 +102,15 @@ class Borrowed:
 
 
 class InsideSockets:
-    """Sockets that were bound inside the fence; these may always be reached from inside.
+    """Internet sockets that were bound inside the fence; these may always be reached from inside.
 
-    UNIX sockets are known by the inode of the socket itself, which no rename or hard link can move to another one.
+    For those of the family AF_UNIX see `unix_sockets.py`.
     """
 
     def __init__(self) -> None:
         self._ports: set[tuple[str, int, str]] = set()
         self._inodes: dict[tuple[str, int, str], int] = {}
         """Of the sockets at ports of resolvers, the one that was bound last."""
-        self._unix: set[int] = set()
-        self._paths: set[str] = set()
         self._quiet: dict[int, Bind] = {}
 
     def note_quiet_bind(self, socket_inode: int, request: Bind) -> None:
@@ -130,11 +124,6 @@ class InsideSockets:
 
     def quiet_bind(self, socket_inode: int) -> Bind | None:
         return self._quiet.get(socket_inode)
-
-    def add_unix(self, socket_inode: int, path: str = "") -> None:
-        self._unix.add(socket_inode)
-        if path:
-            self._paths.add(path)
 
     def add_port(self, bound: socket.socket, proto: str) -> None:
         """Of two addresses with the same port one may be a service of this host."""
@@ -166,28 +155,6 @@ class InsideSockets:
         from fence_core.dns.resolv_conf import read_resolv_conf
 
         return host not in read_resolv_conf().nameservers
-
-    def has_unix_path(self, path: str, status: os.stat_result) -> bool | None:
-        """Whether the socket file belongs to a socket bound inside; None where that socket is closed.
-
-        A file without a socket counts as outside unless it was made here: its socket may live in another network
-        namespace, of which the kernel tells nothing (a docker.sock mounted into a container).
-        """
-        inode = self._ask(lambda: sockdiag.unix_socket_at(status.st_dev, status.st_ino))
-        if inode is None:
-            return None if path in self._paths else False
-        return inode in self._unix
-
-    def has_abstract(self, name: bytes, kind: int) -> bool | None:
-        """Whether the socket of this type with this abstract name was bound inside; None where nobody has the name."""
-        inode = self._ask(lambda: sockdiag.unix_socket_named(name, kind))
-        return None if inode is None else inode in self._unix
-
-    def _ask(self, question: Callable[[], int | None]) -> int | None:
-        try:
-            return question()
-        except (FenceUnavailable, KernelCallError, OSError):
-            return None  # the kernel cannot tell: nothing counts as inside
 
 
 _TCP_LISTEN = "0A"

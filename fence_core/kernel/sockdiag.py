@@ -80,18 +80,18 @@ def _attributes(payload: bytes) -> Iterator[tuple[int, bytes]]:
         at += _padded(length)
 
 
-def _dump(show: int) -> list[_Socket]:
-    """Return every UNIX socket."""
+def _dump(show: int, inode: int = 0) -> list[_Socket]:
+    """Return every UNIX socket; or the one of this inode."""
     import socket  # 2 ms that a run without UNIX sockets need not pay
 
     try:
         netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
     except OSError as error:
         raise _refused(error.errno or 0) from None
-    body = _REQUEST.pack(_AF_UNIX, 0, 0, 0xFFFFFFFF, 0, show, 0, 0)
-    request = (
-        _NLMSGHDR.pack(_NLMSGHDR.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + body
-    )
+    any_cookie = 0xFFFFFFFF if inode else 0
+    body = _REQUEST.pack(_AF_UNIX, 0, 0, 0xFFFFFFFF, inode, show, any_cookie, any_cookie)
+    flags = _NLM_F_REQUEST if inode else _NLM_F_REQUEST | _NLM_F_DUMP
+    request = _NLMSGHDR.pack(_NLMSGHDR.size + len(body), _SOCK_DIAG_BY_FAMILY, flags, 1, 0) + body
     found: list[_Socket] = []
     interrupted = False
     with netlink:
@@ -113,8 +113,10 @@ def _dump(show: int) -> list[_Socket]:
                             raise _InterruptedError
                         return found
                     if kind == _SOCK_DIAG_BY_FAMILY:
-                        _, kind_of_socket, state, _, inode, _, _ = _MESSAGE.unpack_from(payload)
-                        found.append((inode, kind_of_socket, state, dict(_attributes(payload))))
+                        _, kind_of_socket, state, _, number, _, _ = _MESSAGE.unpack_from(payload)
+                        found.append((number, kind_of_socket, state, dict(_attributes(payload))))
+                        if inode:
+                            return found
                     at += _padded(max(length, _NLMSGHDR.size))
         except KernelCallError:
             raise
@@ -150,10 +152,22 @@ def unix_socket_at(dev: int, ino: int) -> int | None:
 
     Raises `FenceUnavailable` when this kernel cannot tell, else `KernelCallError`.
     """
-    # The kernel's own dev_t has the minor in the low 20 bits (include/linux/kdev_t.h), libc's is scattered.
-    wanted = _VFS.pack(ino & 0xFFFFFFFF, os.major(dev) << 20 | os.minor(dev))
+    wanted = _file(dev, ino)
     bound = _bound(one for one in _sockets(_SHOW_VFS) if one[3].get(_ATTR_VFS) == wanted)
     return next(iter(bound.values()), None)  # one file, one socket
+
+
+def _file(dev: int, ino: int) -> bytes:
+    # The kernel's own dev_t has the minor in the low 20 bits (include/linux/kdev_t.h), libc's is scattered.
+    return _VFS.pack(ino & 0xFFFFFFFF, os.major(dev) << 20 | os.minor(dev))
+
+
+def is_bound_to(inode: int, dev: int, ino: int) -> bool:
+    """Return whether the socket of this inode is bound to the file (st_dev, st_ino).
+
+    Raises `FenceUnavailable` when this kernel cannot tell, or not of this socket; else `KernelCallError`.
+    """
+    return any(one[3].get(_ATTR_VFS) == _file(dev, ino) for one in _dump(_SHOW_VFS, inode))
 
 
 def unix_socket_named(abstract: bytes, kind: int | None = None) -> int | None:

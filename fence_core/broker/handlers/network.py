@@ -345,7 +345,7 @@ def judge_destination(
     if borrowed.domain == socket.AF_UNIX:
         if address.family != socket.AF_UNIX or address.path is None or len(address.raw) > _SOCKADDR_UN:
             return errno.EINVAL
-        return _judge_unix(broker, process, tid, address.path, borrowed.type, address.raw)
+        return _judge_unix(broker, process, tid, borrowed, address.path, address.raw)
     if not borrowed.is_inet:
         return 0  # netlink
     given = address.raw
@@ -443,9 +443,11 @@ def _judge_filter(
     return Elsewhere(address.raw, lambda opener: broker.tunnels.announce(opener, tunnel))
 
 
-def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes, kind: int, raw: bytes) -> Verdict:
+def _judge_unix(broker: Broker, process: Process, tid: int, borrowed: Borrowed, path: bytes, raw: bytes) -> Verdict:
+    if borrowed.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED):
+        broker.unix.add(borrowed.fd)  # the kernel gives it an abstract name (unix_autobind)
     if path[:1] == b"\0":
-        inside = broker.inside.has_abstract(path, kind)
+        inside = broker.unix.has_abstract(borrowed.socket, path, borrowed.type, tid)
         if inside is None:
             return errno.ECONNREFUSED  # nobody has that name: the kernel's own answer
         request = UnixConnect(os.fsdecode(path), inside)
@@ -461,7 +463,7 @@ def _judge_unix(broker: Broker, process: Process, tid: int, path: bytes, kind: i
     status = os.fstat(located.handle)
     if not stat.S_ISSOCK(status.st_mode):
         return errno.ECONNREFUSED if Credentials(tid).may_write(status) else errno.EACCES
-    inside = broker.inside.has_unix_path(located.path, status)
+    inside = broker.unix.has_file(located.handle, status, located.path)
     if inside is None:
         return errno.ECONNREFUSED  # made in here and closed: the kernel's own answer
     request = UnixConnect(located.path, inside)
@@ -695,11 +697,15 @@ def _bind_unix(broker: Broker, process: Process, tid: int, fd: int, address: Add
             if refused != CONTINUE:
                 return refused
         if not broker.ceiling.covers(path):
-            broker.inside.add_unix(os.fstat(fd).st_ino, path)
-            return perform(broker, tid, lambda: _bind_below(fd, located), creates=True)
-    broker.inside.add_unix(os.fstat(fd).st_ino, path)
-    if path:
+            broker.unix.add(fd, path)
+            answer = perform(broker, tid, lambda: _bind_below(fd, located), creates=True)
+            if answer.__class__ is Value:
+                broker.unix.bound(fd, located)
+            return answer
+        broker.unix.add(fd, path)
+        broker.unix.expect(fd, located)
         return CONTINUE  # Landlock holds below the ceiling
+    broker.unix.add(fd)
     return _errno_of(_bind(fd, address.raw, len(address.raw))) or Value(0)
 
 

@@ -133,6 +133,8 @@ class Broker:
         self.inside = InsideSockets()
         self.terminals = Terminals()
         self.unix = UnixSockets(self.after)
+        self.own_repositories: set[tuple[int, int]] = set()
+        """Device and inode of each `.git` whose first configuration was put there inside: see `repositories.py`."""
         self.epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
         self.names = Names(

@@ -100,12 +100,13 @@ class Compiler:
             self._reach.add(entry.pattern or entry.text, Rule("allow", ""))
         self._reach.seal()
 
-    def writes(self) -> Tree:
+    def writes(self, *, own_repositories: bool = False) -> Tree:
+        """`own_repositories`: without what is protected for git's sake in a `.git`."""
         rules = self._rules
         tree = Tree()
         self._add_all(tree, "filesystem.allow_write", "allow", rules.allow_write)
         self._add_all(tree, "filesystem.deny_write", "deny", rules.deny_write)
-        self._add_protected(tree)
+        self._add_protected(tree, own_repositories=own_repositories)
         anchors: dict[str, str] = {}
         self._add_early_modules(tree, anchors)
         for path in rules.locked:
@@ -249,13 +250,15 @@ class Compiler:
             if kind == "deny":
                 self.spoken_of.add_below(fixed, resolved)
 
-    def _add_protected(self, tree: Tree) -> None:
+    def _add_protected(self, tree: Tree, *, own_repositories: bool) -> None:
         for row in protected.PROTECTED:
             if row.unless == "filesystem.allow_git_config" and self._rules.allow_git_config:
                 continue
             tail = f"; {row.unless} would allow it" if row.unless else ""
             kind = "protect" if row.exempt_below_scratch else "protect-always"
             for name in row.names:
+                if own_repositories and name.startswith(".git/"):
+                    continue
                 tree.add("/**/" + name, Rule(kind, f'protected: "{name}": {row.reason} (built in{tail})'))
         for name in protected.containers():
             tree.add("/**/" + name, Rule("container", f'protected: "{name}" holds protected names (built in)'))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from fence_core.policy.model import Entry, Policy
     from fence_core.policy.requests import Request
+    from fence_core.policy.tree import Tree
 
 __all__ = ["Decision", "Judge", "Why"]
 
@@ -59,8 +60,9 @@ class Judge:
     """
 
     __slots__ = (
-        "_above", "_absent", "_allowed", "_denied", "_filesystem", "_hosts", "_named", "_network", "_outbound",
-        "_reads", "_secrets", "_sockets", "_sources", "_spoken_of", "_writable", "_writes", "loopback_is_free",
+        "_above", "_absent", "_allowed", "_compiler", "_denied", "_filesystem", "_hosts", "_named", "_network",
+        "_outbound", "_own", "_reads", "_secrets", "_sockets", "_sources", "_spoken_of", "_writable", "_writes",
+        "loopback_is_free",
         "places",
     )  # fmt: skip
 
@@ -82,6 +84,8 @@ class Judge:
         self.loopback_is_free = self._outbound and not network.allow_local_outbound_ports
         """Whether it makes no difference which ports were opened inside, but for what `denied_domains` says."""
         compiler = Compiler(policy.filesystem, links or Links())
+        self._compiler = compiler
+        self._own: Tree | None = None
         self._writes = compiler.writes()
         self._writable = self._writes.writable
         self._above = compiler.above()
@@ -191,13 +195,15 @@ class Judge:
         path = request.path
         if not path.startswith("/"):
             return _impossible(f"no rule can allow it: {printable(path)} is no absolute path")
-        node = self._writes.node(path)
+        node = (self._of_own_repositories() if request.git == "own" else self._writes).node(path)
         if node.locked is not None:
             return Decision(False, node.locked.says, "protected", quiet=re.search(_BYTE_CODE, path) is not None)
         if node.protect is not None:
             return Decision(False, node.protect.says, "protected")
         if request.op in protected.CONTAINER_OPS:
             holder = self._writes.anchor(path) or (None if node.exempt else self._writes.container(path))
+            if request.op == "create" and self._filesystem.allow_git_config and path.endswith("/.git"):
+                holder = None  # what it leads to may say as much as a `.git/config`
             if holder is None and request.op != "rename":  # what is in a directory that is moved is looked at
                 holder = node.taken
             if holder is not None:
@@ -208,6 +214,12 @@ class Judge:
             return self._terminal(path)
         if node.devices and request.op != "open":
             return _impossible("no rule can allow it: devices, and files in /proc, may be opened for writing at most")
+        if request.git in ("config", "hooks") and not node.exempt:
+            lifts = request.git == "config"
+            if not (lifts and self._filesystem.allow_git_config):
+                tail = "; filesystem.allow_git_config would allow it" if lifts else ""
+                says = "protected: git takes its directory for a repository, and obeys what this makes it hold"
+                return Decision(False, f"{says} (built in{tail})", "protected")
         if node.allow is not None:
             return Decision(True, node.allow.says)
         if request.op == "mkdir" and path in self._above:
@@ -218,6 +230,16 @@ class Judge:
             quiet = node.stopped.quiet or re.search(_BESIDE_CODE, path) is not None
             return Decision(False, node.stopped.says, "unlisted", quiet=quiet)
         return self._of_what_is_meant(path) or self._unlisted("filesystem.allow_write")
+
+    def is_scratch(self, path: str) -> bool:
+        """Whether the path lies in a directory for temporary files, where protected names are free."""
+        return (self._writes.inherited(path) or self._writes.node(path)).exempt
+
+    def _of_own_repositories(self) -> Tree:
+        """The rules without those about what git obeys."""
+        if self._own is None:
+            self._own = self._compiler.writes(own_repositories=True)
+        return self._own
 
     def _of_what_is_meant(self, path: str) -> Decision | None:
         """The answer for the file that this one is a lock or a copy of, if no rule could allow that."""

@@ -205,16 +205,19 @@ class Write(_Asked):
     chown, utime, setxattr, removexattr, chattr (the flags that chattr(1) sets), bind. `open` is what reports call
     "write"; `create` is an open that makes the file, `terminal` one of a terminal that is neither this run's nor was
     opened inside. `toward`: of a directory, the one below it that the program wants to make, where it has said so.
+    `git`: what somebody who looked at the disk knows of the repository that it lies in: `own`, that tests made it and
+    that git obeys nothing of what is done; `config` or `hooks`, that it would.
     """
 
     kind = "write"
-    __slots__ = ("op", "path", "toward")
+    __slots__ = ("op", "path", "toward", "git")  # noqa: RUF023
     op: str
     path: str
     toward: str
+    git: str
 
-    def __init__(self, op: str, path: str, toward: str = "") -> None:
-        self._set(op, path, toward)
+    def __init__(self, op: str, path: str, toward: str = "", git: str = "") -> None:
+        self._set(op, path, toward, git)
 
     def describe(self) -> str:
         verb = "write" if self.op in ("open", "create", "terminal") else self.op

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from fence_core.broker import repositories
 from fence_core.broker.native_errno import Credentials, native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value
 from fence_core.broker.resolve import ASK_KERNEL, Located, plain_text
@@ -55,18 +56,27 @@ def is_free(broker: Broker, process: Process, op: str, raw: bytes) -> bool:
     return (
         path is not None
         and broker.ceiling.covers(path)
+        and not repositories.is_telling(path)
         and process.may_write(path, op)
         and broker.resolver.is_straight(raw)
     )
 
 
 def refusal(
-    broker: Broker, process: Process, tid: int, op: str, located: Located, *, flags: int = 0, shown: str = ""
+    broker: Broker,
+    process: Process,
+    tid: int,
+    op: str,
+    located: Located,
+    *,
+    flags: int = 0,
+    shown: str = "",
+    asked: Write | None = None,
 ) -> int:
     """The answer to a change that the policy does not allow: the kernel's own errno where it would refuse it, too.
 
     `CONTINUE` where every session that objects only audits: then the call is to be carried out. `shown`: what the
-    report calls it, where that is not `op`.
+    report calls it, where that is not `op`; `asked`: what the policy is asked, where that says more.
     """
     if not located.is_file:
         # One of the pipes and files without a name that the run was started with.
@@ -79,7 +89,7 @@ def refusal(
         return native
     toward = process.wanted if op == "mkdir" and process.wanted.startswith(f"{located.path}/") else ""
     process.wanted = ""
-    return broker.refuse(process, tid, Write(shown or op, located.path, toward), errno.EACCES)
+    return broker.refuse(process, tid, asked or Write(shown or op, located.path, toward), errno.EACCES)
 
 
 def perform(
@@ -145,9 +155,16 @@ def entry(broker: Broker, tid: int, op: str, dirfd: int, address: int, act: Call
             process.wanted = located.path  # pathlib tries this first, and then what is above
         return answer
     if not process.may_write(judged_path(broker, process, located.path), op):
-        refused = refusal(broker, process, tid, op, located)
-        if refused != CONTINUE:
-            return refused
+        if not repositories.lets(broker, process, op, located):
+            refused = refusal(broker, process, tid, op, located)
+            if refused != CONTINUE:
+                return refused
+    else:
+        objection = repositories.objection(broker, process, op, located)
+        if objection is not None:
+            refused = refusal(broker, process, tid, op, located, asked=objection)
+            if refused != CONTINUE:
+                return refused
     if broker.ceiling.covers(located.path):
         return CONTINUE
 

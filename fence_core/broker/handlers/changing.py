@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from fence_core.broker import repositories
 from fence_core.broker.handlers.acting import DIRECTORY_ENDS, judged_path, perform, refusal
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
 from fence_core.broker.reply import CONTINUE, Reply
@@ -122,7 +123,7 @@ def change(
     reasons of its own; 0 where it would not.
     """
     handle = located.handle
-    if not _may_change(broker, process, op, located):
+    if not (_may_change(broker, process, op, located) or repositories.lets(broker, process, op, located)):
         if borrowed and fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_PATH:
             return errno.EBADF
         answer = refused(handle, borrowed) if refused is not None else 0

@@ -6,6 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from fence_core.broker import repositories
 from fence_core.broker.handlers import trees
 from fence_core.broker.handlers.acting import DIRECTORY_ENDS, judged_path, perform, unresolved
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, Arguments, signed
@@ -47,6 +48,9 @@ def _rename(broker: Broker, tid: int, old_fd: int, old_at: int, new_fd: int, new
     if not isinstance(found, tuple):
         return found
     old, new = found
+    config = None if flags else repositories.new_config(broker, process, old, new)
+    if config is not None:
+        return _rename_config(broker, tid, config, old, new)
     refused = _judge(broker, process, tid, "rename", old, new, flags)
     if refused is not None:
         return refused
@@ -61,10 +65,24 @@ def _rename(broker: Broker, tid: int, old_fd: int, old_at: int, new_fd: int, new
     return perform(broker, tid, act)
 
 
+def _rename_config(broker: Broker, tid: int, config: repositories.NewConfig, old: Located, new: Located) -> Reply:
+    native = native_errno("rename", old, tid, other=new)
+    if native:
+        return broker.succeed() if native == NO_CHANGE else native
+
+    def act() -> None:
+        repositories.put(b"config", new.directory, config.text, config.like)
+        os.unlink(old.name, dir_fd=old.directory)
+        if config.repository is not None:
+            broker.own_repositories.add(config.repository)
+
+    return perform(broker, tid, act)
+
+
 def _is_free(broker: Broker, process: Process, old: bytes, new: bytes) -> bool:
     """As `acting.is_free`, for a rename."""
     before, after = plain_text(old), plain_text(new)
-    if before is None or after is None:
+    if before is None or after is None or repositories.is_telling(after):
         return False
     if not (broker.ceiling.covers(before) and broker.ceiling.covers(after) and process.may_rename(before, after)):
         return False
@@ -105,11 +123,16 @@ def _judge(
         # opened only, as a device may be, but changed: it gets a link more.
         means = "chmod" if located is old and op == "link" else op
         if not located.is_file or process.may_write(judged_path(broker, process, located.path), means):
-            continue
+            gets_the_name = located is new or flags & names.RENAME_EXCHANGE
+            asked = repositories.objection(broker, process, op, located) if gets_the_name else None
+            if asked is None:
+                continue
+        else:
+            asked = Write(op, located.path)
         native = native_errno(op, old, tid, flags=flags, other=new)
         if native:
             return broker.succeed() if native == NO_CHANGE else native
-        refused = broker.refuse(process, tid, Write(op, located.path), errno.EACCES)
+        refused = broker.refuse(process, tid, asked, errno.EACCES)
         if refused != CONTINUE:
             return refused
     pairs = ((old, new), (new, old)) if flags & names.RENAME_EXCHANGE else ((old, new),)

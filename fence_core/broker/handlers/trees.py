@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fence_core.policy.requests import Move
+from fence_core.broker import repositories
+from fence_core.policy.requests import Move, Write
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
@@ -26,9 +27,9 @@ SECONDS_MAX = 2.0
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-def objections(process: Process, op: str, old: Located, new: Located) -> Iterator[Move]:
+def objections(process: Process, op: str, old: Located, new: Located) -> Iterator[Move | Write]:
     """What the policies in force refuse, one at the most for each."""
-    found: list[Move] = []
+    found: list[Move | Write] = []
     for _, judge in process.account().judges:
         if not (old.is_file and judge.minds_move(old.path, new.path)):
             continue
@@ -40,7 +41,7 @@ def objections(process: Process, op: str, old: Located, new: Located) -> Iterato
             yield move
 
 
-def _first_refused(judge: Judge, op: str, old: Located, new: Located) -> Move | None:
+def _first_refused(judge: Judge, op: str, old: Located, new: Located) -> Move | Write | None:
     itself = Move(op, old.path, new.path)
     if not judge.decide(itself).allowed:
         return itself
@@ -60,7 +61,7 @@ def _first_refused(judge: Judge, op: str, old: Located, new: Located) -> Move | 
         os.close(root)
 
 
-def _first_inside(judge: Judge, whole: Move, root: int) -> Move | None:
+def _first_inside(judge: Judge, whole: Move, root: int) -> Move | Write | None:
     """The first thing in the directory behind `root` that the judge would not have moved."""
     until = time.monotonic() + SECONDS_MAX
     frees, decide = judge.frees, judge.decide
@@ -75,6 +76,9 @@ def _first_inside(judge: Judge, whole: Move, root: int) -> Move | None:
         prefix = f"{start}/" if start else ""
         old, new = f"{whole.old}/{prefix}", f"{whole.new}/{prefix}"
         try:
+            whole_repository = repositories.objection_inside(judge, whole.op, directory, new.rstrip("/"))
+            if whole_repository is not None:
+                return whole_repository
             with os.scandir(directory) as entries:
                 for entry in entries:
                     seen += 1

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from fence_core.broker.attribution import Process, ProcessTable
 from fence_core.broker.ceiling import Ceiling
 from fence_core.broker.control import OPEN_OF_ONE_MAX, Connection
+from fence_core.broker.handlers.ties import Ties
 from fence_core.broker.identity import Identities
 from fence_core.broker.names import Names
 from fence_core.broker.page import create as create_page
@@ -135,6 +136,7 @@ class Broker:
         self.unix = UnixSockets(self.after)
         self.own_repositories: set[tuple[int, int]] = set()
         """Device and inode of each `.git` whose first configuration was put there inside: see `repositories.py`."""
+        self.ties = Ties()
         self.epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
         self.names = Names(
@@ -451,13 +453,13 @@ class Broker:
         request: Describable,
         number: int,
         *,
-        whatever_rules: bool = False,
+        reason: str = "",
         always: bool = False,
     ) -> int:
         """Record a violation with every session whose policy does not allow it; the error number to answer.
 
-        `CONTINUE` where all of those only audit. ``whatever_rules``: no rule can allow this. ``always``: even an audit
-        refuses it.
+        `CONTINUE` where all of those only audit. `reason`: why it is refused whatever the rules say, in words for the
+        user; it ends in "(... would allow it)" where a setting could. ``always``: even an audit refuses it.
         """
         if not self.still_there():
             return number
@@ -465,8 +467,8 @@ class Broker:
         found = False
         for binding, judge in process.account().judges:
             quiet = False
-            if whatever_rules:
-                rule = "never allowed inside a fence"
+            if reason:
+                rule = reason
             else:
                 decision: Decision = judge.decide(request)  # type: ignore[arg-type]
                 if decision.allowed:
@@ -479,38 +481,38 @@ class Broker:
             answer = answer or given
             if quiet:
                 continue
-            asked = None if whatever_rules else request
+            asked = None if reason else request
             self.recorder.note(process, tid, request.kind, request.describe(), binding, rule, given, asked)
         return answer if found else number
 
-    def would_refuse(self, process: Process, request: Request, *, whatever_rules: bool = False) -> bool:
+    def would_refuse(self, process: Process, request: Request, *, reason: str = "") -> bool:
         """Whether `refuse` would answer with an error."""
         return any(
-            binding.worker.scope.mode != "audit" and (whatever_rules or not judge.decide(request).allowed)
+            binding.worker.scope.mode != "audit" and (bool(reason) or not judge.decide(request).allowed)
             for binding, judge in process.account().judges
         )
 
     def allowed_by_now(self, sunk: Sunk) -> bool:
         """Whether what was to be refused when a socket was connected is allowed to its process now."""
-        return not sunk.whatever_rules and self.allowed(sunk.process, sunk.request)
+        return not sunk.reason and self.allowed(sunk.process, sunk.request)
 
     def report_sent(self, sunk: Sunk) -> None:
         """Record that something was sent on a socket that was led to a sink, on account of who has led it there."""
         process, request = sunk.process, sunk.request
         for binding, judge in process.account().judges:
             decision = judge.decide(request)
-            if decision.quiet and not sunk.whatever_rules:
+            if decision.quiet and not sunk.reason:
                 continue
             rule = decision.rule
-            if sunk.whatever_rules:
-                rule = "never allowed inside a fence"
+            if sunk.reason:
+                rule = sunk.reason
             elif decision.allowed:
                 if len(process.account().judges) > 1 and not self.allowed(process, request):
                     continue
                 rule = "what allows it now did not when the socket was connected"
             else:
                 rule += self._known_otherwise(binding, request)
-            asked = None if sunk.whatever_rules else request
+            asked = None if sunk.reason else request
             self.recorder.note(
                 process, sunk.tid, "connect", request.describe(), binding, rule, errno.EACCES, asked, place=sunk
             )

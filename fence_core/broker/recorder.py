@@ -23,7 +23,6 @@ STACK_PATIENCE_S = 0.005
 _WORD_MAX = 200
 """Characters shown of each word of a command line: a whole script may stand there."""
 _LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
-_KINDS = {"opensocket": "socket", "unixconnect": "connect", "bindtodevice": "socket", "move": "write"}
 
 
 class Recorder:
@@ -59,7 +58,7 @@ class Recorder:
             worker=worker.number,
             nodeid=binding.nodeid,
             phase=binding.phase,
-            kind=_KINDS.get(kind, kind),
+            kind=kind,
             what=what,
             pid=process.pid,
             program=program(process.pid),

@@ -96,6 +96,7 @@ _SOCKETS = {
     "sendmsg": "fmv",
     "sendmmsg": "fnv",
     "recvfrom": "fvvv",
+    "setsockopt": "fvvb",
 }
 SHAPES: Mapping[str, Shape] = {
     **{name: Shape("names", arguments) for name, arguments in _NAMES.items()},

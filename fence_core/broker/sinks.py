@@ -42,10 +42,10 @@ Place = tuple[str, int]
 class Sunk:
     """A socket that was led to us: by whom, and where it was to go."""
 
-    __slots__ = ("destination", "fd", "inode", "place", "process", "request", "stack", "tid", "tied", "whatever_rules")
+    __slots__ = ("destination", "fd", "inode", "place", "process", "reason", "request", "stack", "tid", "tied")
 
     def __init__(
-        self, process: Process, tid: int, fd: int, request: Connect, destination: bytes, *, whatever_rules: bool
+        self, process: Process, tid: int, fd: int, request: Connect, destination: bytes, *, reason: str
     ) -> None:
         self.process = process
         self.tid = tid
@@ -54,7 +54,7 @@ class Sunk:
         self.request = request
         self.destination = destination
         """As a raw socket address."""
-        self.whatever_rules = whatever_rules
+        self.reason = reason
         self.stack: tuple[Frame, ...] = ()
         """Of the connect; as `stacks.StackTarget` has it."""
         self.inode = 0

@@ -20,8 +20,10 @@ from fence_core.broker.handlers import (
     messages,
     moves,
     network,
+    options,
     privileged,
     queues,
+    ties,
     xattrs,
 )
 from fence_core.kernel import bpf
@@ -54,27 +56,28 @@ _SENDTO: tuple[bpf.Case | int, ...] = (
     ALLOW,
 )
 _RECVFROM: tuple[bpf.Case | int, ...] = (bpf.Case((bpf.Condition(4, "ne", 0, 64),), TRAP), ALLOW)
+_TIES = tuple(
+    bpf.Case((bpf.Condition(2, "eq", name), bpf.Condition(1, "eq", socket.SOL_SOCKET)), TRAP)
+    for name in (ties.SO_BINDTODEVICE, ties.SO_BINDTOIFINDEX)
+)
 _SETSOCKOPT: tuple[bpf.Case | int, ...] = (
-    bpf.Case(
-        (
-            bpf.Condition(1, "eq", socket.SOL_SOCKET),
-            bpf.Condition(2, "eq", network.SO_BINDTODEVICE),
-        ),
-        TRAP,
-    ),
-    bpf.Case(
-        (
-            bpf.Condition(1, "eq", socket.SOL_SOCKET),
-            bpf.Condition(2, "eq", network.SO_BINDTOIFINDEX),
-        ),
-        TRAP,
+    *_TIES,
+    bpf.Case((bpf.Condition(1, "eq", socket.IPPROTO_IP), bpf.Condition(2, "eq", 4), bpf.Condition(4, "ne", 0)), TRAP),
+    # 32 to 63: interfaces, memberships and their filters, and what else of these levels has such a number.
+    *(
+        bpf.Case(
+            (bpf.Condition(1, "eq", level), bpf.Condition(2, "any_bits", 32), bpf.Condition(2, "no_bits", 0xFFFFFFC0)),
+            TRAP,
+        )
+        for level in (socket.IPPROTO_IP, socket.IPPROTO_IPV6)
     ),
     *(
-        bpf.Case((bpf.Condition(1, "eq", level), bpf.Condition(2, "eq", name), bpf.Condition(4, "ne", 0)), TRAP)
-        for level, name in network.ROUTE_OPTIONS
+        bpf.Case((bpf.Condition(2, "eq", name), bpf.Condition(1, "eq", socket.IPPROTO_IPV6)), TRAP)
+        for name in options.IPV6_NAMES
     ),
     ALLOW,
 )
+_GETSOCKOPT: tuple[bpf.Case | int, ...] = (*_TIES, ALLOW)
 
 _USERFAULTFD_NEW = 0xAA00  # of /dev/userfaultfd, include/uapi/linux/userfaultfd.h
 _TCGETS = 0x5401  # what isatty asks, of every file that is opened: it comes first
@@ -233,7 +236,8 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     "recvfrom": (messages.recvfrom, _RECVFROM),
     "sendmsg": (messages.sendmsg, TRAP),
     "sendmmsg": (messages.sendmmsg, TRAP),
-    "setsockopt": (network.setsockopt, _SETSOCKOPT),
+    "setsockopt": (options.setsockopt, _SETSOCKOPT),
+    "getsockopt": (options.getsockopt, _GETSOCKOPT),
     # programs
     "execve": (exec_.execve, TRAP),
     "execveat": (exec_.execveat, TRAP),

@@ -1,4 +1,4 @@
-"""Ask the kernel which socket is bound to a name. Sources: sock_diag(7), net/unix/diag.c.
+"""Ask the kernel which socket is bound to a name or an address. Sources: sock_diag(7), net/unix/diag.c.
 
 The kernel's facts:
 - It lists the sockets of the asker's own network namespace; one in another namespace is not found.
@@ -8,10 +8,12 @@ The kernel's facts:
 - An abstract name belongs to one socket of each type: a stream and a datagram socket may share it.
 - The answer is the inode of the *socket* (what fstat of the descriptor and /proc/net/unix show), not that of
   the file.
+- Of Internet sockets it has a look-up: it tells which one gets what is sent to an address (net/ipv4/inet_diag.c).
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 from errno import EACCES, EINVAL, ENOENT, EOPNOTSUPP, EPERM, EPROTONOSUPPORT
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING
 from fence_core.errors import FenceUnavailable, KernelCallError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterable, Iterator
 
     _Socket = tuple[int, int, int, dict[int, bytes]]  # inode, type, state, attributes
@@ -186,3 +189,77 @@ def unix_socket_named(abstract: bytes, kind: int | None = None) -> int | None:
     if len(bound) > 1:
         return 0
     return next(iter(bound.values()), None)
+
+
+# ---------------------------------------------------------------- Internet sockets
+
+_AF_INET, _AF_INET6 = 2, 10
+_TCP, _UDP = 6, 17
+_LOOPBACK_IFINDEX = 1  # in every network namespace (include/net/net_namespace.h)
+_INET_REQUEST = struct.Struct("=BBBBI2s2s16s16sIII")
+"""struct inet_diag_req_v2: family, protocol, extensions, padding, states; struct inet_diag_sockid: source and
+destination port, source and destination address, interface, cookie in two halves."""
+_ANY_COOKIE = 0xFFFFFFFF
+_INODE_AT = 68  # idiag_inode in struct inet_diag_msg, include/uapi/linux/inet_diag.h
+
+
+@functools.cache
+def _line() -> socket.socket:
+    """To the kernel, kept open: a look-up takes 5 us, to make the socket for it as long again."""
+    import socket
+
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+
+
+@functools.cache
+def _has_look_up(udp: bool) -> bool:
+    """Without its module the kernel says of each socket that there is none: so it is asked about one of ours."""
+    import socket
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as known:
+        known.bind(("127.0.0.1", 0))
+        if not udp:
+            known.listen(1)
+        return _look_up(known.getsockname(), ("127.0.0.1", 0), udp=udp) is not None
+
+
+def inet_receiver(receiver: tuple[str, int], sender: tuple[str, int], *, udp: bool) -> int | None:
+    """Return the inode of the socket that gets what `sender` sends to `receiver` over loopback; None if there is none.
+
+    Of several that share an address (SO_REUSEPORT) it is one of them. Hosts are numbers of one family; an IPv6 socket
+    that takes IPv4 too is found. Raises `FenceUnavailable` when this kernel cannot tell.
+    """
+    found = _look_up(receiver, sender, udp=udp)
+    if found is None and not _has_look_up(udp):
+        raise FenceUnavailable(
+            "inet_diag",
+            "this kernel does not tell which socket is at an address",
+            "The kernel needs CONFIG_INET_DIAG, as a loaded module or built in.",
+        )
+    return found
+
+
+def _look_up(receiver: tuple[str, int], sender: tuple[str, int], *, udp: bool) -> int | None:
+    import socket
+
+    family = _AF_INET6 if ":" in receiver[0] else _AF_INET
+    there, here = (
+        (port.to_bytes(2, "big"), socket.inet_pton(family, host).ljust(16, b"\0")) for host, port in (receiver, sender)
+    )
+    if udp:  # whose look-up has the two the other way round (udp_dump_one, net/ipv4/udp_diag.c)
+        there, here = here, there
+    body = _INET_REQUEST.pack(
+        family, _UDP if udp else _TCP, 0, 0, 0xFFFFFFFF,
+        there[0], here[0], there[1], here[1], _LOOPBACK_IFINDEX, _ANY_COOKIE, _ANY_COOKIE,
+    )  # fmt: skip
+    head = _NLMSGHDR.pack(_NLMSGHDR.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0)
+    try:
+        line = _line()
+        line.send(head + body)
+        data = line.recv(_BUFFER)
+    except OSError:
+        return None
+    if _NLMSGHDR.unpack_from(data)[1] != _SOCK_DIAG_BY_FAMILY:
+        return None  # ENOENT
+    at = _NLMSGHDR.size + _INODE_AT
+    return int.from_bytes(data[at : at + 4], "little")

@@ -19,7 +19,7 @@ KINDS = {
     "vsock": (socket.AF_VSOCK, socket.SOCK_STREAM, 0, "AF_VSOCK/SOCK_STREAM"),
     "sctp": (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP, "AF_INET/SOCK_STREAM"),
     "sctp messages": (socket.AF_INET, socket.SOCK_SEQPACKET, socket.IPPROTO_SCTP, "AF_INET/SOCK_SEQPACKET"),
-    "udp lite": (socket.AF_INET, socket.SOCK_DGRAM, 136, "AF_INET/SOCK_DGRAM"),
+    "udp lite": (socket.AF_INET, socket.SOCK_DGRAM, 136, "AF_INET/SOCK_DGRAM (UDP-Lite)"),
     "dccp": (socket.AF_INET, 6, 33, "AF_INET/SOCK_DCCP"),
     "bluetooth": (31, socket.SOCK_RAW, 1, "AF_BLUETOOTH/SOCK_RAW"),
     "can": (29, socket.SOCK_RAW, 1, "AF_CAN/SOCK_RAW"),

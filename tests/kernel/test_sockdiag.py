@@ -122,3 +122,35 @@ def test_long_list_comes_whole() -> None:
 def test_path_is_no_abstract_name() -> None:
     with pytest.raises(ValueError, match="NUL"):
         sockdiag.unix_socket_named(b"/run/x")
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+@pytest.mark.parametrize(
+    ("bound", "asked"),
+    [
+        ("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.4.3.2"), ("::1", "::1"), ("::", "::1"), ("::", "127.0.0.1"),
+    ],
+)  # fmt: skip
+def test_who_gets_what_is_sent(kind, bound, asked) -> None:
+    udp = kind == socket.SOCK_DGRAM
+    sender = ("::1" if ":" in asked else "127.0.0.1", 0)
+    with socket.socket(socket.AF_INET6 if ":" in bound else socket.AF_INET, kind) as server:
+        server.bind((bound, 0))
+        port = server.getsockname()[1]
+        if not udp:
+            assert sockdiag.inet_receiver((asked, port), sender, udp=udp) is None  # nobody listens
+            server.listen()
+        assert sockdiag.inet_receiver((asked, port), sender, udp=udp) == inode(server)
+        assert sockdiag.inet_receiver((asked, port), sender, udp=not udp) is None
+    assert sockdiag.inet_receiver((asked, port), sender, udp=udp) is None
+
+
+def test_a_connected_datagram_socket_listens_to_its_peer() -> None:
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as two,
+    ):
+        one.bind(("127.0.0.1", 0))
+        two.connect(one.getsockname())
+        assert sockdiag.inet_receiver(two.getsockname(), one.getsockname(), udp=True) == inode(two)
+        assert sockdiag.inet_receiver(two.getsockname(), ("127.0.0.1", 1), udp=True) is None

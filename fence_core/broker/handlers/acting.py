@@ -62,6 +62,9 @@ def is_free(broker: Broker, process: Process, op: str, raw: bytes) -> bool:
     )
 
 
+_WHY_NOT_THEIRS = "pipes and files without a name that the run was started with are those of whoever started it"
+
+
 def refusal(
     broker: Broker,
     process: Process,
@@ -83,7 +86,7 @@ def refusal(
         if op in ("chmod", "chattr") and not Credentials(tid).owns(os.fstat(located.handle)):
             return errno.EPERM
         asked = Write(shown or op, located.path)
-        return broker.refuse(process, tid, asked, errno.EACCES, whatever_rules=True)
+        return broker.refuse(process, tid, asked, errno.EACCES, reason=_WHY_NOT_THEIRS)
     native = native_errno(op, located, tid, flags=flags)
     if native:
         return native

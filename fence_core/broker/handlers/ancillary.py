@@ -4,7 +4,7 @@
 * Credentials (SCM_CREDENTIALS) are pid, uid and gid. A receiver that asks for them (SO_PASSCRED) gets those of whoever
   makes the call, the broker's, unless the message names others. That takes CAP_SYS_ADMIN for another's pid: so root's
   broker always names the caller's, and an ordinary user's cannot. Source: scm_check_creds, net/core/scm.c.
-* Everything else is passed on as it is.
+* Everything else is passed on as it is; what of it names a way is judged in `messages`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from fence_core.broker.loop import Broker
     from fence_core.broker.sockets import Borrowed
 
-__all__ = ["Control", "InvalidMessageError", "headers", "own_number"]
+__all__ = ["CMSG_SIZE", "Control", "InvalidMessageError", "headers", "own_number"]
 
 _CMSG = struct.Struct("@Nii")
 """struct cmsghdr: length with itself, level, type."""
+CMSG_SIZE = _CMSG.size
 _UCRED = struct.Struct("@iII")
 _SCM_CREDENTIALS = 2
 _DESCRIPTORS_MAX = 253  # SCM_MAX_FD, include/net/scm.h

@@ -58,6 +58,9 @@ def change_identity(broker: Broker, tid: int, args: Arguments) -> Reply:
     return CONTINUE
 
 
+_WHY_NO_NAMESPACE = "in a namespace of the host's, paths and addresses are not those that the rules speak of"
+
+
 def setns(broker: Broker, tid: int, args: Arguments) -> Reply:
     """A namespace is known to be made inside by how its descriptor was had: below the /proc of another fenced
     process, or as a pidfd. What has a file name (``/run/netns/x``) was mounted there, which nobody can in here."""
@@ -75,7 +78,7 @@ def setns(broker: Broker, tid: int, args: Arguments) -> Reply:
     # Of mount namespaces root could have walked to others (ioctl_nsfs(2)): there, a path is not what it is here.
     if path.startswith("/") or (path.startswith("mnt:") and not _is_of_ours(broker, tid, path)):
         entering = SystemCall(f"enter namespace {path}")
-        return broker.refuse(process, tid, entering, errno.EPERM, whatever_rules=True)
+        return broker.refuse(process, tid, entering, errno.EPERM, reason=_WHY_NO_NAMESPACE)
     return CONTINUE
 
 

@@ -35,6 +35,7 @@ _TMPFILE = os.O_TMPFILE & ~os.O_DIRECTORY
 CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | _TMPFILE
 """Of the flags of open(2), those that can make it change something."""
 _ATTEMPTS = 8
+_WHY_NO_DEVICE = "a device node is a way to everything behind it, wherever it lies"
 _MADE_BY_MKNOD = frozenset({0, stat.S_IFREG, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK})
 
 
@@ -267,7 +268,7 @@ def _mknod(broker: Broker, tid: int, dirfd: int, address: int, mode: int, device
         # EPERM itself.
         process = broker.processes.find(tid)
         located = broker.resolver.locate(tid, process.pid, dirfd, process.read_string(tid, address), follow=False)
-        return broker.refuse(process, tid, Write("mknod device", located.path), errno.EPERM, whatever_rules=True)
+        return broker.refuse(process, tid, Write("mknod device", located.path), errno.EPERM, reason=_WHY_NO_DEVICE)
     return entry(
         broker,
         tid,

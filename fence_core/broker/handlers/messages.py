@@ -15,11 +15,10 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from fence_core.broker.handlers.ancillary import Control, InvalidMessageError, headers
+from fence_core.broker.handlers.ancillary import CMSG_SIZE, Control, InvalidMessageError, headers
 from fence_core.broker.handlers.arguments import Arguments, signed
 from fence_core.broker.handlers.network import (
     CAP_NET_RAW,
-    SOURCE_ROUTE,
     Anywhere,
     Elsewhere,
     any_unix,
@@ -29,9 +28,21 @@ from fence_core.broker.handlers.network import (
     on_socket,
     perform_connect,
     remember_own_end,
+)
+from fence_core.broker.handlers.options import is_interface, kernel_says
+from fence_core.broker.handlers.sending import MSG_DONTWAIT, Outgoing, Sender, cut, expired, send_once
+from fence_core.broker.handlers.ties import (
+    LOOPBACK_IFINDEX,
+    OWN_INTERFACE,
+    SOURCE_ROUTE,
+    WHY_NO_INTERFACE,
+    WHY_NO_ROUTE,
+    exposes,
+    leads_here,
+    peer_is_here,
+    shut_to_others,
     tie_late,
 )
-from fence_core.broker.handlers.sending import MSG_DONTWAIT, Outgoing, Sender, cut, expired, send_once
 from fence_core.broker.names import raw_address
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.sockets import SOCKADDR_MAX, Borrowed, parse_address
@@ -55,13 +66,13 @@ _COPIED_MAX = 1 << 22
 _IOV_MAX = 1024
 _NEGATIVE = 1 << 31
 
-_ROUTES = frozenset({(0, 7), (41, 5), (41, 57)})
+_ROUTES = {(0, 7): 0, (41, 5): 57, (41, 57): 57}
 """Level and type of ancillary data: IP_RETOPTS, IPV6_2292RTHDR, IPV6_RTHDR. With such a route a message for loopback
-goes to its first stop, wherever that is."""
-
-
-def _names_a_route(control: bytes) -> bool:
-    return any((level, kind) in _ROUTES for _, _, level, kind in headers(control))
+goes to its first stop, wherever that is. The option of the socket that takes the same value (0: none does)."""
+_INTERFACES = {(0, 8): 0, (41, 50): 16, (41, 2): 16}
+"""IP_PKTINFO, IPV6_PKTINFO, IPV6_2292PKTINFO: where in it the number of the interface is. The one of IPv4 replaces what
+the socket is tied to (ip_cmsg_send, net/ipv4/ip_sockglue.c). The source address in it chooses no interface."""
+_IP_PKTINFO = 8
 
 
 class Message:
@@ -337,15 +348,15 @@ class _Call:
         return found
 
     def _addressed(self, message: Message, control: Control) -> Outgoing | Reply:
-        borrowed, flags = self._borrowed, self._flags
+        broker, borrowed, flags = self._broker, self._borrowed, self._flags
         datagram = borrowed.type == socket.SOCK_DGRAM
         stream = borrowed.type == socket.SOCK_STREAM
         fast_open = borrowed.is_inet and stream and bool(flags & MSG_FASTOPEN) and bool(message.name)
         data = None if stream and not fast_open else self._copied(message)
-        if control.raw and borrowed.is_inet and (datagram or fast_open) and _names_a_route(control.raw):
-            if not has_capability(self._tid, CAP_NET_RAW):
-                return errno.EPERM
-            return self._refuse_route()
+        if control.raw and borrowed.is_inet and (datagram or fast_open):
+            refused = self._refuse_route(control.raw)
+            if refused:
+                return refused
         if datagram and borrowed.is_inet and not message.name:
             refused = self._refused_at_last()
             if refused:
@@ -354,19 +365,28 @@ class _Call:
             return self._destined(message, control, data)
         if borrowed.domain == socket.AF_UNIX and self._lengths is None and any_unix(self._process):
             return CONTINUE
+        after: Callable[[], None] | None = None
+        if borrowed.is_inet and datagram:
+            if self._goes_to_us():
+                control.raw = b""
+                after = functools.partial(broker.names.answer_at_once, borrowed)
+            elif control.raw and peer_is_here(borrowed):
+                refused = self._refuse_interface(control.raw)
+                if refused:
+                    return refused
         self._sender.bind_netlink()
         # UNIX streams refuse an address, other connected sockets take no notice of it: none goes out unjudged.
         ignored = (borrowed.is_inet and stream) or (borrowed.domain == socket.AF_UNIX and not stream)
-        return Outgoing(b"" if ignored else message.name, control, message.pieces, data)
+        return Outgoing(b"" if ignored else message.name, control, message.pieces, data, after)
 
     def _refused_at_last(self) -> int:
         """What is sent to the peer of a socket that was led to a sink when it was connected; 0 for any other."""
         broker, sunk = self._broker, self._broker.sinks.of(self._borrowed)
         if sunk is None:
             return 0
-        if broker.allowed(self._process, sunk.request) and not sunk.whatever_rules:
+        if broker.allowed(self._process, sunk.request) and not sunk.reason:
             return 0 if broker.sinks.let_go(self._borrowed.socket, sunk) else errno.ENETUNREACH
-        return broker.refuse(self._process, self._tid, sunk.request, errno.EACCES, whatever_rules=sunk.whatever_rules)
+        return broker.refuse(self._process, self._tid, sunk.request, errno.EACCES, reason=sunk.reason)
 
     def _destined(self, message: Message, control: Control, data: bytes | bytearray | None) -> Outgoing | Reply:
         """A message with an address of its own."""
@@ -383,11 +403,24 @@ class _Call:
                 return CONTINUE
             return self._sender.permitted(target) or Outgoing(target, control, message.pieces, data)
         tie_late(broker, process, borrowed)
+        if (
+            borrowed.type == socket.SOCK_DGRAM
+            and exposes(process)
+            and not borrowed.socket.getsockname()[1]
+            and broker.inside.is_in_ours(borrowed.socket)
+        ):
+            shut_to_others(broker, process, borrowed.fd)
         after: Callable[[], None] | None = None
         if isinstance(verdict, Elsewhere):
             target, after = verdict.raw, functools.partial(_arrived, broker, borrowed, verdict)
-        elif borrowed.type == socket.SOCK_DGRAM:
-            after = functools.partial(remember_own_end, broker, process, borrowed)
+            control.raw = b""
+        else:
+            if control.raw and leads_here(target):
+                refused = self._refuse_interface(control.raw)
+                if refused:
+                    return refused
+            if borrowed.type == socket.SOCK_DGRAM:
+                after = functools.partial(remember_own_end, broker, process, borrowed)
         if borrowed.type == socket.SOCK_DGRAM:
             return Outgoing(target, control, message.pieces, data, after)
         begins = is_closed(borrowed)
@@ -395,6 +428,16 @@ class _Call:
         if after is not None and begins and (not isinstance(reply, int) or reply == errno.EINPROGRESS):
             after()
         return reply
+
+    def _goes_to_us(self) -> bool:
+        """Whether the socket was led to our name server: nothing that says how goes along with a query."""
+        if self._broker.names.asked(self._borrowed) is None:
+            return False
+        try:
+            peer = self._borrowed.socket.getpeername()
+        except OSError:
+            return False
+        return self._broker.names.is_ours(self._borrowed, peer)
 
     def _copied(self, message: Message) -> bytearray:
         """The data of a message that is sent in one piece. Larger ones the kernel refuses, whatever else they are."""
@@ -406,8 +449,42 @@ class _Call:
             raise InvalidMessageError(errno.EMSGSIZE)
         return memory.gather(self._tid, message.pieces)
 
-    def _refuse_route(self) -> int:
-        return self._broker.refuse(self._process, self._tid, SOURCE_ROUTE, errno.EPERM, whatever_rules=True)
+    # ------------------------------------------------------------ ancillary data
+
+    def _is_free(self) -> bool:
+        """Whether a message may go by any way: of no session that refuses something, or in a network of its own."""
+        return not self._broker.enforcing(self._process) or not self._broker.inside.is_in_ours(self._borrowed.socket)
+
+    def _refuse_route(self, control: bytes) -> int:
+        """The error number for a message with a route of its own; else 0."""
+        for at, size, level, kind in headers(control):
+            option = _ROUTES.get((level, kind))
+            if option is None or self._is_free():
+                continue
+            if level == socket.IPPROTO_IP:
+                if not has_capability(self._tid, CAP_NET_RAW):
+                    continue  # the kernel takes no route from those, but other options
+            else:
+                body = control[at + CMSG_SIZE : at + size]
+                failed = kernel_says(self._broker, self._tid, self._borrowed, (level, option), body)
+                if failed:
+                    return failed
+            return self._broker.refuse(self._process, self._tid, SOURCE_ROUTE, errno.EPERM, reason=WHY_NO_ROUTE)
+        return 0
+
+    def _refuse_interface(self, control: bytes) -> int:
+        """The error number for a message to this machine that names another interface than loopback; else 0."""
+        for at, size, level, kind in headers(control):
+            start = _INTERFACES.get((level, kind))
+            if start is None:
+                continue
+            number = int.from_bytes(control[at + CMSG_SIZE : at + size][start : start + 4], "little")
+            if number in (0, LOOPBACK_IFINDEX) or self._is_free() or not is_interface(number):
+                continue
+            if kind != _IP_PKTINFO and self._broker.ties.said_loopback(self._borrowed.fd):
+                continue  # the kernel minds a tie of the program's own: EINVAL
+            return self._broker.refuse(self._process, self._tid, OWN_INTERFACE, errno.EPERM, reason=WHY_NO_INTERFACE)
+        return 0
 
 
 def _arrived(broker: Broker, borrowed: Borrowed, verdict: Elsewhere) -> None:

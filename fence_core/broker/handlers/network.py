@@ -5,7 +5,7 @@
 * An internet socket is made by the broker and tied to the loopback interface (SO_BINDTODEVICE) before the program
   gets it, unless the policy lists addresses outside. This is the floor below everything that has no other: UDP,
   MPTCP, TCP fast open, and races for calls that are continued.
-* What carries data is next door, in `messages`.
+* What carries data is next door, in `messages`; options in `options`; ties in `ties`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,21 @@ import stat
 import struct
 import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers.acting import perform, refusal
 from fence_core.broker.handlers.ancillary import own_number
 from fence_core.broker.handlers.arguments import Arguments, signed
+from fence_core.broker.handlers.ties import (
+    OWN_INTERFACE,
+    WHY_NO_INTERFACE,
+    NoRule,
+    is_exposed,
+    shut_to_others,
+    tie_late,
+    tie_new,
+    tie_server,
+)
 from fence_core.broker.native_errno import Credentials, in_our_user_namespace
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD, Located
@@ -50,21 +60,23 @@ if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
     from fence_core.broker.loop import Broker
 
-SO_BINDTODEVICE = 25
-SO_BINDTOIFINDEX = 62
-
 IPPROTO_MPTCP = 262
 _ALLOWED_PROTOCOLS = frozenset({0, socket.IPPROTO_TCP, socket.IPPROTO_UDP, IPPROTO_MPTCP})
 _PING = frozenset({socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6})
 _SOCK_TYPE_MASK = 0xF
+_WHY_NO_SUCH_SOCKET = "whom a socket of this kind reaches is not for the fence to see"
+_WHY_NO_RESOLVER = (
+    "a name server of this machine would carry any name, and what is hidden in it, to anywhere; the fence answers "
+    "look-ups of allowed names itself"
+)
+_SERVER_FOR_OTHERS = NoRule("listen on the network interface that the socket is tied to")
+_WHY_NO_SERVER = "a server is for this machine only (its port in network.expose_ports would allow it)"
+_WHY_NO_FILTER = "the filter is for programs that were told of it (network.proxy_env would allow it)"
 
 _connect = libc.function("connect", ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _bind = libc.function("bind", ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _socket = libc.function("socket", ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int)
 _listen = libc.function("listen", ctypes.c_int, ctypes.c_int, ctypes.c_int)
-_setsockopt = libc.function(
-    "setsockopt", ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
-)
 
 
 def _errno_of(result: int) -> int:
@@ -85,6 +97,7 @@ def socket_(broker: Broker, tid: int, args: Arguments) -> Reply:
         or (kind == socket.SOCK_DGRAM and protocol in _PING)
     )
     if ordinary and not broker.same_network(tid):
+        broker.inside.others_make_sockets = True
         return CONTINUE  # a namespace of the test's own: the socket has to be made there
     fd = _socket(family, type_, protocol)
     if fd < 0:
@@ -94,36 +107,14 @@ def socket_(broker: Broker, tid: int, args: Arguments) -> Reply:
             request = OpenSocket(family, kind, protocol)
             if not _may_open_raw(tid, family, kind):
                 return errno.EPERM
-            return broker.refuse(process, tid, request, errno.EPERM, whatever_rules=True)
-        if kind != socket.SOCK_STREAM or not _exposes(process):
-            _tie(broker, process, fd)
+            return broker.refuse(process, tid, request, errno.EPERM, reason=_WHY_NO_SUCH_SOCKET)
+        tie_new(broker, process, fd, kind)
         reply = HandOver(fd, cloexec=bool(type_ & socket.SOCK_CLOEXEC))
         fd = -1
         return reply
     finally:
         if fd >= 0:
             os.close(fd)
-
-
-def _tie(broker: Broker, process: Process, fd: int) -> None:
-    """Keep an internet socket on the loopback interface, unless the policy lists addresses elsewhere."""
-    if broker.enforcing(process) and not _has_direct_addresses(process):
-        _setsockopt(fd, socket.SOL_SOCKET, SO_BINDTODEVICE, b"lo\0", 3)
-
-
-def _exposes(process: Process) -> bool:
-    """Whether the policy has ports for other machines: then it is seen at the first use of a TCP socket what it is for,
-    since without privileges the tie cannot be undone."""
-    return all(binding.rules().network.expose_ports for binding, _ in process.account().judges)
-
-
-def tie_late(broker: Broker, process: Process, borrowed: Borrowed) -> None:
-    if borrowed.is_inet and borrowed.type == socket.SOCK_STREAM and _exposes(process):
-        _tie(broker, process, borrowed.fd)
-
-
-def _is_exposed(process: Process, port: int) -> bool:
-    return all(port in binding.rules().network.expose_ports for binding, _ in process.account().judges)
 
 
 def _may_open_raw(tid: int, family: int, kind: int) -> bool:
@@ -134,25 +125,6 @@ def _may_open_raw(tid: int, family: int, kind: int) -> bool:
     return has_capability(tid, CAP_NET_RAW)
 
 
-def _has_direct_addresses(process: Process) -> bool:
-    return all(binding.reaches_out() for binding, _ in process.account().judges)
-
-
-class BindToDevice:
-    """A request that no rule can allow: to choose the way of messages."""
-
-    kind: Literal["socket"] = "socket"
-
-    def __init__(self, what: str = "tie a socket to a network interface (SO_BINDTODEVICE)") -> None:
-        self._what = what
-
-    def describe(self) -> str:
-        return self._what
-
-
-SOURCE_ROUTE = BindToDevice("send by a route of one's own (source routing)")
-ROUTE_OPTIONS = ((0, 4), (41, 6), (41, 57))
-"""Level and name of socket options that do the same: IP_OPTIONS, IPV6_2292PKTOPTIONS, IPV6_RTHDR."""
 # ---------------------------------------------------------------- connect
 
 
@@ -193,22 +165,6 @@ def _address(tid: int, at: int, size: int) -> Address | None:
     return parse_address(memory.read(tid, at, size))
 
 
-@on_socket
-def setsockopt(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
-    """Only what chooses the way of messages arrives here (`table.py`)."""
-    level, name = signed(args[1]), signed(args[2])
-    if level != socket.SOL_SOCKET:
-        if level == socket.IPPROTO_IP and not has_capability(tid, CAP_NET_RAW):
-            return CONTINUE  # the kernel takes no route from those
-        return broker.refuse(process, tid, SOURCE_ROUTE, errno.EPERM, whatever_rules=True)
-    value = memory.read(tid, args[3], min(args[4] & 0xFFFF, 64)) if args[3] and args[4] else b""
-    if name == SO_BINDTODEVICE and value.split(b"\0", 1)[0] == b"lo":
-        return _errno_of(_setsockopt(borrowed.fd, level, name, b"lo\0", 3)) or Value(0)
-    if _has_direct_addresses(process):
-        return CONTINUE
-    return broker.refuse(process, tid, BindToDevice(), errno.EPERM, whatever_rules=True)
-
-
 class Elsewhere:
     """The verdict that a socket is to be connected to one of ours."""
 
@@ -223,12 +179,12 @@ class Elsewhere:
 class Unsent:
     """The verdict that a datagram socket may be connected, as that sends nothing, but not to where it is to be."""
 
-    __slots__ = ("address", "request", "whatever_rules")
+    __slots__ = ("address", "reason", "request")
 
-    def __init__(self, request: Connect, address: Address, *, whatever_rules: bool = False) -> None:
+    def __init__(self, request: Connect, address: Address, *, reason: str = "") -> None:
         self.request = request
         self.address = address
-        self.whatever_rules = whatever_rules
+        self.reason = reason
 
 
 class Anywhere(bytes):
@@ -279,9 +235,9 @@ def _connect_to_sink(
     refused = _native_refusal(borrowed, address)
     if refused:
         return refused
-    sunk = Sunk(process, tid, number, request, address.raw, whatever_rules=verdict.whatever_rules)
+    sunk = Sunk(process, tid, number, request, address.raw, reason=verdict.reason)
     if not broker.same_network(tid) or broker.sinks.lead(borrowed, sunk, address):
-        return broker.refuse(process, tid, request, errno.EACCES, whatever_rules=verdict.whatever_rules)
+        return broker.refuse(process, tid, request, errno.EACCES, reason=verdict.reason)
     return Value(0)
 
 
@@ -362,8 +318,11 @@ def judge_destination(
     proto = borrowed.proto
     port = address.port
     loopback = is_loopback(address.host)
-    known = broker.inside.has_name_server if port in RESOLVER_PORTS else broker.inside.has_port
-    inside = loopback and known(address.host, port, proto)
+    inside = (
+        loopback
+        and port in RESOLVER_PORTS
+        and broker.inside.has_name_server(address.host, port, proto, borrowed.socket)
+    )
     enforcing = broker.enforcing(process)
     ours = loopback and broker.names.serves(borrowed, address.host, port)
     if (port == 53 or ours) and not inside and enforcing and borrowed.type in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
@@ -380,12 +339,16 @@ def judge_destination(
         return _judge_name(broker, process, tid, borrowed, address, name, sends=sends)
     request = Connect(address.host, port, proto, inside)
     if loopback and not inside and port in RESOLVER_PORTS and proto in ("tcp", "udp"):
-        if not sends and _sends_later(broker, process, borrowed, request, whatever_rules=True):
-            return Unsent(request, address, whatever_rules=True)
-        return broker.refuse(process, tid, request, errno.EACCES, whatever_rules=True)
+        if not sends and _sends_later(broker, process, borrowed, request, reason=_WHY_NO_RESOLVER):
+            return Unsent(request, address, reason=_WHY_NO_RESOLVER)
+        return broker.refuse(process, tid, request, errno.EACCES, reason=_WHY_NO_RESOLVER)
     if loopback and broker.tunnels.is_filter(address.host, port):
         return _judge_filter(broker, process, tid, borrowed, address, request)
-    if not broker.allowed(process, request):
+    if loopback and broker.ties.points_elsewhere(borrowed.fd):
+        refused = broker.refuse(process, tid, OWN_INTERFACE, errno.EPERM, reason=WHY_NO_INTERFACE)
+        if refused:
+            return refused
+    if not broker.allowed(process, request) and not (loopback and _is_inside(broker, borrowed, address.host, port)):
         if not sends and _sends_later(broker, process, borrowed, request):
             return Unsent(request, address)
         refused = broker.refuse(process, tid, request, errno.EACCES)
@@ -394,12 +357,16 @@ def judge_destination(
     return given[:2] + address.raw[2:]  # with the family as it came: AF_UNSPEC dissolves
 
 
-def _sends_later(
-    broker: Broker, process: Process, borrowed: Borrowed, request: Connect, *, whatever_rules: bool = False
-) -> bool:
+def _sends_later(broker: Broker, process: Process, borrowed: Borrowed, request: Connect, *, reason: str = "") -> bool:
     """Whether a connect that is to be refused sends nothing by itself."""
     datagrams = borrowed.type == socket.SOCK_DGRAM and borrowed.proto == "udp"
-    return datagrams and broker.would_refuse(process, request, whatever_rules=whatever_rules)
+    return datagrams and broker.would_refuse(process, request, reason=reason)
+
+
+def _is_inside(broker: Broker, borrowed: Borrowed, host: str, port: int) -> bool:
+    """Whether whoever answers at this loopback address is one of ours. Asked only where the policy does not allow to
+    reach others: it costs a question to the kernel."""
+    return port not in RESOLVER_PORTS and broker.inside.has_port(host, port, borrowed.proto, borrowed.socket)
 
 
 def _judge_name(
@@ -438,7 +405,7 @@ def _judge_filter(
 ) -> Verdict:
     """The filter by its own address: for programs that were told of a proxy (`proxy_env`), and for no others."""
     if not all(binding.rules().network.proxy_env for binding, _ in process.account().judges):
-        return broker.refuse(process, tid, request, errno.EACCES, whatever_rules=True)
+        return broker.refuse(process, tid, request, errno.EACCES, reason=_WHY_NO_FILTER)
     tunnel = Tunnel(process, tid, "", 0, None, broker.upstream_proxy(process))
     return Elsewhere(address.raw, lambda opener: broker.tunnels.announce(opener, tunnel))
 
@@ -626,8 +593,12 @@ def _bind_inet(broker: Broker, process: Process, tid: int, borrowed: Borrowed, a
     privileged = 0 < address.port < 1024 and os.geteuid() == 0
     if privileged and not (has_capability(tid, CAP_NET_BIND_SERVICE) or in_our_user_namespace(tid)):
         return CONTINUE  # rights in a network of its own, which we do not have
-    if not _is_exposed(process, address.port):
+    if not is_exposed(process, address.port):
         tie_late(broker, process, borrowed)
+        if borrowed.type == socket.SOCK_DGRAM and broker.inside.is_in_ours(borrowed.socket):
+            shut_to_others(broker, process, borrowed.fd)
+    if address.port and _may_share(borrowed):
+        broker.inside.look_who_is_there(borrowed.socket, address.host, address.port, borrowed.proto)
     with broker.identities.acting_as(tid) if privileged else nullcontext():
         failed = _errno_of(_bind(borrowed.fd, address.raw, len(address.raw)))
     if failed:
@@ -638,6 +609,12 @@ def _bind_inet(broker: Broker, process: Process, tid: int, borrowed: Borrowed, a
     else:
         broker.inside.note_quiet_bind(os.fstat(borrowed.fd).st_ino, quiet)
     return Value(0)
+
+
+def _may_share(borrowed: Borrowed) -> bool:
+    """Whether it can be bound where another socket is (socket(7); of UDP sockets SO_REUSEADDR is enough)."""
+    options = (socket.SO_REUSEPORT, socket.SO_REUSEADDR)[: 1 + (borrowed.type == socket.SOCK_DGRAM)]
+    return any(borrowed.socket.getsockopt(socket.SOL_SOCKET, option) for option in options)
 
 
 CAP_NET_BIND_SERVICE = 10
@@ -736,6 +713,10 @@ def listen(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args:
             return refused
     if unbound:
         tie_late(broker, process, borrowed)
+    if tie_server(broker, process, borrowed):
+        refused = broker.refuse(process, tid, _SERVER_FOR_OTHERS, errno.EACCES, reason=_WHY_NO_SERVER)
+        if refused:
+            return refused
     failed = _errno_of(_listen(borrowed.fd, signed(args[1])))
     if not failed and (unbound or asked is not None):
         _remember_port(broker, borrowed)

@@ -32,8 +32,13 @@ _DAC_READ_SEARCH, _KILL, _SYS_MODULE, _SYS_RAWIO, _SYS_PTRACE, _SYS_PACCT = 2, 5
 _SYS_ADMIN, _SYS_BOOT, _SYS_TTY_CONFIG, _PERFMON = 21, 22, 26, 38
 
 
-def refuse(broker: Broker, process: Process, tid: int, what: str) -> int:
-    return broker.refuse(process, tid, SystemCall(what), errno.EPERM, whatever_rules=True, always=True)
+_OF_THE_MACHINE = "it changes the whole machine, or leads around every path, and no rule speaks of that"
+_OF_THE_SHELL = "the terminal is that of whoever started the tests: a shell would run what is typed there"
+_OUTSIDE = "processes outside of the fence are out of reach from inside"
+
+
+def refuse(broker: Broker, process: Process, tid: int, what: str, why: str = _OF_THE_MACHINE) -> int:
+    return broker.refuse(process, tid, SystemCall(what), errno.EPERM, reason=why, always=True)
 
 
 def _closed(what: str, capability: int, native: Native | None = None, *, of_namespace: bool = False) -> Callable[
@@ -218,14 +223,14 @@ def ioctl(broker: Broker, tid: int, args: Arguments) -> Reply:
     if request == TIOCSCTTY:
         if not is_slave(device) or broker.terminals.is_ours(fd) or not _may(tid, _SYS_ADMIN):
             return CONTINUE
-        return refuse(broker, process, tid, "take a terminal from its session (TIOCSCTTY)")
+        return refuse(broker, process, tid, "take a terminal from its session (TIOCSCTTY)", _OF_THE_SHELL)
     if request == TIOCLINUX and is_slave(device):
         return errno.ENOTTY
     own = controlling(tid)[2] == device and (request == TIOCLINUX or _types_into_own())
     if not own and not _may(tid, _SYS_ADMIN):
         return errno.EPERM
     name = "TIOCSTI" if request == TIOCSTI else "TIOCLINUX"
-    return refuse(broker, process, tid, f"type into a terminal ({name})")
+    return refuse(broker, process, tid, f"type into a terminal ({name})", _OF_THE_SHELL)
 
 
 def _types_into_own() -> bool:
@@ -247,7 +252,7 @@ def kill(broker: Broker, tid: int, args: Arguments) -> Reply:
         return CONTINUE
     if not _may_signal(tid, pid):
         return CONTINUE  # the kernel says EPERM, or ESRCH
-    return refuse(broker, process, tid, f"send a signal to {_name(pid)}, a process outside")
+    return refuse(broker, process, tid, f"send a signal to {_name(pid)}, a process outside", _OUTSIDE)
 
 
 def ptrace(broker: Broker, tid: int, args: Arguments) -> Reply:
@@ -279,14 +284,14 @@ def perf_event_open(broker: Broker, tid: int, args: Arguments) -> Reply:
         return CONTINUE
     if not _may(tid, _PERFMON) and not _may(tid, _SYS_ADMIN):
         return errno.EACCES
-    return refuse(broker, process, tid, "measure processes outside (perf_event_open)")
+    return refuse(broker, process, tid, "measure processes outside (perf_event_open)", _OUTSIDE)
 
 
 def _reach_into(broker: Broker, tid: int, pid: int, how: str) -> Reply:
     process = broker.processes.find(tid)
     if not _is_outside(broker, tid, pid) or not _may_trace(tid, pid):
         return CONTINUE
-    return refuse(broker, process, tid, f"{how} {_name(pid)}, a process outside")
+    return refuse(broker, process, tid, f"{how} {_name(pid)}, a process outside", _OUTSIDE)
 
 
 def _name(pid: int) -> str:

@@ -36,7 +36,7 @@ NO_HARM = {
     "ioctl",
     "socket",
     "listen",
-    "setsockopt",
+    "getsockopt",
 }
 BY_THE_KERNEL = {
     # Never carried out by the broker.

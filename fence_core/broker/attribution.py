@@ -5,10 +5,17 @@ number can mean anybody else. The number of a thread that is not its group's lea
 sign; what is known of those is looked up anew after `THREAD_TRUST_S`: thread ids are handed out in a cycle, and no
 machine goes through all of them (32,768 at the least) in that time.
 
-A daemon that forks twice is first seen when its parents are gone: nothing in /proc leads back to its test. So every
-process gets a mark that its descendants inherit through fork and exec: the soft limit RLIMIT_LOCKS, which Linux has not
-looked at since 2.4, holds the number of its binding. A pytest process itself, whose tests change, has one only while
-it forks: so a child that is slow to start is not taken for one of the next test.
+Nothing tells of a fork: the filter could stop it, but a signal in that moment would end it with EINTR, and shells do
+not try again. So what a fork belongs to must be found in itself, however late it is first seen, and whoever made it:
+
+* Every process carries a mark that its descendants inherit through fork and exec: the soft limit RLIMIT_LOCKS, which
+  Linux has not looked at since 2.4. The filter lets nobody change it. It leads to the binding of the process. A daemon
+  that forks twice is first seen when its parents are gone, and is known all the same.
+* A pytest process does one thing after the other, so its mark leads to its `Worker` only. What it was doing at the
+  moment of the fork stands in its note (`page.py`), of which the fork has a copy in its memory. A fork that is seen for
+  the first time has not executed a program, since that stops at the broker: its memory is still that copy.
+* The fork server of `multiprocessing` works for whoever asks it. The pytest process that started it says so, and from
+  then on the server carries the mark of what that process was doing when it last connected to anybody.
 """
 
 from __future__ import annotations
@@ -33,8 +40,6 @@ if TYPE_CHECKING:
 
 _GENERATIONS_MAX = 64
 THREAD_TRUST_S = 0.1
-_FORK_SERVER = "from multiprocessing.forkserver import main"
-"""How `multiprocessing` starts its fork server: the program given with ``-c``, in every version of Python."""
 _threads_have_pidfds = True
 
 
@@ -45,8 +50,8 @@ class Process:
         "_image",
         "_memory",
         "binding",
+        "fork_servers",
         "lines_open",
-        "own_mark",
         "parent",
         "pid",
         "pidfd",
@@ -79,31 +84,12 @@ class Process:
         """The directory that it wanted to make last, where those above it are missing."""
         self.test = 0
         """Of a pytest process: the fork that it has made to run the current test in."""
-        self.own_mark: int | None = None
-        """Of a pytest process that is forking right now: the mark it had before."""
+        self.fork_servers: list[Process] = []
+        """Of a pytest process: those that it has started, which work for its later tests, too."""
 
     def account(self) -> Binding:
         """On whose account a call of this process is, now."""
         return self.workers[-1].now() if self.workers else self.binding
-
-    def account_for_child(self) -> Binding:
-        """On whose account a process is that this one has just started."""
-        if self.workers or not self._is_fork_server():
-            return self.account()
-        # It works for whoever asks it, from a socket that it was started with, and the first test to do so is long
-        # over: what counts is what the pytest process that it serves is doing.
-        step: Process | None = self
-        while step is not None and not step.workers:
-            step = step.parent
-        return step.account() if step is not None else self.binding
-
-    def _is_fork_server(self) -> bool:
-        """Asked when a child of this process is first seen. Whoever imitates one can only lie about himself."""
-        try:
-            words = kernel_process.argv(self.pid)
-        except OSError:
-            return False
-        return any(word.startswith(_FORK_SERVER) for word in words[1:8])
 
     def read_string(self, tid: int, address: int) -> bytes:
         """A path argument. Raises KernelCallError as `memory.read_string` does, ProcessLookupError."""
@@ -169,15 +155,6 @@ class Process:
             os.close(self._memory)
             self._memory = -1
 
-    def leave_test(self) -> None:
-        """An exec was tried: what runs here next is not pytest. A process that says hello itself stays what it is."""
-        if self.same_program:
-            self.same_program = False
-            for worker in self.workers:
-                worker.left_by(self.pid)
-            self.binding = self.account()
-            self.workers = []
-
     def _current_image(self) -> bytes:
         """What an exec changes: where code, stack and arguments lie (fields 26 to 28, 45 to 51 of proc(5) stat)."""
         fields = kernel_process.read_proc(f"/proc/{self.pid}/stat").rpartition(b")")[2].split()
@@ -208,10 +185,7 @@ class Process:
 
 
 class Marks:
-    """Bindings by the number that processes carry with them, and hand down to those that they start.
-
-    A process can change its own number, and so choose among the bindings of this run: it can lie about itself.
-    """
+    """What processes are marked with, by the number that they carry and hand down to those that they start."""
 
     RLIMIT_LOCKS = 10
     """include/uapi/asm-generic/resource.h; the module `resource` has no name for it."""
@@ -221,49 +195,55 @@ class Marks:
 
     def __init__(self) -> None:
         self._next = self._FIRST
-        self._bindings: dict[int, Binding] = {}
-        self._numbers: dict[tuple[int, str, int, int], int] = {}
+        self._meanings: dict[int, Binding | Worker] = {}
+        self._numbers: dict[tuple[object, ...], int] = {}
 
-    def put(self, pid: int, binding: Binding) -> None:
+    def put(self, pid: int, meaning: Binding | Worker) -> None:
         """Mark a process; where that cannot be done (it is gone, or not ours to change) it goes without."""
-        key = (binding.worker.number, binding.nodeid, binding.phase, binding.policy)
+        key = _key(meaning)
         number = self._numbers.get(key)
         try:
             soft, hard = resource.prlimit(pid, self.RLIMIT_LOCKS)
             if number is not None and soft == number:
                 return
             if number is None:
-                number = self._new(key, binding)
+                number = self._new(key, meaning)
             resource.prlimit(pid, self.RLIMIT_LOCKS, (number, hard))
         except (OSError, ValueError):
             pass
 
-    def find(self, pid: int) -> Binding | None:
+    def find(self, pid: int) -> Binding | Worker | None:
         """What the process was marked with, or the one it was started by."""
-        return self._bindings.get(self.number(pid))
+        return self._meanings.get(self._number(pid))
 
-    def number(self, pid: int) -> int:
+    def _number(self, pid: int) -> int:
         try:
             return resource.prlimit(pid, self.RLIMIT_LOCKS)[0]
         except OSError:
-            return 0
-
-    def restore(self, pid: int, number: int) -> None:
-        try:
-            resource.prlimit(pid, self.RLIMIT_LOCKS, (number, resource.prlimit(pid, self.RLIMIT_LOCKS)[1]))
-        except (OSError, ValueError):
             pass
+        try:  # prlimit(2) is for those of the same user; this everybody may read
+            for line in kernel_process.read_proc(f"/proc/{pid}/limits").splitlines():
+                if line.startswith(b"Max file locks"):
+                    soft = line.split()[3]
+                    return int(soft) if soft.isdigit() else 0
+        except OSError:
+            pass
+        return 0
 
-    def _new(self, key: tuple[int, str, int, int], binding: Binding) -> int:
-        if len(self._bindings) >= self._KEPT_MAX:
-            oldest = next(iter(self._bindings))
-            gone = self._bindings.pop(oldest)
-            self._numbers.pop((gone.worker.number, gone.nodeid, gone.phase, gone.policy), None)
+    def _new(self, key: tuple[object, ...], meaning: Binding | Worker) -> int:
+        if len(self._meanings) >= self._KEPT_MAX:
+            self._numbers.pop(_key(self._meanings.pop(next(iter(self._meanings)))), None)
         number = self._next
         self._next += 1
         self._numbers[key] = number
-        self._bindings[number] = binding
+        self._meanings[number] = meaning
         return number
+
+
+def _key(meaning: Binding | Worker) -> tuple[object, ...]:
+    if isinstance(meaning, Worker):
+        return (meaning.number,)
+    return (meaning.worker.number, meaning.nodeid, meaning.phase, meaning.policy)
 
 
 def program(pid: int) -> str:
@@ -277,7 +257,7 @@ def program(pid: int) -> str:
 class ProcessTable:
     """All processes inside the fence that have made a trapped call."""
 
-    def __init__(self, root: Callable[[], Binding], *, watch: Callable[[int, int], None], supervisor: int) -> None:
+    def __init__(self, root: Worker, *, watch: Callable[[int, int], None], supervisor: int) -> None:
         self._root = root
         self._marks = Marks()
         self._watch = watch
@@ -303,6 +283,13 @@ class ProcessTable:
                 self._threads.clear()
             self._threads[tid] = (process, time.monotonic() + THREAD_TRUST_S)
         return process
+
+    def started_by(self, pid: int) -> str:
+        """The test that a fenced process belongs to; empty where there is none, or nobody knows."""
+        try:
+            return self.find(pid).binding.nodeid
+        except OSError:
+            return ""
 
     def is_ours(self, pid: int) -> bool:
         """Whether this process, or that of this thread, is in the fence: known, or born of one that is."""
@@ -335,7 +322,6 @@ class ProcessTable:
                     parent = None
         pidfd = pidfds.open_pidfd(pid)
         binding = self._binding_of(pid, parent)
-        self._marks.put(pid, binding)
         process = Process(pid, pidfd, parent, binding)
         if parent is not None and parent.stacks is not None:
             # A fork carries the handler and the pipe; an exec, which is trapped, takes both away.
@@ -343,6 +329,8 @@ class ProcessTable:
         process.same_program = parent is not None and bool(parent.workers)
         if parent is not None and parent.test == pid:
             self._adopt_test(process, parent)
+        else:
+            self._marks.put(pid, binding)
         self.by_pid[pid] = process
         self._by_pidfd[pidfd] = process
         self._watch(pidfd, pid)
@@ -350,22 +338,51 @@ class ProcessTable:
 
     def _binding_of(self, pid: int, parent: Process | None) -> Binding:
         marked = self._marks.find(pid)
-        if parent is None:
-            return marked or self._root()
-        if parent.workers and marked is not None and marked is not self._marks.find(parent.pid):
-            return marked  # forked a while ago, under a test that may be over
-        return parent.account_for_child()
+        if isinstance(marked, Binding):
+            return marked
+        worker = marked or (parent.workers[-1] if parent is not None and parent.workers else None)
+        noted = worker.noted(pid) if worker is not None else None
+        if noted is not None:
+            return noted
+        if parent is not None and not parent.workers:
+            return parent.binding
+        # It has hidden what it was forked for: it gets nothing that only a marker allows.
+        return (worker or self._root).of_no_test()
 
-    def before_fork(self, process: Process) -> None:
-        """A pytest process is about to fork: its child is to carry the mark of this moment."""
-        if process.workers and process.own_mark is None:
-            process.own_mark = self._marks.number(process.pid)
-            self._marks.put(process.pid, process.account())
+    def registered(self, process: Process) -> None:
+        """It has become the process of a session, or that of a nested one again."""
+        self._marks.put(process.pid, process.workers[-1])
 
-    def after_fork(self, process: Process) -> None:
-        if process.own_mark is not None:
-            self._marks.restore(process.pid, process.own_mark)
-            process.own_mark = None
+    def executes(self, process: Process) -> None:
+        """An exec was tried: what runs here next is not pytest. A process that says hello itself stays what it is."""
+        process.stacks = None
+        if process.same_program:
+            process.same_program = False
+            for worker in process.workers:
+                worker.left_by(process.pid)
+            process.binding = process.account()
+            process.workers = []
+            self._marks.put(process.pid, process.binding)
+        process.forget_memory(for_exec=True)
+
+    def serves_forks(self, process: Process, pid: int) -> None:
+        """A pytest process says that it has started a fork server: a program of its own, and nobody else's."""
+        server = self.by_pid.get(pid)
+        if server is None or server.workers or server.same_program or server in process.fork_servers:
+            return
+        starter = server.parent
+        if process.workers and starter is not None and starter.workers[-1:] == process.workers[-1:]:
+            process.fork_servers[:] = [known for known in process.fork_servers if self.by_pid.get(known.pid) is known]
+            process.fork_servers.append(server)
+
+    def asks_fork_servers(self, process: Process) -> None:
+        """A pytest process connects to something: what its fork servers fork from now on is for what it does now.
+
+        `multiprocessing` waits until the server has forked before it goes on.
+        """
+        for server in process.fork_servers:
+            if self.by_pid.get(server.pid) is server:
+                self._marks.put(server.pid, process.account())
 
     def expect_test(self, process: Process, pid: int) -> None:
         """A pytest process has forked to run one test; the fork may have made a call of its own already."""
@@ -383,8 +400,10 @@ class ProcessTable:
         """
         if process.same_program and not process.workers:
             process.workers = list(parent.workers)
+            process.fork_servers = parent.fork_servers
             process.workers[-1].test_pid = process.pid
             process.remember_memory()
+            self._marks.put(process.pid, process.workers[-1])
 
     def is_fenced(self, pid: int) -> bool:
         """Whether more filters are in force there than here: in a container, everybody has one."""

@@ -102,10 +102,12 @@ class Connection:
 def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     """Who a pytest process is. Its first word about itself, once per session in it."""
     role = request["role"]
+    address, token = map(int, request["note"])
     process.remember_memory()
     if process is broker.root_process and not broker.root_greeted:
         broker.root_greeted = True
-        return _welcome(broker, "session", process.workers[0])
+        broker.processes.registered(process)
+        return _welcome(broker, "session", process.workers[0], (address, token))
     here = process.account()
     if role == "worker":
         # A worker may register policies, which only pytest may: so not whatever program a test starts is one, but
@@ -113,7 +115,7 @@ def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict
         started_by = process.binding
         if not started_by.worker.expects_workers or started_by.nodeid or process.workers:
             return {"error": "no workers are expected here"}
-        return _welcome(broker, "worker", _worker(broker, process))
+        return _welcome(broker, "worker", _worker(broker, process), (address, token))
     config = request["config"]
     policy = policy_from_wire(config["policy"])
     if policy.filesystem.deny_read and not broker.watches_reads:
@@ -127,7 +129,8 @@ def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict
         base_dir=Path(config["base_dir"]),
         watches_reads=broker.watches_reads,
     )
-    return _welcome(broker, "nested", broker.add_worker(broker.open_scope(scope), process, here.judges))
+    worker = broker.add_worker(broker.open_scope(scope), process, here.judges)
+    return _welcome(broker, "nested", worker, (address, token))
 
 
 def _worker(broker: Broker, process: Process) -> Worker:
@@ -136,7 +139,8 @@ def _worker(broker: Broker, process: Process) -> Worker:
     return broker.add_worker(above.scope, process, above.outer_judges)
 
 
-def _welcome(broker: Broker, role: str, worker: Worker) -> dict[str, Any]:
+def _welcome(broker: Broker, role: str, worker: Worker, note: tuple[int, int]) -> dict[str, Any]:
+    worker.note = note
     return {
         "role": role,
         "mode": worker.scope.mode,
@@ -145,6 +149,7 @@ def _welcome(broker: Broker, role: str, worker: Worker) -> dict[str, Any]:
         "withheld": list(broker.withheld) if role == "session" else [],
         "stacks": broker.recorder.stacks_work,
         "watches_reads": broker.watches_reads,
+        "announces_forks": broker.on_meeting is not None,
     }
 
 
@@ -222,6 +227,13 @@ def _bye(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[s
     """An inner session in this process is over; the outer one's test goes on."""
     if len(process.workers) > 1:
         process.workers.pop()
+        broker.processes.registered(process)
+    return {}
+
+
+def _fork_server(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    """This session has started the fork server of `multiprocessing`."""
+    broker.processes.serves_forks(process, int(request["pid"]))
     return {}
 
 
@@ -246,4 +258,5 @@ _OPERATIONS: dict[str, Callable[[Broker, Process, Mapping[str, Any]], dict[str, 
     "ledger": _ledger,
     "settle": _settle,
     "bye": _bye,
+    "fork_server": _fork_server,
 }

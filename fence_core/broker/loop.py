@@ -155,7 +155,7 @@ class Broker:
         self.workers[0].page.write(b"", 0, 0)
         self.on_meeting: Callable[[int], None] | None = None
         """Called with the pid of each process that is seen for the first time."""
-        self.processes = ProcessTable(self.workers[0].now, watch=self._watch_process, supervisor=os.getpid())
+        self.processes = ProcessTable(self.workers[0], watch=self._watch_process, supervisor=os.getpid())
         self.recorder = Recorder(self.processes, stacks_work=stacks)
         first = self.processes.adopt(root_pid, self.workers[0].now())
         first.workers.append(self.workers[0])
@@ -633,10 +633,6 @@ class Broker:
         # Nothing to hand over: that the call is made says all there is to say.
         if raw.startswith(b"/proc/fence/test/") and raw[17:].isdigit():
             self.processes.expect_test(process, int(raw[17:]))
-        elif raw == b"/proc/fence/fork":
-            self.processes.before_fork(process)
-        elif raw == b"/proc/fence/forked":
-            self.processes.after_fork(process)
         return errno.ENOENT
 
     # ------------------------------------------------------------ processes and names
@@ -666,4 +662,5 @@ class Broker:
         worker.page.write(b"", 0, 0)
         self.workers.append(worker)
         process.workers.append(worker)
+        self.processes.registered(process)
         return worker

@@ -15,6 +15,10 @@ word  meaning
 
 A process can only lie about itself: the broker checks the policy number and the phase, and what the words say
 chooses among policies that were registered, never beyond them.
+
+Beside the page, which a process shares with its forks, it keeps a *note* with the same words in memory of its own. A
+fork has a copy of that, in which stands for good what the process was doing when it forked: the broker reads it when
+it first sees the fork, however much later that is, and however the fork was made.
 """
 
 from __future__ import annotations
@@ -22,8 +26,10 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import struct
 
-from fence_core.kernel import libc
+from fence_core.errors import KernelCallError
+from fence_core.kernel import libc, memory
 
 PAGE_BYTES = 65536
 _NODEID_AT = 40
@@ -37,33 +43,55 @@ _mmap = libc.function(
     ctypes.c_int,
     ctypes.c_long,
 )
+_munmap = libc.function("munmap", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _NODEID_MAX = PAGE_BYTES - _NODEID_AT
+
+
+def _map(size: int, flags: int, fd: int) -> int:
+    """By mmap(2) itself: Python's `mmap` object keeps a descriptor of its own, which suites that count theirs see.
+
+    Raises KernelCallError.
+    """
+    address = _mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
+    if address in (None, _MAP_FAILED):
+        libc.fail("mmap")
+    return int(address)
+
+
+def _bytes_at(address: int, size: int) -> memoryview:
+    return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
 
 
 class Page:
     """Both ends of the page; the fenced process calls `write` and `count`, the broker the rest."""
 
-    __slots__ = ("_bytes", "_words")
+    __slots__ = ("_address", "_bytes", "_words")
 
     def __init__(self, fd: int) -> None:
-        """Maps the page; `fd` may be closed afterwards. Raises KernelCallError.
-
-        By mmap(2) itself: Python's `mmap` object keeps a descriptor of its own, which suites that count theirs see.
-        """
-        address = _mmap(None, PAGE_BYTES, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0)
-        if address in (None, _MAP_FAILED):
-            libc.fail("mmap")
-        self._bytes = memoryview((ctypes.c_char * PAGE_BYTES).from_address(address)).cast("B")
+        """Maps the page; `fd` may be closed afterwards. Raises KernelCallError."""
+        self._address = _map(PAGE_BYTES, mmap.MAP_SHARED, fd)
+        self._bytes = _bytes_at(self._address, PAGE_BYTES)
         self._words = self._bytes.cast("Q")
+
+    def release(self) -> None:
+        """Give the memory back. What was said last can still be read; what is written goes no further."""
+        if not self._address:
+            return
+        kept = memoryview(bytearray(self._bytes[: _NODEID_AT + min(self._words[3], _NODEID_MAX)].tobytes() + bytes(7)))
+        self._bytes = kept[: len(kept) & ~7]
+        self._words = self._bytes.cast("Q")
+        _munmap(self._address, PAGE_BYTES)
+        self._address = 0
 
     def write(self, nodeid: bytes, phase: int, policy: int) -> None:
         """What this process does from now on."""
         words = self._words
         size = len(nodeid)
-        if size > _NODEID_MAX:
-            nodeid = nodeid[:_NODEID_MAX]
-            size = _NODEID_MAX
+        room = len(self._bytes) - _NODEID_AT
+        if size > room:
+            nodeid = nodeid[:room]
+            size = room
         words[0] = (words[0] + 1) & 0xFFFF_FFFF | 1
         words[1] = policy
         words[2] = phase
@@ -106,6 +134,66 @@ class Page:
             if before == words[0] and not before & 1:
                 break
         return nodeid.decode("utf-8", "replace"), phase, policy
+
+
+class Note:
+    """The note of a pytest process, as it writes it.
+
+    Layout (words as in the page): the token that tells it from whatever else may lie at this address; which of the two
+    slots counts; and the slots, each with policy number, phase, length of the node id, and the node id. The slot that
+    does not count is the one that is written: so a fork by another thread, at whatever moment, copies a whole one.
+    """
+
+    __slots__ = ("_bytes", "_words", "address", "token")
+
+    def __init__(self) -> None:
+        """Raises KernelCallError."""
+        self.address = _map(_NOTE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+        self._bytes = _bytes_at(self.address, _NOTE_BYTES)
+        self._words = self._bytes.cast("Q")
+        self.token = int.from_bytes(os.urandom(8), "little")
+        self._words[0] = self.token
+
+    def write(self, nodeid: bytes, phase: int, policy: int) -> None:
+        """What this process does from now on."""
+        words = self._words
+        slot = 1 - words[1]
+        at = _SLOTS_AT[slot]
+        size = min(len(nodeid), _NODEID_MAX)
+        words[at >> 3] = policy
+        words[(at >> 3) + 1] = phase
+        words[(at >> 3) + 2] = size
+        self._bytes[at + _HEAD.size : at + _HEAD.size + size] = nodeid[:size]
+        words[1] = slot
+
+    def write_phase(self, phase: int) -> None:
+        """Only the phase changes."""
+        self._words[(_SLOTS_AT[self._words[1]] >> 3) + 1] = phase
+
+    def release(self) -> None:
+        """Give the memory back. What is written goes nowhere any more."""
+        self._bytes = memoryview(bytearray(_NOTE_BYTES))
+        self._words = self._bytes.cast("Q")
+        _munmap(self.address, _NOTE_BYTES)
+
+
+_HEAD = struct.Struct("=QQQ")
+_SLOTS_AT = (64, 64 + PAGE_BYTES)
+_NOTE_BYTES = 64 + 2 * PAGE_BYTES
+
+
+def read_note(pid: int, address: int, token: int) -> tuple[str, int, int] | None:
+    """Node id, phase and policy number of the note in a process's memory; None if there is none. Unchecked."""
+    try:
+        found, slot = struct.unpack("=QQ", memory.read(pid, address, 16))
+        if found != token:
+            return None
+        at = address + _SLOTS_AT[slot & 1]
+        policy, phase, size = _HEAD.unpack(memory.read(pid, at, _HEAD.size))
+        nodeid = memory.read(pid, at + _HEAD.size, min(size, _NODEID_MAX))
+    except (KernelCallError, OverflowError):
+        return None
+    return nodeid.decode("utf-8", "replace"), phase, policy
 
 
 def create() -> int:

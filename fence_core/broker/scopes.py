@@ -4,8 +4,8 @@
   ``pytest --fence`` started inside a fence opens a nested scope, which is judged by its own policy *and* by that of
   the test that started it: it can only narrow.
 * A *worker* is one pytest process of a scope (an xdist worker, or the one process of a plain run), with its page.
-* A *binding* says on whose account a process acts: a test of a worker in a phase, under one policy. It is taken once,
-  when the process is first seen, and never changes.
+* A *binding* says on whose account a process acts: a test of a worker in a phase, under one policy. It is found once,
+  when the process is first seen, and never changes. See `attribution.py` for how.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fence_core.broker.page import Page
+from fence_core.broker.page import Page, read_note
 from fence_core.errors import PolicyError, Problem
 from fence_core.events.phases import PHASES
 from fence_core.policy.decide import Judge
@@ -118,6 +118,7 @@ class Worker:
         "_now",
         "_stamp",
         "expects_workers",
+        "note",
         "number",
         "outer_judges",
         "page",
@@ -139,6 +140,8 @@ class Worker:
         self.page = Page(page_fd)
         self.expects_workers = False
         """Whether it has said that it starts further processes of its session."""
+        self.note = (0, 0)
+        """Where its process keeps its note, and the token that it begins with."""
         self.outer_judges = outer_judges
         """What the test that started this nested session may do; empty for the session the user started."""
         self._now: Binding | None = None
@@ -153,6 +156,23 @@ class Worker:
         """The judge of a policy number read from the page; a number never registered means the base policy."""
         judges = self.scope.judges
         return judges[policy] if policy < len(judges) else judges[0]
+
+    def noted(self, pid: int) -> Binding | None:
+        """What this worker was doing when it forked `pid`, by the copy of its note there.
+
+        None where there is no such note: the fork has thrown it away, or shows its memory to nobody.
+        """
+        found = read_note(pid, *self.note) if self.note[0] else None
+        if found is None:
+            return None
+        now = self.now()
+        if found == (now.nodeid, now.phase, now.policy):
+            return now  # the usual case: one object for all of a test's
+        return Binding(self, *found)
+
+    def of_no_test(self) -> Binding:
+        """For a process of which nobody can say any more which test has started it: what every test may do."""
+        return Binding(self, "", self.now().phase, 0)
 
     def now(self) -> Binding:
         """What this worker is doing at this moment."""

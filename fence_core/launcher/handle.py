@@ -8,10 +8,11 @@ from __future__ import annotations
 import fcntl
 import resource
 import signal
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fence_core.broker.page import Page
+from fence_core.broker.page import Note, Page
 from fence_core.errors import BrokerError, PolicyError, Problem
 from fence_core.events.phases import PHASES
 from fence_core.events.wire import from_wire
@@ -53,7 +54,9 @@ class Fence:
     def __init__(self, role: str, config: Mapping[str, Any] | None) -> None:
         """Raises BrokerError; call `doors.is_fenced` first."""
         self._lock = real.Lock()
-        answer = self._ask({"op": "hello", "role": role, "config": config})
+        self._note = Note()
+        greeting = {"op": "hello", "role": role, "config": config, "note": [self._note.address, self._note.token]}
+        answer = self._ask(greeting)
         self.role: str = answer["role"]
         """``session``, ``worker`` or ``nested``."""
         self.mode: str = answer["mode"]
@@ -62,6 +65,8 @@ class Fence:
         self.source: str = answer["source"]
         self.watches_reads: bool = answer["watches_reads"]
         """Whether `deny_read` can be kept: that is settled when the session starts."""
+        self.announces_forks: bool = answer["announces_forks"]
+        """Whether the broker has to be told of forks."""
         self.withheld: tuple[str, ...] = tuple(answer["withheld"])
         """Variables that `env_deny` keeps from the tests."""
         page = knock("page")
@@ -73,6 +78,7 @@ class Fence:
         self._policy = 0
         self._layers: dict[int, int | None] = {}
         """Rulesets for forks, by policy."""
+        self._fork_server: int | None = None
         self._stack_fd = -1
         if answer["stacks"]:
             self._offer_stacks()
@@ -81,10 +87,16 @@ class Fence:
 
     def enter(self, nodeid: str, phase: str, policy: int = 0) -> None:
         """From now on calls of this process are on this test's account. A memory write, no round trip."""
+        number = _PHASE_NUMBERS[phase]
+        if "multiprocessing.forkserver" in sys.modules:
+            self._tell_of_fork_server()
         if nodeid == self._nodeid and policy == self._policy:
-            self._page.write_phase(_PHASE_NUMBERS[phase])
+            self._page.write_phase(number)
+            self._note.write_phase(number)
             return
-        self._page.write(nodeid.encode("utf-8", "replace"), _PHASE_NUMBERS[phase], policy)
+        name = nodeid.encode("utf-8", "replace")
+        self._page.write(name, number, policy)
+        self._note.write(name, number, policy)
         self._nodeid = nodeid
         self._policy = policy
 
@@ -149,8 +161,24 @@ class Fence:
                 self._ask({"op": "bye"})
             except BrokerError:
                 pass
+            self._page.release()
+            self._note.release()
 
     # ------------------------------------------------------------ inside
+
+    def _tell_of_fork_server(self) -> None:
+        """What it forks for this test belongs to the one that started it, unless the broker knows what it is.
+
+        In time if told between two phases: those of the phase that started it are right without.
+        """
+        server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+        pid = getattr(server, "_forkserver_pid", None)
+        if pid != self._fork_server and isinstance(pid, int):
+            self._fork_server = pid
+            try:
+                self._ask({"op": "fork_server", "pid": pid})
+            except BrokerError:
+                pass  # then they go on belonging to that test
 
     def _offer_stacks(self) -> None:
         """Let the broker ask for the Python stack of a thread that it is about to refuse something."""

@@ -52,7 +52,8 @@ def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nes
         # What this session starts does without them. Tests of the one around it had them, and their processes show
         # them to these.
         fence.withheld = withhold(config.settings)
-    bind_forks()
+    if fence.announces_forks:
+        bind_forks()
     return fence
 
 
@@ -62,16 +63,15 @@ def base_dir(config: Config) -> str:
 
 
 def bind_forks() -> None:
-    """Have every Python fork of this process bound to the test that made it, even if it never calls anything else."""
+    """Have the broker know every Python fork of this process from the start, though it may never call anything.
+
+    For kernels on which the guardian can end only what it knows. On whose account a fork is does not depend on it: see
+    `broker/attribution.py`.
+    """
     global _hooked
     if not _hooked:
         _hooked = True
-        # The child itself may be slow to start, and the next test begin before it has said a word.
-        os.register_at_fork(
-            before=lambda: _tell("fork"),
-            after_in_parent=lambda: _tell("forked"),
-            after_in_child=lambda: _tell("bind"),
-        )
+        os.register_at_fork(after_in_child=lambda: _tell("bind"))
 
 
 @contextmanager

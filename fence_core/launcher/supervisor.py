@@ -253,8 +253,7 @@ class Supervisor:
             words = " ".join(printable(word) for word in process.argv(pid)) or program(pid)
         except OSError:
             words = "?"
-        known = self._broker.processes.by_pid.get(pid)
-        nodeid = known.binding.nodeid if known is not None else ""
+        nodeid = self._broker.processes.started_by(pid)
         started = f", started by {printable(nodeid)}" if nodeid else ""
         return f"{words[:200]} (pid {pid}{started})"
 

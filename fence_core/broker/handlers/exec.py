@@ -39,9 +39,7 @@ def _execute(broker: Broker, tid: int, dirfd: int, address: int, flags: int) -> 
         refused = reads.refuse_program(broker, process, tid, dirfd, address, flags)
         if refused is not None:
             return refused
-    process.stacks = None
-    process.leave_test()
-    process.forget_memory(for_exec=True)
+    broker.processes.executes(process)
     return CONTINUE
 
 

@@ -200,6 +200,8 @@ _SOCKADDR_UN = 110
 
 @on_socket
 def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
+    if process.fork_servers:
+        broker.processes.asks_fork_servers(process)
     address = _address(tid, args[1], args[2])
     if address is None:
         return errno.EINVAL

@@ -287,9 +287,10 @@ class ProcessTable:
     def started_by(self, pid: int) -> str:
         """The test that a fenced process belongs to; empty where there is none, or nobody knows."""
         try:
-            return self.find(pid).binding.nodeid
+            process = self.by_pid.get(pid) or self._meet(pid, kernel_process.status_fields(pid).ppid)
         except OSError:
             return ""
+        return process.binding.nodeid
 
     def is_ours(self, pid: int) -> bool:
         """Whether this process, or that of this thread, is in the fence: known, or born of one that is."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import resource
 import signal
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +87,7 @@ class Fence:
     def enter(self, nodeid: str, phase: str, policy: int = 0) -> None:
         """From now on calls of this process are on this test's account. A memory write, no round trip."""
         number = _PHASE_NUMBERS[phase]
-        if "multiprocessing.forkserver" in sys.modules:
+        if "multiprocessing.forkserver" in real.modules:
             self._tell_of_fork_server()
         if nodeid == self._nodeid and policy == self._policy:
             self._page.write_phase(number)
@@ -171,7 +170,7 @@ class Fence:
 
         In time if told between two phases: those of the phase that started it are right without.
         """
-        server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+        server = getattr(real.modules.get("multiprocessing.forkserver"), "_forkserver", None)
         pid = getattr(server, "_forkserver_pid", None)
         if pid != self._fork_server and isinstance(pid, int):
             self._fork_server = pid

@@ -22,7 +22,10 @@ LAST = "runs after the last test"
 SUPERVISOR = "runs in the supervisor"
 
 INSIDE: dict[str, Mapping[str, str]] = {
-    "fence_core/broker/page.py": {"Page.__init__": BEFORE, "create": SUPERVISOR},
+    "fence_core/broker/page.py": {
+        **dict.fromkeys(("_map", "_bytes_at", "Page.__init__", "Note.__init__"), BEFORE),
+        **dict.fromkeys(("read_note", "create"), SUPERVISOR),
+    },
     "fence_core/errors.py": {},
     "fence_core/events/model.py": {},
     "fence_core/events/phases.py": {},

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from fence_core.broker.attribution import Process, ProcessTable
 from fence_core.broker.ceiling import Ceiling
 from fence_core.broker.control import OPEN_OF_ONE_MAX, Connection
+from fence_core.broker.handlers.acting import judged_path
 from fence_core.broker.handlers.ties import Ties
 from fence_core.broker.identity import Identities
 from fence_core.broker.names import Names
@@ -42,7 +43,7 @@ from fence_core.events.ledger import Ledger
 from fence_core.kernel import arch as arches
 from fence_core.kernel import seccomp, signals
 from fence_core.policy.domains import is_loopback_name, is_this_machine
-from fence_core.policy.requests import Connect, Kind, Request, Resolve, printable
+from fence_core.policy.requests import Connect, Kind, Read, Request, Resolve, Run, Write, printable
 
 if TYPE_CHECKING:
     from fence_core.dns.search import Verdict
@@ -463,6 +464,8 @@ class Broker:
         """
         if not self.still_there():
             return number
+        if isinstance(request, Write | Read | Run):
+            request = request.at(judged_path(self, process, request.path))
         answer = CONTINUE
         found = False
         for binding, judge in process.account().judges:

@@ -53,7 +53,7 @@ class Located:
     The descriptors are O_PATH ones of ours. They stay open until the call is answered, and belong to nobody else.
     """
 
-    __slots__ = ("directory", "errno", "handle", "is_file", "name", "parent", "path")
+    __slots__ = ("directory", "errno", "handle", "is_file", "name", "outside", "parent", "path")
 
     def __init__(
         self,
@@ -81,6 +81,9 @@ class Located:
         """Of the parent, where `handle` is -1."""
         self.name = name
         """The last component in `directory`, with the slash that the path ended with: what `*at` calls take."""
+        self.outside = ""
+        """The path as it was walked, where it leads through a process outside (`/proc/PID/root`): nobody inside may
+        follow it (`errno`), and what else is known of it says what would happen without a fence."""
 
 
 ASK_KERNEL = -1
@@ -259,7 +262,7 @@ class Resolver:
         handle = self._open(base, (head or b"/") if slash else b".", how)
         if handle < 0 and handle != -errno.ELOOP:
             return Located(os.fsdecode(stripped), errno=-handle)
-        parent = ""
+        parent, outside = "", False
         if handle >= 0:
             self._keep(handle)
             parent = os.readlink(str(handle), dir_fd=self._fds)
@@ -267,19 +270,21 @@ class Resolver:
             if in_root:
                 return Located(os.fsdecode(raw), errno=errno.EACCES)
             found = self._walk(base, head, tid, tgid)
-            if found.errno or not found.is_file:
+            if (found.errno and not found.outside) or not found.is_file:
                 return found
+            outside = bool(found.outside)
             if found.handle < 0:
                 return Located(os.fsdecode(raw), errno=errno.ENOENT)
             parent, handle = found.path, found.handle
         text = os.fsdecode(name)
-        return Located(
+        located = Located(
             f"/{text}" if parent == "/" else f"{parent}/{text}",
             errno=errno.ENAMETOOLONG if len(name) > _NAME_MAX else 0,
             parent=parent,
             directory=handle,
             name=name + b"/" if len(stripped) < len(raw) else name,
         )
+        return self._beyond(located, raw) if outside else located
 
     def opened(self, handle: int) -> Located:
         """What a descriptor of ours stands for; it is kept."""
@@ -293,9 +298,22 @@ class Resolver:
 
     def _walk(self, base: int, raw: bytes, tid: int, tgid: int) -> Located:
         """Component by component, with the caller's meaning of magic links. Slow, and rarely needed."""
+        located, outside = self._walked(base, raw, tid, tgid)
+        return self._beyond(located, raw) if outside else located
+
+    @staticmethod
+    def _beyond(located: Located, raw: bytes) -> Located:
+        """The kernel lets nobody inside go through a process outside, which only we may look into."""
+        if not located.errno:
+            located.errno, located.outside = errno.EACCES, os.fsdecode(raw)
+        return located
+
+    def _walked(self, base: int, raw: bytes, tid: int, tgid: int) -> tuple[Located, bool]:
+        """With whether a process outside was on the way."""
+        outside = False
         once_more = self._open(base, raw or b"/", self._any)
         if once_more == -errno.ELOOP:
-            return Located(os.fsdecode(raw), errno=errno.ELOOP)  # no magic link: links that lead to each other
+            return Located(os.fsdecode(raw), errno=errno.ELOOP), outside  # no magic link: links that lead to each other
         if once_more >= 0:
             os.close(once_more)
         start = b"/" if raw[:1] == b"/" else os.readlink(os.fsencode(f"/proc/self/fd/{base}"))
@@ -315,35 +333,33 @@ class Resolver:
                     continue
                 links += 1
                 if links > _LINKS_MAX:
-                    return Located(os.fsdecode(raw), errno=errno.ELOOP)
+                    return Located(os.fsdecode(raw), errno=errno.ELOOP), outside
                 if step.startswith(b"/proc/"):
-                    # Magic: the kernel jumps to the object, whatever the text of the link says. It lets nobody inside
-                    # do so through a process outside, which only we may look into.
+                    # Magic: the kernel jumps to the object, whatever the text of the link says.
                     owner = step[6:].partition(b"/")[0]
-                    if owner.isdigit() and not self._is_ours(int(owner)):
-                        return Located(os.fsdecode(raw), errno=errno.EACCES)
+                    outside = outside or (owner.isdigit() and not self._is_ours(int(owner)))
                     located = self.opened(os.open(step, _O_PATH))
                     if not todo:
-                        return located
+                        return located, outside
                     if not located.is_file:
                         # No name goes on from a pipe; from a directory that was removed ".." would lead on, to where
                         # no text tells.
-                        return Located(os.fsdecode(raw), errno=errno.ENOENT)
+                        return Located(os.fsdecode(raw), errno=errno.ENOENT), outside
                     here = os.fsencode(located.path)
                     continue
                 target = os.readlink(step)
             except OSError as error:
                 if error.errno == errno.ENOENT and not todo:
-                    return self._missing(here, part)
-                return Located(os.fsdecode(raw), errno=error.errno or errno.EACCES)
+                    return self._missing(here, part), outside
+                return Located(os.fsdecode(raw), errno=error.errno or errno.EACCES), outside
             todo.extend(part for part in reversed(target.split(b"/")) if part and part != b".")
             if target[:1] == b"/":
                 here = b"/"
         # Every link has been followed: one that is there now was put there meanwhile.
         handle = self._open(AT_FDCWD, here, self._plain)
         if handle < 0:
-            return Located(os.fsdecode(raw), errno=-handle)
-        return self.opened(handle)
+            return Located(os.fsdecode(raw), errno=-handle), outside
+        return self.opened(handle), outside
 
     def _missing(self, directory: bytes, name: bytes) -> Located:
         """The last component is not there."""

@@ -41,6 +41,10 @@ Why = Literal["allowed", "denied", "protected", "unlisted", "impossible"]
 (the only one that has a remedy), `impossible` since no rule could."""
 
 
+ID_MAPS = ("/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/setgroups")
+"""Where user_namespaces(7) are told whose they are; whoever writes one of them writes all."""
+
+
 class Decision(Record):
     """The answer to a request."""
 
@@ -118,7 +122,7 @@ class Judge:
             return True
         # Only then a closer look: at devices, at what lies above an allowed path, and at what is going to be refused.
         if op == "open":
-            return path[:1] == "/" and self._writes.node(path).openable
+            return path[:1] == "/" and self._writes.node(path).openable and not _of_a_process_outside(path)
         return op == "mkdir" and path in self._above and self._write(Write(op, path)).allowed
 
     def shuts(self, path: str) -> bool:
@@ -220,6 +224,8 @@ class Judge:
                 tail = "; filesystem.allow_git_config would allow it" if lifts else ""
                 says = "protected: git takes its directory for a repository, and obeys what this makes it hold"
                 return Decision(False, f"{says} (built in{tail})", "protected")
+        if _of_a_process_outside(path):
+            return _impossible("no rule can allow it: it belongs to a process outside of the fence")
         if node.allow is not None:
             return Decision(True, node.allow.says)
         if request.op == "mkdir" and path in self._above:
@@ -229,7 +235,11 @@ class Judge:
         if node.stopped is not None:
             quiet = node.stopped.quiet or re.search(_BESIDE_CODE, path) is not None
             return Decision(False, node.stopped.says, "unlisted", quiet=quiet)
-        return self._of_what_is_meant(path) or self._unlisted("filesystem.allow_write")
+        answer = self._of_what_is_meant(path) or self._unlisted("filesystem.allow_write")
+        if path in ID_MAPS:
+            word = "who makes a user namespace needs it (or start Chromium with --no-sandbox)"
+            answer = answer._replace(rule=f"{answer.rule}: {word}")
+        return answer
 
     def is_scratch(self, path: str) -> bool:
         """Whether the path lies in a directory for temporary files, where protected names are free."""
@@ -474,6 +484,11 @@ _WANTED_ABSENT = re.compile(
     r"|unknown|unreach|unresolv|invalid|nx-?domain|bogus|missing|fake|wrong|\bbad\b|\.(?:test|example)\Z"
 )
 """Names that are likely made up, by a test of what happens without them. RFC 6761 has no machine below the last two."""
+
+
+def _of_a_process_outside(path: str) -> bool:
+    """Those inside are `/proc/self`, see `Judge.may_write`."""
+    return path.startswith("/proc/") and path[6:7].isdigit()
 
 
 def _impossible(rule: str) -> Decision:

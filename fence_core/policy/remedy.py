@@ -7,10 +7,11 @@ have to go, and proposing that by machine would make the rule worthless.
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 from fence_core.policy import domains, siblings
-from fence_core.policy.decide import Judge
+from fence_core.policy.decide import ID_MAPS, Judge
 from fence_core.policy.hints import hint, is_shared_root
 from fence_core.policy.record import Record
 from fence_core.policy.requests import UNNAMED, Bind, Connect, Move, Resolve, UnixConnect, Write
@@ -127,6 +128,8 @@ def _path_entries(request: Write, rules: FilesystemRules) -> list[str] | None:
     and in the places where programs keep what depends on their version. With what is written beside the file.
     """
     path = (request.toward or request.path).removesuffix(UNNAMED).rstrip("/") or "/"
+    if path.startswith("/proc/"):
+        return list(ID_MAPS) if path in ID_MAPS else [re.sub(r"(?<=/task/)\d+(?=/)", "*", _pattern(path))]
     if request.path.endswith(UNNAMED):
         return None if _is_broad(path, rules) else [_fitting(path, rules)]
     if is_shared_root(path, rules) and (request.op not in _OF_FILES or path.startswith(rules.home.rstrip("/") + "/.")):

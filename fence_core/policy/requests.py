@@ -219,6 +219,10 @@ class Write(_Asked):
     def __init__(self, op: str, path: str, toward: str = "", git: str = "") -> None:
         self._set(op, path, toward, git)
 
+    def at(self, path: str) -> Write:
+        """The same of another path."""
+        return Write(self.op, path, self.toward, self.git)
+
     def describe(self) -> str:
         verb = "write" if self.op in ("open", "create", "terminal") else self.op
         return f"{verb} {printable(self.path)}"
@@ -234,6 +238,9 @@ class Read(_Asked):
     def __init__(self, path: str) -> None:
         self._set(path)
 
+    def at(self, path: str) -> Read:
+        return Read(path)
+
     def describe(self) -> str:
         return f"read {printable(self.path)}"
 
@@ -247,6 +254,9 @@ class Run(_Asked):
 
     def __init__(self, path: str) -> None:
         self._set(path)
+
+    def at(self, path: str) -> Run:
+        return Run(path)
 
     def describe(self) -> str:
         return f"run {printable(self.path)}"

@@ -1,4 +1,4 @@
-"""The named policies that configs build on: `default-deny`, `pytest`, `strict` and `no-secrets`.
+"""The named policies that configs build on: `default-deny`, `pytest`, `strict`, `no-secrets` and `command`.
 
 They are data, in `templates/*.json`, in the syntax of any other policy. What differs from machine to machine stands
 there as `{root}`, `{temp}`, `{cache}` and `{report}`, filled in from a `TemplateContext`; an item whose placeholder has
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Preset", "TemplateContext", "preset", "template", "template_names"]
 
 _DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
-_NAMES = ("default-deny", "pytest", "strict", "no-secrets")
+_NAMES = ("default-deny", "pytest", "strict", "no-secrets", "command")
 
 
 class TemplateContext(Record):

@@ -46,6 +46,13 @@ def is_of_a_stranger(path: str) -> bool:
     return path.startswith("/proc/") and path[6:7].isdigit()
 
 
+def through_a_stranger(broker: Broker, process: Process, tid: int, op: str, located: Located, *, flags: int = 0) -> int:
+    """The answer for a path that leads through a process outside, where the kernel lets nobody inside go."""
+    located.errno = 0
+    native = native_errno(op, located, tid, flags=flags) if located.is_file else 0
+    return native or broker.refuse(process, tid, Write(op, located.outside), errno.EACCES, reason=_WHY_NOT_THROUGH)
+
+
 def is_free(broker: Broker, process: Process, op: str, raw: bytes) -> bool:
     """Whether the kernel may carry out a change of one name, as it most often may. No: it needs a closer look.
 
@@ -62,6 +69,7 @@ def is_free(broker: Broker, process: Process, op: str, raw: bytes) -> bool:
     )
 
 
+_WHY_NOT_THROUGH = "the path leads through a process outside of the fence"
 _WHY_NOT_THEIRS = "pipes and files without a name that the run was started with are those of whoever started it"
 
 
@@ -152,6 +160,8 @@ def entry(broker: Broker, tid: int, op: str, dirfd: int, address: int, act: Call
     if is_free(broker, process, op, raw):
         return CONTINUE
     located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=False)
+    if located.outside:
+        return through_a_stranger(broker, process, tid, op, located)
     answer = unresolved(located)
     if answer is not None:
         if op == "mkdir" and answer == errno.ENOENT and os.path.normpath(located.path) == located.path:

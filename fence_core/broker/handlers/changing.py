@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fence_core.broker import repositories
-from fence_core.broker.handlers.acting import DIRECTORY_ENDS, judged_path, perform, refusal
+from fence_core.broker.handlers.acting import DIRECTORY_ENDS, judged_path, perform, refusal, through_a_stranger
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
 from fence_core.broker.reply import CONTINUE, Reply
 
@@ -45,9 +45,17 @@ def for_os(fd: int, borrowed: bool) -> str | int:
 
 
 def find_path(
-    broker: Broker, process: Process, tid: int, dirfd: int, raw: bytes, *, follow: bool, empty: bool = False
+    broker: Broker,
+    process: Process,
+    tid: int,
+    dirfd: int,
+    raw: bytes,
+    op: str,
+    *,
+    follow: bool,
+    empty: bool = False,
 ) -> Located | int:
-    """The file that a path names, with its `handle`; an error number where there is none.
+    """The file that a path names, with its `handle`; an error number where there is none. `op`: what is to be done.
 
     `empty`: the empty path means the descriptor itself (AT_EMPTY_PATH).
     """
@@ -57,6 +65,8 @@ def find_path(
         if not follow and (raw.endswith(DIRECTORY_ENDS) or raw in (b".", b"..")):
             follow = True
         located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=follow)
+    if located.outside:
+        return through_a_stranger(broker, process, tid, op, located)
     if located.errno:
         return located.errno if located.errno > 0 else errno.ENOENT
     if located.handle < 0:
@@ -85,7 +95,7 @@ def change_path(
     process = broker.processes.find(tid)
     raw = process.read_string(tid, address)
     follow = not flags & AT_SYMLINK_NOFOLLOW
-    located = find_path(broker, process, tid, dirfd, raw, follow=follow, empty=bool(flags & AT_EMPTY_PATH))
+    located = find_path(broker, process, tid, dirfd, raw, op, follow=follow, empty=bool(flags & AT_EMPTY_PATH))
     if not isinstance(located, int):
         return change(broker, process, tid, op, located, act, refused=refused)
     return located

@@ -21,6 +21,7 @@ from fence_core.broker.handlers.acting import (
     is_of_a_stranger,
     judged_path,
     refusal,
+    through_a_stranger,
 )
 from fence_core.broker.handlers.arguments import AT_FDCWD, AT_REMOVEDIR, Arguments, signed
 from fence_core.broker.reply import CONTINUE, Reply
@@ -107,6 +108,8 @@ def _open_located(
         or raw in (b".", b"..")
     )
     located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=follow)
+    if located.outside:
+        return through_a_stranger(broker, process, tid, "open", located, flags=flags)
     if located.errno:
         return located.errno if located.errno > 0 else errno.EISDIR
     if slash:

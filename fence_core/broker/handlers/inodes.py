@@ -218,7 +218,7 @@ def truncate(broker: Broker, tid: int, args: Arguments) -> Reply:
     if length < 0:
         return errno.EINVAL
     process = broker.processes.find(tid)
-    located = find_path(broker, process, tid, AT_FDCWD, process.read_string(tid, args[0]), follow=True)
+    located = find_path(broker, process, tid, AT_FDCWD, process.read_string(tid, args[0]), "truncate", follow=True)
     if isinstance(located, int):
         return located
     status = os.fstat(located.handle)

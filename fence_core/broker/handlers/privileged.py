@@ -77,7 +77,8 @@ def _in_first_user_namespace() -> bool:
 _MS_REMOUNT, _MS_BIND, _MS_MOVE, _MS_PROPAGATION = 0x20, 0x1000, 0x2000, 0x1E0000  # include/uapi/linux/mount.h
 _OPEN_TREE_CLONE = 1
 _REBOOT_MAGIC = 0xFEE1DEAD  # include/uapi/linux/reboot.h
-_QUOTA_QUESTIONS = frozenset({0x800004, 0x800005, 0x800007, 0x800009})  # Q_GETFMT and so on, quotactl(2)
+_QUOTA_CHANGES = frozenset({0x800002, 0x800003, 0x800006, 0x800008, 0x5801, 0x5802, 0x5804, 0x5806})
+"""Q_QUOTAON, Q_QUOTAOFF, Q_SETINFO, Q_SETQUOTA; Q_XQUOTAON, Q_XQUOTAOFF, Q_XSETQLIM, Q_XQUOTARM (quotactl(2))."""
 _HANDLE_MAX = 128  # MAX_HANDLE_SZ, include/linux/exportfs.h
 
 
@@ -156,11 +157,11 @@ def _no_magic(broker: Broker, process: Process, tid: int, args: Arguments) -> in
 
 def _only_asks(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
     """Of quotactl(2): what asks only is refused without a word, since programs do in passing."""
-    return errno.EPERM if (args[0] & 0xFFFF_FFFF) >> 8 in _QUOTA_QUESTIONS else 0
+    return errno.EPERM if (args[0] & 0xFFFF_FFFF) >> 8 not in _QUOTA_CHANGES else 0
 
 
 def _only_asks_by_descriptor(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
-    return errno.EPERM if (args[1] & 0xFFFF_FFFF) >> 8 in _QUOTA_QUESTIONS else 0
+    return errno.EPERM if (args[1] & 0xFFFF_FFFF) >> 8 not in _QUOTA_CHANGES else 0
 
 
 def _no_handle(broker: Broker, process: Process, tid: int, args: Arguments) -> int:

@@ -180,7 +180,9 @@ def test_decisions_name_the_preset() -> None:
 
 
 def test_an_unknown_template_lists_ours() -> None:
-    with pytest.raises(PolicyError, match=r'"code" is no template.*"default-deny", "pytest", "strict", "no-secrets"'):
+    with pytest.raises(
+        PolicyError, match=r'"code" is no template.*"default-deny", "pytest", "strict", "no-secrets", "command"'
+    ):
         template("code", CONTEXT)
 
 
@@ -247,3 +249,23 @@ def test_terminals_by_name() -> None:
     assert named.decide(Write("terminal", "/dev/pts/7")).allowed
     assert not named.decide(Write("terminal", "/dev/pts/8")).allowed
     assert not named.decide(Write("chmod", "/dev/pts/7")).allowed
+
+
+@pytest.mark.parametrize(
+    "path", ["/dev/shm/x", "/dev/ptmx", "/dev/pts/3", "/proc/self/comm", "/proc/self/oom_score_adj", "/dev/null"]
+)
+def test_command(path: str) -> None:
+    it = judge("command")
+    assert it.may_write(path)
+    assert not it.may_write("/tmp/x")
+    assert not it.may_write(f"{ROOT}/x")
+    assert not it.decide(Bind("127.0.0.1", 80)).allowed
+
+
+def test_processes_outside_cannot_be_allowed() -> None:
+    """Whoever asks about those inside says /proc/self."""
+    overlay = parse_overlay({"allow_write": ["/proc/*/comm", "/proc/12/comm"]}, source="a marker", base_dir=ROOT)
+    it = Judge(merge(template(DEFAULT, CONTEXT), overlay), links=Links(lambda path: None))
+    assert it.may_write("/proc/self/comm")
+    assert not it.may_write("/proc/12/comm")
+    assert it.decide(Write("open", "/proc/12/comm")).why == "impossible"

@@ -143,7 +143,7 @@ def test_a_relative_base_counts_from_the_working_directory(monkeypatch: pytest.M
         ({"mode": "strict"}, "mode", '"strict" (a string)', '"enforce" or "warn" or "audit"'),
         ({"mode": ["warn"]}, "mode", "a list", '"enforce"'),
         ({"leftovers": "kill"}, "leftovers", '"kill"', '"end" or "wait"'),
-        ({"extends": "code"}, "extends", '"code"', '"default-deny" or "pytest" or "strict" or "no-secrets"'),
+        ({"extends": "code"}, "extends", '"code"', '"default-deny" or "pytest" or "strict" or "no-secrets" or'),
         ({"enabled": 1}, "enabled", "1 (a number)", "true or false"),
         ({"require": "landlock"}, "require", "not a list", '["landlock"]'),
         ({"allow_pty": "yes"}, "allow_pty", '"yes" (a string)', "true or false"),

@@ -37,6 +37,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,8 @@ MODULES = (
     "test_ftplib",
     "test_socketserver",
 )
+MAX_LEFT_OUT = 5
+"""How many tests of a module may hang by themselves."""
 ALONE = 3
 """How often the tests that differ are run without the others, each way."""
 
@@ -169,6 +172,7 @@ class Bench:
     user: int | None
     isolate: bool
     limit: float
+    """Seconds without a word from the module, after which it is taken for hanging."""
     options: tuple[str, ...]
 
     def run(self, module: str, fenced: bool, tests: Sequence[str] = ()) -> Run:
@@ -211,14 +215,22 @@ class Bench:
             start_new_session=True,
             preexec_fn=self._enter,
         )
-        timed_out = False
-        try:
-            said = process.communicate(timeout=self.limit)[0]
-        except subprocess.TimeoutExpired:
+        timed_out, length, heard = False, 0, start
+        while True:
+            try:
+                said = process.communicate(timeout=1)[0]
+                break
+            except subprocess.TimeoutExpired:
+                now, before = time.perf_counter(), length
+                length = log.stat().st_size if log.exists() else 0
+                heard = now if length != before else heard
+                if now - heard < self.limit:
+                    continue
             timed_out = True
             os.killpg(process.pid, signal.SIGKILL)
             end_leftovers()
             said = process.communicate()[0]
+            break
         seconds = time.perf_counter() - start
         end_leftovers()
         text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
@@ -324,21 +336,41 @@ def alone(bench: Bench, module: str, tests: Iterable[str]) -> dict[str, tuple[st
             got[fenced].append(bench.run(module, fenced, list(dict.fromkeys(names.values()))))
     found: dict[str, tuple[str, str] | None] = {}
     for test in names:
-        plain, fenced = ({run.tests.get(test, "not run") for run in got[each]} for each in (False, True))
-        same = plain == fenced or (len(plain) > 1 and fenced <= plain)
-        found[test] = None if same else ("/".join(sorted(plain)), "/".join(sorted(fenced)))
+        without, within = ({run.tests.get(test, "not run") for run in got[each]} for each in (False, True))
+        same = without == within or (len(without) > 1 and within <= without)
+        found[test] = None if same else ("/".join(sorted(without)), "/".join(sorted(within)))
     return found
+
+
+def all_but(bench: Bench, module: str, left_out: Iterable[str]) -> list[str]:
+    """The module's tests by name, without some."""
+    code = (
+        "import sys, unittest\n"
+        "def tests(suite):\n"
+        "    for each in suite:\n"
+        "        yield from tests(each) if isinstance(each, unittest.TestSuite) else [each.id()]\n"
+        "print(*tests(unittest.defaultTestLoader.loadTestsFromName(sys.argv[1])), sep='\\n')\n"
+    )
+    command = [bench.python, "-c", code, f"test.{module}"]
+    listed = subprocess.run(command, cwd=bench.work, capture_output=True, text=True, check=True).stdout.split()
+    return [test for test in dict.fromkeys(listed) if test not in left_out]
 
 
 def compare(bench: Bench, module: str, report: dict[str, object]) -> int:
     """How many outcomes differ that EXPECTED does not explain."""
-    plain, fenced = bench.run(module, False), bench.run(module, True)
+    left_out: list[str] = []
+    tests: list[str] = []
+    while (plain := bench.run(module, False, tests)).timed_out and plain.tests and len(left_out) < MAX_LEFT_OUT:
+        left_out.append(list(plain.tests)[-1])
+        print(f"  left out {left_out[-1]}: it hangs without a fence too", flush=True)
+        tests = all_but(bench, module, left_out)
+    fenced = bench.run(module, True, tests)
     unexplained = 0
     for name, run in (("plain", plain), ("fenced", fenced)):
         if run.total is None:
             print(f"  {name}: did not come to its end{' in time' if run.timed_out else ''}: {run.said[-600:]}")
             unexplained += 1
-    found = {}
+    found: dict[str, tuple[str, str, str | None]] = {}
     differ = differences(plain.tests, fenced.tests)
     unsure = alone(bench, module, (test for test, pair in differ.items() if expected(test, pair) is None))
     for test, pair in differ.items():
@@ -347,11 +379,12 @@ def compare(bench: Bench, module: str, report: dict[str, object]) -> int:
             print(f"  flaky  {test}: {pair[0]} > {pair[1]}, alone the same")
             continue
         reason = expected(test, again)
-        found[test] = [*again, reason]
+        found[test] = (*again, reason)
         unexplained += reason is None
-        print(
-            f"  {'known' if reason else 'DIFFERS'}  {test}: {again[0]} > {again[1]}{f' ({reason})' if reason else ''}"
-        )
+        if reason is None:
+            print(f"  DIFFERS  {test}: {again[0]} > {again[1]}")
+    for (change, why), count in Counter((f"{x} > {y}", why) for x, y, why in found.values() if why).items():
+        print(f"  known    {count} tests, {change}: {why}")
     print(
         f"{module}: {plain.total} tests, {len(found)} differ, {sum(not f[2] for f in found.values())} unexplained;"
         f" {plain.seconds:.1f} s plain, {fenced.seconds:.1f} s fenced",
@@ -361,6 +394,7 @@ def compare(bench: Bench, module: str, report: dict[str, object]) -> int:
         print(f"    {line.strip()}")
     report[module] = {
         "tests": plain.total,
+        "left out": left_out,
         "differ": found,
         "refused": fenced.refused,
         "seconds": [plain.seconds, fenced.seconds],
@@ -375,7 +409,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     parser.add_argument("--user", type=int, help="uid, and gid, of whom to run as; for root")
     parser.add_argument("--work", type=Path, help="where to make the scratch directory (default: /srv, or the home)")
     parser.add_argument(
-        "--limit", type=float, default=900, help="seconds for one run of a module (default: %(default)s)"
+        "--limit", type=float, default=180, help="a module hangs after so many seconds without a word (%(default)s)"
     )
     parser.add_argument("--options", default="", help="further options of pytest for the fenced run")
     parser.add_argument("--keep", action="store_true", help="keep what the runs said (WORK/logs)")

@@ -488,36 +488,33 @@ class Broker:
             self.recorder.note(process, tid, request.kind, request.describe(), binding, rule, given, asked)
         return answer if found else number
 
-    def would_refuse(self, process: Process, request: Request, *, reason: str = "") -> bool:
+    def would_refuse(self, process: Process, request: Request) -> bool:
         """Whether `refuse` would answer with an error."""
         return any(
-            binding.worker.scope.mode != "audit" and (bool(reason) or not judge.decide(request).allowed)
+            binding.worker.scope.mode != "audit" and not judge.decide(request).allowed
             for binding, judge in process.account().judges
         )
 
     def allowed_by_now(self, sunk: Sunk) -> bool:
         """Whether what was to be refused when a socket was connected is allowed to its process now."""
-        return not sunk.reason and self.allowed(sunk.process, sunk.request)
+        return self.allowed(sunk.process, sunk.request)
 
     def report_sent(self, sunk: Sunk) -> None:
         """Record that something was sent on a socket that was led to a sink, on account of who has led it there."""
         process, request = sunk.process, sunk.request
         for binding, judge in process.account().judges:
             decision = judge.decide(request)
-            if decision.quiet and not sunk.reason:
+            if decision.quiet:
                 continue
             rule = decision.rule
-            if sunk.reason:
-                rule = sunk.reason
-            elif decision.allowed:
+            if decision.allowed:
                 if len(process.account().judges) > 1 and not self.allowed(process, request):
                     continue
                 rule = "what allows it now did not when the socket was connected"
             else:
                 rule += self._known_otherwise(binding, request)
-            asked = None if sunk.reason else request
             self.recorder.note(
-                process, sunk.tid, "connect", request.describe(), binding, rule, errno.EACCES, asked, place=sunk
+                process, sunk.tid, "connect", request.describe(), binding, rule, errno.EACCES, request, place=sunk
             )
 
     @staticmethod
@@ -589,11 +586,13 @@ class Broker:
                 return verdict  # those around are asked about the address
         return Verdict.HERE if verdict is Verdict.ALLOW and is_this_machine(name) else verdict
 
-    def _refuse_name(self, process: Process, tid: int, name: str) -> None:
+    def _refuse_name(self, process: Process, tid: int, name: str, limit: str) -> None:
         request = Resolve(name)
         for binding, judge in process.account().judges:
             decision = judge.decide(request)
-            if not decision.allowed:
+            if limit and decision.allowed:
+                self.recorder.note(process, tid, "resolve", request.describe(), binding, limit, errno.EAGAIN, None)
+            elif not decision.allowed:
                 # One look-up makes several queries: for both kinds of address, and with each suffix.
                 key = (process.pid, binding.nodeid, binding.phase, name)
                 now = time.monotonic()

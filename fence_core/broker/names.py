@@ -50,10 +50,11 @@ class Names:
         watch: Callable[[int, Callable[[], None]], None],
         unwatch: Callable[[int], None],
         verdict: Callable[[Process, str], Verdict],
-        refuse: Callable[[Process, int, str], None],
+        refuse: Callable[[Process, int, str, str], None],
         refuse_message: Callable[[Process, int, str, str], None],
     ) -> None:
-        """`verdict`: what a process may look up. `refuse` records a name, `refuse_message` what was no query."""
+        """`verdict`: what a process may look up. `refuse` records a name, and a limit of ours if that is why,
+        `refuse_message` what was no query."""
         self._watch = watch
         self._unwatch = unwatch
         self._verdict = verdict
@@ -150,7 +151,7 @@ class Names:
         process = asker.process
         answer = self.responder().answer(message, lambda name: self._verdict(process, name))
         if answer.refused is not None:
-            self._refuse(process, asker.tid, answer.refused)
+            self._refuse(process, asker.tid, answer.refused, answer.used_up)
         elif not answer.is_query:
             self.refuse_message(asker)
         return answer.reply

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STACK_PIPE_BYTES = 1 << 20
 STACK_PATIENCE_S = 0.005
+_FEW_PORTS = 4
 _WORD_MAX = 200
 """Characters shown of each word of a command line: a whole script may stand there."""
 _LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
@@ -37,6 +38,8 @@ class Recorder:
         self.lost_one = False
         """Whether anything was refused that could not be written down: the run must fail all the same."""
         self._pipes: list[StackPipe] = []
+        self._ports: dict[str, set[int]] = {}
+        """The first few ports at which each host was refused."""
 
     def note(
         self,
@@ -110,10 +113,24 @@ class Recorder:
         if request is not None:
             from fence_core.policy.remedy import advice  # only ever needed where something was refused
 
+            request = self._of_many_ports(request)
             policy = scope.policies[binding.policy] if binding.policy < len(scope.policies) else scope.base
             change, record.hint = advice(request, policy, scope.syntax)  # type: ignore[arg-type]
             if change is not None:
                 record.marker, record.config = change.marker, change.config
+
+    def _of_many_ports(self, request: object) -> object:
+        """Of a host that is tried at one port after the other, all of them are asked for."""
+        from fence_core.policy.requests import Connect
+
+        if not isinstance(request, Connect):
+            return request
+        ports = self._ports.setdefault(request.host, set())
+        if len(ports) < _FEW_PORTS:
+            ports.add(request.port)
+        if request.port in ports or request.host.startswith("127."):
+            return request
+        return Connect(request.host, 0, request.proto, request.inside, request.name)
 
     # ------------------------------------------------------------ stacks
 

@@ -42,11 +42,9 @@ Place = tuple[str, int]
 class Sunk:
     """A socket that was led to us: by whom, and where it was to go."""
 
-    __slots__ = ("destination", "fd", "inode", "place", "process", "reason", "request", "stack", "tid", "tied")
+    __slots__ = ("destination", "fd", "inode", "place", "process", "request", "stack", "tid", "tied")
 
-    def __init__(
-        self, process: Process, tid: int, fd: int, request: Connect, destination: bytes, *, reason: str
-    ) -> None:
+    def __init__(self, process: Process, tid: int, fd: int, request: Connect, destination: bytes) -> None:
         self.process = process
         self.tid = tid
         self.fd = fd
@@ -54,7 +52,6 @@ class Sunk:
         self.request = request
         self.destination = destination
         """As a raw socket address."""
-        self.reason = reason
         self.stack: tuple[Frame, ...] = ()
         """Of the connect; as `stacks.StackTarget` has it."""
         self.inode = 0

@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fence_core.broker.names import raw_address
-from fence_core.broker.sockets import RESOLVER_PORTS, is_loopback
 from fence_core.policy.requests import Connect, printable
 
 if TYPE_CHECKING:
@@ -180,7 +179,7 @@ class Tunnels:
         name, port = request["name"], request["port"]
         use, rule, refused = [], "", ""
         for text in request["found"]:
-            why = self._why_not(tunnel.process, text, port)
+            why = self._why_not(tunnel.process, text, name, port)
             if why:
                 refused, rule = refused or text, rule or why
             else:
@@ -188,23 +187,17 @@ class Tunnels:
         if use or not refused:
             return {"use": use}
         what = f"connect {printable(name)}:{port}/tcp, which leads to {refused}"
-        self._broker.report(tunnel.process, tunnel.tid, what, rule, Connect(refused, port))
+        self._broker.report(tunnel.process, tunnel.tid, what, rule, Connect(refused, port, name=name))
         return {"use": [], "rule": rule}
 
-    def _why_not(self, process: Process, text: str, port: int) -> str:
+    def _why_not(self, process: Process, text: str, name: str, port: int) -> str:
         """The rule against connecting to an address that a name has led to; empty if there is none."""
-        if port in RESOLVER_PORTS and self._broker.enforcing(process) and is_loopback(text):
-            return "a resolver of this machine is never reached from inside a fence"
         for binding, judge in process.account().judges:
             if binding.worker.scope.mode == "audit":
                 continue
-            decision = judge.decide(Connect(text, port))
-            if decision.allowed:
-                continue
-            if decision.why == "denied":
+            decision = judge.decide(Connect(text, port, name=name))
+            if not decision.allowed:
                 return decision.rule
-            if not _is_public(text):
-                return f"{text} is no public address, and {decision.rule}"
         return ""
 
     def _violation(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,28 +225,3 @@ _OPERATIONS: dict[str, Callable[[Tunnels, Mapping[str, Any]], dict[str, Any]]] =
     "violation": Tunnels._violation,
     "fault": Tunnels._fault,
 }
-
-_NOT_PUBLIC = ("fec0::/10", "64:ff9b:1::/48", "::ffff:0:0:0/96", "168.63.129.16/32")
-"""What `ipaddress` takes for public: site-local (RFC 3879), local NAT64 (RFC 8215), translated IPv4 (RFC 2765), and the
-address at which virtual machines in Azure find their host."""
-_NAT64 = 0x64FF9B << 64
-"""The upper bits of 64:ff9b::/96 (RFC 6052)."""
-
-
-def _is_public(text: str) -> bool:
-    """Whether an address is somewhere on the Internet, and so are the IPv4 addresses that an IPv6 one may hide."""
-    import ipaddress  # costs more than the rest of this module
-
-    address = ipaddress.ip_address(text)
-    hidden: list[ipaddress.IPv4Address | None] = []
-    if isinstance(address, ipaddress.IPv6Address):
-        hidden = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-        if int(address) >> 32 in (_NAT64, 0):
-            hidden.append(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
-    parts = [address, *(part for part in hidden if part is not None)]
-    return all(
-        part.is_global
-        and not part.is_multicast
-        and not any(part in ipaddress.ip_network(network) for network in _NOT_PUBLIC)
-        for part in parts
-    )

@@ -21,9 +21,9 @@ LIMIT = 131_000
 class NamesUsedUp(FenceError):  # noqa: N818 - says what happened
     """More names were looked up in one run than there are synthetic addresses."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, limit: int = LIMIT) -> None:
         self.name = name
-        super().__init__(f"no synthetic address is left for {name}: {LIMIT:,} names were looked up in this run")
+        super().__init__(f"no synthetic address is left for {name}: {limit:,} names were looked up in this run")
 
 
 class SyntheticAddresses:
@@ -46,7 +46,7 @@ class SyntheticAddresses:
         address = self._address_of.get(name)
         if address is None:
             if len(self._address_of) >= self._limit:
-                raise NamesUsedUp(name)
+                raise NamesUsedUp(name, self._limit)
             # The first and last address of either /16: some programs take them for a network or a broadcast.
             while self._next & 0xFFFF in (0, 0xFFFF):
                 self._next += 1

@@ -55,6 +55,8 @@ class Answer(NamedTuple):
     """The name that the program meant and may not look up, to be recorded as a violation."""
     is_query: bool = True
     """False: no question for a name. Something else was sent to the port of a name server."""
+    used_up: str = ""
+    """Why there is no address for the name, which is not for want of a permission."""
 
 
 class Responder:
@@ -90,13 +92,16 @@ class Responder:
             query = _read(message[2:])
         except Exception:  # of many kinds; what they have in common is that this is no query
             return Answer(_header_only(message, _FORMERR), is_query=False)
-        rcode, records, refused = self._decide(query, judge or self._judge)
+        try:
+            rcode, records, refused = self._decide(query, judge or self._judge)
+        except NamesUsedUp as error:
+            return Answer(message[:2] + _render(message[2:], _SERVFAIL, ()), error.name, used_up=str(error))
         return Answer(message[:2] + _render(message[2:], rcode, tuple(records)), refused)
 
     def _decide(
         self, query: dns.message.QueryMessage, judge: Judge
     ) -> tuple[int, Sequence[dns.rdata.Rdata], str | None]:
-        """Response code, records, and the name to report."""
+        """Response code, records, and the name to report. Raises NamesUsedUp."""
         question = query.question[0]
         name = question.name.to_text(omit_final_dot=True).lower()
         if query.edns > 0:
@@ -109,7 +114,7 @@ class Responder:
     def _find(
         self, name: str, asked: dns.name.Name, kind: int, judge: Judge
     ) -> tuple[int, list[dns.rdata.Rdata], str | None]:
-        """Response code, records, and the name to report."""
+        """Response code, records, and the name to report. Raises NamesUsedUp."""
         if name == ".":
             return 0, [], None  # the root exists, or nothing would
         if domains.is_loopback_name(name):
@@ -142,10 +147,7 @@ class Responder:
             return _NXDOMAIN, [], None
         if kind not in (_A, _ANY):
             return 0, [], None
-        try:
-            return 0, [_address(self.addresses.address_of(host))], None
-        except NamesUsedUp:
-            return _SERVFAIL, [], None
+        return 0, [_address(self.addresses.address_of(host))], None
 
     def _reverse(self, name: str) -> str | None:
         numbers = name[: -len(_REVERSE)].split(".")

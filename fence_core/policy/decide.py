@@ -324,6 +324,17 @@ class Judge:
         except DomainError as error:
             return _impossible(f'no rule can allow it: "{printable(request.host)}" {error}')
         answer = self._reach(host, request.port)
+        if isinstance(host, str):
+            if answer.allowed and request.proto != "tcp" and not domains.is_this_machine(host):
+                return Decision(
+                    False, "names are reached by TCP only, which programs turn to", "impossible", quiet=True
+                )
+        elif request.name and not answer.allowed and answer.why == "unlisted":
+            from fence_core.policy.public import is_public  # only ever needed where the filter has looked up a name
+
+            if is_public(str(host)):
+                return Decision(True, "it is a public address of a name that is allowed")
+            return Decision(False, f"{host} is no public address, and {answer.rule}", "unlisted")
         if not answer.allowed and request.port == 0 and request.proto == "udp":
             return Decision(False, "nothing is sent: libc sorts addresses this way", answer.why, quiet=True)
         return answer
@@ -343,6 +354,8 @@ class Judge:
             return _denied("network.denied_domains", denied)
         if isinstance(host, str) and host in self._hosts:
             return self._listed_host(host)
+        if loopback and port in RESOLVER_PORTS:
+            return _impossible(_WHY_NO_RESOLVER)
         if allowed is not None:
             return _allowed("network.allowed_domains", allowed)
         return self._connect_loopback(port) if loopback else self._unlisted("network.allowed_domains")
@@ -443,13 +456,14 @@ class Judge:
         node = self._sockets.node(path)
         if node.allow is not None:
             return Decision(True, node.allow.says)
-        return self._unlisted("network.allow_unix_sockets")
+        answer = self._unlisted("network.allow_unix_sockets")
+        return answer._replace(quiet=True) if path in NAME_SERVICES else answer
 
     def _open_socket(self, request: OpenSocket) -> Decision:
         kind = request.type & SOCK_TYPE_MASK
         if request.family == 1 or request.family == 16:
             return Decision(True, "UNIX and netlink sockets are free; what they reach is judged later")
-        if request.family in (2, 10) and kind in (1, 2, 5):
+        if request.family in (2, 10) and request.proto in _KINDS_CARRIED.get(kind, ()):
             return Decision(True, "Internet sockets are free; what they reach is judged later")
         return _impossible("no rule can allow it: sockets of this kind are outside what the fence can judge")
 
@@ -464,6 +478,22 @@ class Judge:
 
 
 # Text, and compiled when it is first needed: most runs refuse nothing.
+RESOLVER_PORTS = (53, 853)
+_WHY_NO_RESOLVER = (
+    "a name server of this machine would carry any name, and what is hidden in it, to anywhere; the fence answers "
+    "look-ups of allowed names itself"
+)
+NAME_SERVICES = frozenset(
+    {
+        "/run/nscd/socket",
+        "/var/run/nscd/socket",
+        "/run/systemd/resolve/io.systemd.Resolve",
+        "/run/systemd/resolve/io.systemd.Resolve.Monitor",
+    }
+)
+"""Sockets that libc asks unbidden; without them it asks the resolver, whose socket leads to us."""
+_KINDS_CARRIED = {1: (0, 6, 262), 2: (0, 17, 1, 58)}
+"""Protocols of SOCK_STREAM (TCP, MPTCP) and of SOCK_DGRAM (UDP, ping)."""
 _BYTE_CODE = r"""(?x)
     /__pycache__
     (/ (

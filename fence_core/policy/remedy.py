@@ -34,6 +34,15 @@ class Remedy(Record):
 _DIRECTORY_OPS = frozenset({"create", "rename", "link", "symlink", "mknod"})
 """Calls that rarely come alone: whoever renames into a directory wrote there before, under a name of the moment."""
 _RESOLVER_PORTS = (53, 853)
+_PASSING_PORTS = 32768
+"""From here on the kernel chooses ports (`net.ipv4.ip_local_port_range`)."""
+_PRIVATE = {
+    "10.0.0.0/8": domains.Network(4, 10 << 24, 8),
+    "172.16.0.0/12": domains.Network(4, 172 << 24 | 16 << 16, 12),
+    "192.168.0.0/16": domains.Network(4, 192 << 24 | 168 << 16, 16),
+    "100.64.0.0/10": domains.Network(4, 100 << 24 | 64 << 16, 10),
+    "fc00::/7": domains.Network(6, 0xFC << 120, 7),
+}
 _judges: list[tuple[Policy, Judge]] = []
 
 
@@ -103,19 +112,30 @@ def _change(request: Request, policy: Policy) -> tuple[str, str, bool | list[str
     if isinstance(request, Connect) and request.port in _RESOLVER_PORTS:
         return None  # a name server: what names may be looked up is said by name
     if isinstance(request, (Connect, Bind)):
-        host = domains.canonical_host(request.host)
-        if isinstance(host, str):
-            if domains.is_loopback_name(host):
-                return "network", "allow_local_outbound_ports", [request.port]
-            # The two ports that a plain name suggests; any other is part of what is asked for.
-            return "network", "allowed_domains", [host if request.port in (80, 443) else f"{host}:{request.port}"]
-        if domains.is_loopback(host):
-            if isinstance(request, Bind):
-                return "network", "allow_local_binding", True
-            return ("network", "allow_local_outbound_ports", [request.port]) if request.port else None
-        shown = f"[{host}]" if host.version == 6 else str(host)
-        return "network", "allowed_domains", [f"{shown}:{request.port}" if request.port else str(host)]
+        return _reach(request)
     return None
+
+
+def _reach(request: Connect | Bind) -> tuple[str, str, bool | list[str] | list[int]] | None:
+    host = domains.canonical_host(request.host)
+    # A port that the kernel has chosen is another one in the next run.
+    port = request.port if request.port < _PASSING_PORTS else 0
+    if domains.is_this_machine(host) if isinstance(host, str) else domains.is_loopback(host):
+        if isinstance(request, Bind):
+            return "network", "allow_local_binding", True
+        if port:
+            return "network", "allow_local_outbound_ports", [port]
+        return ("network", "allow_local_outbound", True) if request.port else None
+    if isinstance(host, str):
+        # The two ports that a plain name suggests; any other is part of what is asked for.
+        return "network", "allowed_domains", [host if port in (0, 80, 443) else f"{host}:{port}"]
+    shown = str(host)
+    if isinstance(request, Connect) and request.name:
+        # Of a name: its address of today, which another machine, or the next start of a container, does not have.
+        shown = next((text for text, network in _PRIVATE.items() if network.covers(host)), shown)
+    if not port:
+        return "network", "allowed_domains", [shown]
+    return "network", "allowed_domains", [f"[{shown}]:{port}" if host.version == 6 else f"{shown}:{port}"]
 
 
 # --- paths ---

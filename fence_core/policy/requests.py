@@ -113,18 +113,19 @@ class _Asked:
 class Connect(_Asked):
     """Reach an Internet address, or a name through the filter. A datagram sent to an address is one too.
 
-    `inside`: the port was bound by a fenced process of this run.
+    `inside`: the port was bound by a fenced process of this run. `name`: an allowed one, of which this is an address.
     """
 
     kind = "connect"
-    __slots__ = ("host", "port", "proto", "inside")  # noqa: RUF023 - in the order of the arguments, here and below
+    __slots__ = ("host", "port", "proto", "inside", "name")  # noqa: RUF023 - in the order of the arguments
     host: str
     port: int
     proto: str
     inside: bool
+    name: str
 
-    def __init__(self, host: str, port: int, proto: str = "tcp", inside: bool = False) -> None:
-        self._set(host, port, proto, inside)
+    def __init__(self, host: str, port: int, proto: str = "tcp", inside: bool = False, name: str = "") -> None:
+        self._set(host, port, proto, inside, name)
 
     def describe(self) -> str:
         return f"connect {_endpoint(self.host, self.port)}/{self.proto}"

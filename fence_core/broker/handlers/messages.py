@@ -384,9 +384,9 @@ class _Call:
         broker, sunk = self._broker, self._broker.sinks.of(self._borrowed)
         if sunk is None:
             return 0
-        if broker.allowed(self._process, sunk.request) and not sunk.reason:
+        if broker.allowed(self._process, sunk.request):
             return 0 if broker.sinks.let_go(self._borrowed.socket, sunk) else errno.ENETUNREACH
-        return broker.refuse(self._process, self._tid, sunk.request, errno.EACCES, reason=sunk.reason)
+        return broker.refuse(self._process, self._tid, sunk.request, errno.EACCES)
 
     def _destined(self, message: Message, control: Control, data: bytes | bytearray | None) -> Outgoing | Reply:
         """A message with an address of its own."""

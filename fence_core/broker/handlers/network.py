@@ -52,6 +52,7 @@ from fence_core.broker.tunnels import Tunnel
 from fence_core.errors import KernelCallError
 from fence_core.kernel import libc, memory, timers
 from fence_core.kernel.process import field, read_proc
+from fence_core.policy.decide import NAME_SERVICES
 from fence_core.policy.requests import Bind, Connect, OpenSocket, UnixConnect
 
 if TYPE_CHECKING:
@@ -65,10 +66,6 @@ _ALLOWED_PROTOCOLS = frozenset({0, socket.IPPROTO_TCP, socket.IPPROTO_UDP, IPPRO
 _PING = frozenset({socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6})
 _SOCK_TYPE_MASK = 0xF
 _WHY_NO_SUCH_SOCKET = "whom a socket of this kind reaches is not for the fence to see"
-_WHY_NO_RESOLVER = (
-    "a name server of this machine would carry any name, and what is hidden in it, to anywhere; the fence answers "
-    "look-ups of allowed names itself"
-)
 _SERVER_FOR_OTHERS = NoRule("listen on the network interface that the socket is tied to")
 _WHY_NO_SERVER = "a server is for this machine only (its port in network.expose_ports would allow it)"
 _WHY_NO_FILTER = "the filter is for programs that were told of it (network.proxy_env would allow it)"
@@ -179,12 +176,11 @@ class Elsewhere:
 class Unsent:
     """The verdict that a datagram socket may be connected, as that sends nothing, but not to where it is to be."""
 
-    __slots__ = ("address", "reason", "request")
+    __slots__ = ("address", "request")
 
-    def __init__(self, request: Connect, address: Address, *, reason: str = "") -> None:
+    def __init__(self, request: Connect, address: Address) -> None:
         self.request = request
         self.address = address
-        self.reason = reason
 
 
 class Anywhere(bytes):
@@ -237,9 +233,9 @@ def _connect_to_sink(
     refused = _native_refusal(borrowed, address)
     if refused:
         return refused
-    sunk = Sunk(process, tid, number, request, address.raw, reason=verdict.reason)
+    sunk = Sunk(process, tid, number, request, address.raw)
     if not broker.same_network(tid) or broker.sinks.lead(borrowed, sunk, address):
-        return broker.refuse(process, tid, request, errno.EACCES, reason=verdict.reason)
+        return broker.refuse(process, tid, request, errno.EACCES)
     return Value(0)
 
 
@@ -340,10 +336,6 @@ def judge_destination(
     if name is not None:
         return _judge_name(broker, process, tid, borrowed, address, name, sends=sends)
     request = Connect(address.host, port, proto, inside)
-    if loopback and not inside and port in RESOLVER_PORTS and proto in ("tcp", "udp"):
-        if not sends and _sends_later(broker, process, borrowed, request, reason=_WHY_NO_RESOLVER):
-            return Unsent(request, address, reason=_WHY_NO_RESOLVER)
-        return broker.refuse(process, tid, request, errno.EACCES, reason=_WHY_NO_RESOLVER)
     if loopback and broker.tunnels.is_filter(address.host, port):
         return _judge_filter(broker, process, tid, borrowed, address, request)
     if loopback and broker.ties.points_elsewhere(borrowed.fd):
@@ -359,10 +351,10 @@ def judge_destination(
     return given[:2] + address.raw[2:]  # with the family as it came: AF_UNSPEC dissolves
 
 
-def _sends_later(broker: Broker, process: Process, borrowed: Borrowed, request: Connect, *, reason: str = "") -> bool:
+def _sends_later(broker: Broker, process: Process, borrowed: Borrowed, request: Connect) -> bool:
     """Whether a connect that is to be refused sends nothing by itself."""
     datagrams = borrowed.type == socket.SOCK_DGRAM and borrowed.proto == "udp"
-    return datagrams and broker.would_refuse(process, request, reason=reason)
+    return datagrams and broker.would_refuse(process, request)
 
 
 def _is_inside(broker: Broker, borrowed: Borrowed, host: str, port: int) -> bool:
@@ -437,9 +429,8 @@ def _judge_unix(broker: Broker, process: Process, tid: int, borrowed: Borrowed, 
         return errno.ECONNREFUSED  # made in here and closed: the kernel's own answer
     request = UnixConnect(located.path, inside)
     if not broker.allowed(process, request):
-        if located.path in QUIETLY_REFUSED:
-            return errno.ECONNREFUSED
-        refused = broker.refuse(process, tid, request, errno.EACCES)
+        number = errno.ECONNREFUSED if located.path in NAME_SERVICES else errno.EACCES
+        refused = broker.refuse(process, tid, request, number)
         if refused:
             return refused
     # Through the descriptor that was judged: no name leads elsewhere by now.
@@ -458,17 +449,6 @@ def any_unix(process: Process) -> bool:
         or (binding.rules().network.allow_all_unix_sockets and not binding.reaches_out())
         for binding, _ in process.account().judges
     )
-
-
-QUIETLY_REFUSED = frozenset(
-    {
-        "/run/nscd/socket",
-        "/var/run/nscd/socket",
-        "/run/systemd/resolve/io.systemd.Resolve",
-        "/run/systemd/resolve/io.systemd.Resolve.Monitor",
-    }
-)
-"""Name services that libc asks unbidden; without them it asks the resolver, whose socket leads to us."""
 
 
 def _other_ids(tid: int, borrowed: Borrowed) -> Credentials | None:

@@ -114,6 +114,50 @@ def test_a_loopback_permission_says_what_decided(keys: dict[str, Any], rule: str
     assert judge(**keys).decide(Connect("127.0.0.1", 1)).rule == rule
 
 
+@pytest.mark.parametrize("port", [53, 853])
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.53", "::1", "localhost", "0.0.0.0"])
+def test_a_resolver_of_this_machine_is_never_reached(host: str, port: int) -> None:
+    for keys in {"allow_local_outbound": True}, {"allow_local_outbound_ports": [53, 853]}, {"allowed_domains": [host]}:
+        for proto in "tcp", "udp":
+            decision = judge(**keys).decide(Connect(host, port, proto))
+            assert (decision.allowed, decision.why) == (False, "impossible")
+            assert judge(**keys).decide(Connect(host, port, proto, inside=True)).allowed
+
+
+def test_names_are_reached_by_tcp_only() -> None:
+    it = judge(allowed_domains=["api.corp.net", "192.0.2.7"], allow_local_outbound=True)
+    assert it.decide(Connect("api.corp.net", 443)).allowed
+    decision = it.decide(Connect("api.corp.net", 443, "udp"))
+    assert (decision.allowed, decision.quiet) == (False, True)
+    assert not it.decide(Connect("other.corp.net", 443, "udp")).quiet
+    assert it.decide(Connect("192.0.2.7", 443, "udp")).allowed
+    assert it.decide(Connect("localhost", 443, "udp")).allowed
+
+
+@pytest.mark.parametrize(
+    ("address", "keys", "allowed"),
+    [
+        ("93.184.216.34", {}, True), ("2606:2800::1", {}, True),
+        ("10.9.9.9", {}, False), ("10.9.9.9", {"allowed_domains": ["10.0.0.0/8:80"]}, True),
+        ("10.9.9.9", {"allowed_domains": ["10.0.0.0/8:81"]}, False), ("169.254.169.254", {}, False),
+        ("fd00::7", {}, False), ("127.0.0.1", {"allow_local_outbound": False}, False),
+        ("127.0.0.1", {"allow_local_outbound": True}, True),
+        ("93.184.216.34", {"denied_domains": ["93.184.216.34"]}, False),
+    ],
+)  # fmt: skip
+def test_an_address_that_an_allowed_name_leads_to(address: str, keys: dict[str, Any], allowed: bool) -> None:
+    it = judge(**keys)
+    assert it.decide(Connect(address, 80, name="db.corp.net")).allowed is allowed
+    if "allowed_domains" not in keys and not keys.get("allow_local_outbound"):
+        assert not it.decide(Connect(address, 80)).allowed  # by itself it is allowed by being listed only
+
+
+def test_name_services_of_libc_are_refused_quietly() -> None:
+    assert judge().decide(UnixConnect("/run/nscd/socket")).quiet
+    assert not judge().decide(UnixConnect("/run/docker.sock")).quiet
+    assert judge(allow_unix_sockets=["/run/nscd"]).decide(UnixConnect("/run/nscd/socket")).allowed
+
+
 def test_a_name_can_be_declared_absent() -> None:
     for keys in {}, {"allowed_domains": ["*.x.test"]}, {"denied_domains": ["gone.x.test"]}:
         it = judge(hosts={"Gone.x.test.": False, "here.x.test": "127.0.0.1"}, **keys)
@@ -227,7 +271,12 @@ def test_unix_sockets(path: str, keys: dict[str, Any], allowed: bool) -> None:
     [
         (OpenSocket(2, 1), True),
         (OpenSocket(10, 2 | 0o2000000), True),
-        (OpenSocket(10, 5, 132), True),  # SCTP: judged where it connects
+        (OpenSocket(2, 1, 262), True),  # MPTCP
+        (OpenSocket(2, 2, 1), True),  # ping
+        (OpenSocket(10, 5, 132), False),  # SCTP
+        (OpenSocket(10, 1, 132), False),
+        (OpenSocket(2, 2, 136), False),  # UDP-Lite
+        (OpenSocket(2, 1, 17), False),
         (OpenSocket(1, 5), True),
         (OpenSocket(16, 3), True),  # netlink
         (OpenSocket(2, 3, 1), False),  # raw ICMP

@@ -76,6 +76,18 @@ def check(request: Request) -> None:
         (Connect("192.0.2.1", 0), 'allowed_domains=["192.0.2.1"]'),
         (Connect("127.0.0.1", 5432), "allow_local_outbound_ports=[5432]"),
         (Connect("localhost", 5432), "allow_local_outbound_ports=[5432]"),
+        # A port of the kernel's choice is another one in the next run.
+        (Connect("240.0.0.0", 39071), 'allowed_domains=["240.0.0.0"]'),
+        (Connect("2001:db8::7", 60999), 'allowed_domains=["2001:db8::7"]'),
+        (Connect("api.corp.net", 40001), 'allowed_domains=["api.corp.net"]'),
+        (Connect("127.0.0.1", 39071), "allow_local_outbound=True"),
+        (Connect("240.0.0.0", 0, "tcp"), 'allowed_domains=["240.0.0.0"]'),
+        # Where an allowed name leads: the address of today.
+        (Connect("10.9.9.9", 80, name="db"), 'allowed_domains=["10.0.0.0/8:80"]'),
+        (Connect("172.18.0.3", 5432, name="db"), 'allowed_domains=["172.16.0.0/12:5432"]'),
+        (Connect("fd00::7", 80, name="db"), 'allowed_domains=["[fc00::/7]:80"]'),
+        (Connect("169.254.169.254", 80, name="db"), 'allowed_domains=["169.254.169.254:80"]'),
+        (Connect("10.9.9.9", 80), 'allowed_domains=["10.9.9.9:80"]'),
         (Bind("127.0.0.1", 0), "allow_local_binding=True"),
         (Bind("0.0.0.0", 80), "allow_local_binding=True"),
         (Bind("192.0.2.1", 80), 'allowed_domains=["192.0.2.1:80"]'),

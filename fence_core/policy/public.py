@@ -1,0 +1,30 @@
+"""Which addresses are somewhere on the Internet, and in nobody's own network."""
+
+from __future__ import annotations
+
+import ipaddress
+
+__all__ = ["is_public"]
+
+_NOT_PUBLIC = ("fec0::/10", "64:ff9b:1::/48", "::ffff:0:0:0/96", "168.63.129.16/32")
+"""What `ipaddress` takes for public: site-local (RFC 3879), local NAT64 (RFC 8215), translated IPv4 (RFC 2765), and the
+address at which virtual machines in Azure find their host."""
+_NAT64 = 0x64FF9B << 64
+"""The upper bits of 64:ff9b::/96 (RFC 6052)."""
+
+
+def is_public(text: str) -> bool:
+    """Whether an address is somewhere on the Internet, and so are the IPv4 addresses that an IPv6 one may hide."""
+    address = ipaddress.ip_address(text)
+    hidden: list[ipaddress.IPv4Address | None] = []
+    if isinstance(address, ipaddress.IPv6Address):
+        hidden = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+        if int(address) >> 32 in (_NAT64, 0):
+            hidden.append(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
+    parts = [address, *(part for part in hidden if part is not None)]
+    return all(
+        part.is_global
+        and not part.is_multicast
+        and not any(part in ipaddress.ip_network(network) for network in _NOT_PUBLIC)
+        for part in parts
+    )

@@ -54,6 +54,7 @@ class Fence(Protocol):
     layers: tuple[str, ...]
     watches_reads: bool
     withheld: tuple[str, ...]
+    closed: tuple[tuple[int, str], ...]
 
     def register_policy(self, raw: Mapping[str, object], source: str) -> int: ...
     def enter(self, nodeid: str, phase: str, policy: int = 0) -> None: ...

@@ -75,6 +75,8 @@ def _overlays(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, obje
     if options.fence_require is not None:
         names = [name.strip() for text in options.fence_require for name in text.split(",")]
         yield "--fence-require", {"require": names}
+    if options.fence_keep_fd is not None:
+        yield "--fence-keep-fd", {"keep_fds": options.fence_keep_fd}
     if options.fence_scope is not None:
         yield "--fence-scope", {"scope": options.fence_scope}
     socket = vscode_socket()
@@ -84,7 +86,7 @@ def _overlays(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, obje
 
 def given_in_vain(options: argparse.Namespace) -> str:
     """The flag that shapes a fence which nobody asked for; empty if there is none."""
-    for name in ("fence_mode", "fence_scope", "fence_require", "fence_config"):
+    for name in ("fence_mode", "fence_scope", "fence_require", "fence_keep_fd", "fence_config"):
         if getattr(options, name) is not None:
             return "--" + name.replace("_", "-")
     return ""

@@ -20,7 +20,7 @@ MARKER = (
     "other values are replaced by the closest marker, denials always win."
 )
 
-_FLAGS = ("fence", "no_fence", "fence_mode", "fence_scope", "fence_config", "fence_require")
+_FLAGS = ("fence", "no_fence", "fence_mode", "fence_scope", "fence_config", "fence_require", "fence_keep_fd")
 
 _live: weakref.WeakSet[pytest.Config] = weakref.WeakSet()
 """Every Config in this process that is not yet unconfigured: a fork would take all of their sessions along."""
@@ -60,6 +60,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         help="Do not run if one of these layers is missing: seccomp, landlock, ... The same as `require` in "
         "[tool.fence].",
+    )
+    add(
+        "--fence-keep-fd",
+        metavar="N",
+        type=int,
+        action="append",
+        help="Keep descriptor N, which the caller has left open; other files, sockets and devices that it did are "
+        "closed. The same as `keep_fds` in [tool.fence].",
     )
 
 

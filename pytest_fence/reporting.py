@@ -27,6 +27,9 @@ _MARKUP: dict[str, dict[str, bool]] = {
 }
 
 
+_CLOSED_SHOWN = 10
+
+
 class ReportHooks:
     """Registered in the process whose output the user sees."""
 
@@ -51,6 +54,12 @@ class ReportHooks:
         if fence.mode == "audit":
             lines.append("fence: audit only lists; nothing is refused, writes to protected files included")
         lines += self._variables()
+        if fence.closed:
+            names = [f"{fd} ({what})" for fd, what in fence.closed[:_CLOSED_SHOWN]]
+            more = len(fence.closed) - len(names)
+            if more:
+                names.append(f"and {more} more")
+            lines.append(f"fence: closed what was left open: {', '.join(names)}; --fence-keep-fd=N keeps one")
         if self._vscode:
             lines.append(f"fence: {VSCODE_PIPE} names {self._vscode}, which may be connected to")
         return lines

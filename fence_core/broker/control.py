@@ -147,6 +147,7 @@ def _welcome(broker: Broker, role: str, worker: Worker, note: tuple[int, int]) -
         "layers": list(broker.layers),
         "source": worker.scope.source,
         "withheld": list(broker.withheld) if role == "session" else [],
+        "closed": [[fd, printable(what)] for fd, what in broker.closed] if role == "session" else [],
         "stacks": broker.recorder.stacks_work,
         "watches_reads": broker.watches_reads,
         "announces_forks": broker.on_meeting is not None,

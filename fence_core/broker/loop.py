@@ -126,6 +126,8 @@ class Broker:
         self.layers = layers
         self.withheld: tuple[str, ...] = ()
         """Names of the variables that were kept from the tests."""
+        self.closed: tuple[tuple[int, str], ...] = ()
+        """Descriptors that the caller had left open and the tests did not get, each with what it led to."""
         self._closing: list[int] = []
         self.identities = Identities()
         self.resolver = Resolver(self._closing.append, lambda pid: self.processes.is_ours(pid), self.identities)

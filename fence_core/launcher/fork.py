@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fence_core.errors import BrokerError, FenceError
 from fence_core.kernel import arch, features, landlock, libc, pidfd, process
-from fence_core.launcher import guardian, set_aside
+from fence_core.launcher import guardian, inherited, set_aside
 from fence_core.launcher.child import BLOCKED, Orders, pack_plan, raise_fence
 from fence_core.launcher.join import base_dir, maybe_join
 from fence_core.policy.load import source_kind
@@ -101,6 +101,9 @@ def fork_fenced(
         from fence_core.launcher.withhold import withhold
 
         gone = tuple(sorted({*gone, *withhold(config.settings)}))
+    left: tuple[inherited.Left, ...] = ()
+    if config.settings.mode != "audit":
+        left = inherited.left_open(config.settings.keep_fds, watch_reads=_watches_reads(config))
     to_supervisor_r, to_supervisor_w = os.pipe2(os.O_CLOEXEC)
     from_supervisor_r, from_supervisor_w = os.pipe2(os.O_CLOEXEC)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -123,6 +126,7 @@ def fork_fenced(
         os.close(to_supervisor_r)
         os.close(from_supervisor_w)
         ours.close()
+        inherited.close_all(left)
         raise_fence(orders, guardian.run, meanwhile)
         set_aside.give_back_when_asked()
         theirs.detach()  # closed by raise_fence
@@ -132,7 +136,7 @@ def fork_fenced(
     os.close(from_supervisor_r)
     os.close(orders.supervisor_pidfd)
     theirs.close()
-    _supervise(config, child, to_supervisor_r, from_supervisor_w, ours, found, gone)
+    _supervise(config, child, to_supervisor_r, from_supervisor_w, ours, found, gone, left)
 
 
 def _supervise(
@@ -143,6 +147,7 @@ def _supervise(
     guardian_control: socket.socket,
     found: features.Features,
     withheld: tuple[str, ...],
+    left: tuple[inherited.Left, ...],
 ) -> NoReturn:
     try:
         # What only the supervisor needs is imported here, while the child builds its part of the fence.
@@ -196,6 +201,7 @@ def _supervise(
             watches_reads=watch_reads,
         )
         broker.withheld = withheld
+        broker.closed = left
         supervisor = Supervisor(
             broker,
             child,

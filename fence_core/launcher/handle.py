@@ -68,6 +68,8 @@ class Fence:
         """Whether the broker has to be told of forks."""
         self.withheld: tuple[str, ...] = tuple(answer["withheld"])
         """Variables that `env_deny` keeps from the tests."""
+        self.closed: tuple[tuple[int, str], ...] = tuple((fd, what) for fd, what in answer["closed"])
+        """Descriptors that the caller had left open and that were closed here, each with what it led to."""
         page = knock("page")
         if page is None:
             raise BrokerError("the broker gave no page")

@@ -42,6 +42,7 @@ def respawn_fenced(config: Config, argv: list[str], *, layers_required: tuple[st
         "leftovers": config.settings.leftovers,
         "watch_reads": config.settings.watch_reads,
         "env_deny": list(config.settings.env_deny),
+        "keep_fds": list(config.settings.keep_fds),
         # Before the exec, whose program gets the rest: the name is all that is left to hand on.
         "withheld": withhold(config.settings),
         "source": config.source,
@@ -68,6 +69,7 @@ def supervise(order: dict[str, Any]) -> NoReturn:
             leftovers=order["leftovers"],
             watch_reads=order["watch_reads"],
             env_deny=tuple(Entry(*each) for each in order["env_deny"]),
+            keep_fds=tuple(order["keep_fds"]),
         ),
         source=order["source"],
         path=Path(order["path"]) if order["path"] else None,

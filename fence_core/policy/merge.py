@@ -63,6 +63,7 @@ def merge_settings(base: Settings, *overlays: Overlay) -> Settings:
             watch_reads=_pick(given, "watch_reads", over.watch_reads, settings.watch_reads),
             scope=_pick(given, "scope", over.scope, settings.scope),
             env_deny=_add(settings.env_deny, over.env_deny),
+            keep_fds=_add(settings.keep_fds, over.keep_fds),
             sources=_add_sources(settings.sources, over.sources),
         )
     return settings

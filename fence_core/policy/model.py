@@ -146,6 +146,8 @@ class Settings(Record):
     """``test``: each test runs in a process of its own, with a Landlock layer of its own."""
     env_deny: tuple[Entry, ...] = ()
     """Patterns of environment variables that are kept from the tests: see `variables.py`."""
+    keep_fds: tuple[int, ...] = ()
+    """Descriptors that the caller has left open, and that the tests are to have."""
     sources: Sources = ()
 
     def source_of(self, name: str) -> str:

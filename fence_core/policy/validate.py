@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["KEYS", "Key", "camel", "is_known", "parse_overlay", "unwatched"]
 
-Kind = Literal["bool", "port", "url", "domains", "paths", "commands", "names", "variables", "ports", "hosts", "choice"]
+Kind = Literal[
+    "bool", "port", "url", "domains", "paths", "commands", "names", "variables", "ports", "fds", "hosts", "choice"
+]
 
 
 class Key(Record):
@@ -82,6 +84,7 @@ KEYS = (
     Key("", "scope", "choice", choices=("session", "test")),
     Key("", "watch_reads", "bool", default=False),
     Key("", "env_deny", "variables", deny=True),
+    Key("", "keep_fds", "fds"),
     Key("", "extends", "choice"),
     Key("", "allow_pty", "bool", default=False),
 )
@@ -283,6 +286,16 @@ class _Parser:
             return ()
         return tuple(self._port(key, f"{path}[{place}]", port) for place, port in enumerate(value))
 
+    def _fds(self, key: Key, path: str, value: object) -> tuple[int, ...]:
+        if not isinstance(value, (list, tuple)):
+            example = value if isinstance(value, int) and not isinstance(value, bool) and value > 2 else 9
+            self.problem(path, _is(value), f"a list of descriptors, such as [{example}]")
+            return ()
+        for place, fd in enumerate(value):
+            if isinstance(fd, bool) or not isinstance(fd, int) or not 3 <= fd < 1 << 31:
+                self.problem(f"{path}[{place}]", _is(fd), "the number of a descriptor above 2 (0 to 2 are always kept)")
+        return tuple(value)
+
     def _url(self, key: Key, path: str, value: object) -> str:
         if isinstance(value, str) and value.startswith("https://"):
             self.problem(path, _is(value), 'a URL that begins with "http://": the proxy itself is asked without TLS')
@@ -445,6 +458,7 @@ class _Parser:
             watch_reads=bool(values.get("watch_reads", False)),
             scope=cast("TestScope", values.get("scope", "session")),
             env_deny=entries("env_deny"),
+            keep_fds=cast("tuple[int, ...]", values.get("keep_fds", ())),
             sources=sources(""),
         )
         return Overlay(self.source, network, filesystem, command, settings, cast("str | None", values.get("extends")))

@@ -32,6 +32,7 @@ class FakeFence:
     layers = ("seccomp", "landlock 7")
     watches_reads = False
     withheld: tuple[str, ...] = ()
+    closed: tuple[tuple[int, str], ...] = ()
 
     def __init__(self, role: str, mode: str) -> None:
         self.role = role

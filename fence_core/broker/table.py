@@ -133,12 +133,6 @@ _PRCTL: tuple[bpf.Case | int, ...] = (
     ),
     ALLOW,
 )
-_KILL: tuple[bpf.Case | int, ...] = (
-    bpf.Case((bpf.Condition(1, "eq", 0),), ALLOW),  # whether it is there
-    bpf.Case((bpf.Condition(0, "any_bits", 0x8000_0000),), ALLOW),  # many, of which the kernel reaches those inside
-    bpf.Case((bpf.Condition(0, "eq", 0),), ALLOW),
-    TRAP,
-)
 _PTRACE: tuple[bpf.Case | int, ...] = (
     bpf.Case((bpf.Condition(0, "eq", 16),), TRAP),  # PTRACE_ATTACH
     bpf.Case((bpf.Condition(0, "eq", 0x4206),), TRAP),  # PTRACE_SEIZE
@@ -256,7 +250,6 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     "ioprio_set": (exec_.set_io_priority, _IO_PRIORITY),
     # what root does to the machine, and what reaches into processes outside
     **{name: (handler, TRAP) for name, handler in privileged.CLOSED.items()},
-    "kill": (privileged.kill, _KILL),
     "ptrace": (privileged.ptrace, _PTRACE),
     "process_vm_writev": (privileged.process_vm_writev, TRAP),
     "pidfd_getfd": (privileged.pidfd_getfd, TRAP),

@@ -189,6 +189,19 @@ def test_processes_outside(fenced: Fenced, victim: subprocess.Popen[bytes]) -> N
         os.kill(inside, signal.SIGUSR2)
         os.kill(os.getpid(), 0)
 
+    def test_many_signals():
+        '''A call that never ends with EINTR does not do so here.'''
+        seen = []
+        signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
+        signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
+        signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+        try:
+            for _ in range(5000):
+                os.kill(os.getpid(), signal.SIGUSR1)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        assert len(seen) >= 5000
+
     def test_gone():
         process = subprocess.Popen(["true"])
         process.wait()
@@ -198,11 +211,11 @@ def test_processes_outside(fenced: Fenced, victim: subprocess.Popen[bytes]) -> N
     yama = Path("/proc/sys/kernel/yama/ptrace_scope")
     traces = os.geteuid() == 0 or not yama.exists() or yama.read_text().strip() == "0"
     assert victim.poll() is None
-    for name in ("kill", *(("trace", "write_memory", "take") if traces else ())):
+    for name in ("trace", "write_memory", "take") if traces else ():
         found = run.attempts(f"test_outside[{name}]")
         assert [each.plain["kind"] for each in found] == ["system"], f"{name}: {run!r}"
         assert found[0].what.endswith(", a process outside"), run
-    run.clean("test_only_asked", "test_inside", "test_gone")
+    run.clean("test_outside[kill]", "test_only_asked", "test_inside", "test_gone", "test_many_signals")
 
 
 # ---------------------------------------------------------------- devices of the machine

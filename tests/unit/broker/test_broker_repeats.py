@@ -65,7 +65,6 @@ BY_THE_KERNEL = {
     "setpriority",
     "ioprio_set",
     *privileged.CLOSED,
-    "kill",
     "ptrace",
     "process_vm_writev",
     "pidfd_getfd",

@@ -100,6 +100,8 @@ class real:  # noqa: N801 - read as the module that it stands for: real.write(fd
     kill = staticmethod(posix.kill)
     waitpid = staticmethod(posix.waitpid)
     listdir = staticmethod(posix.listdir)
+    readlink = staticmethod(posix.readlink)
+    pidfd_open: Callable[[int], int] = staticmethod(getattr(posix, "pidfd_open", os.strerror))
     fspath: Callable[[Any], str] = staticmethod(posix.fspath)
     fork = staticmethod(posix.fork)
     strerror = staticmethod(posix.strerror)
@@ -124,7 +126,9 @@ class real:  # noqa: N801 - read as the module that it stands for: real.write(fd
     dump_traceback_later = staticmethod(faulthandler.dump_traceback_later)
 
     # text
-    format_exception = staticmethod(traceback.format_exception)
+    compile: Callable[..., Any] = staticmethod(builtins.compile)
+    exec: Callable[..., None] = staticmethod(builtins.exec)
+    format_exception: Callable[..., list[str]] = staticmethod(traceback.format_exception)
     quote = staticmethod(shlex.quote)
     walk = staticmethod(ast.walk)
     parse = staticmethod(_parser())

@@ -18,6 +18,7 @@ from fence_core.policy.validate import KEYS, camel, parse_overlay, unwatched
 
 if TYPE_CHECKING:
     from fence_core.events.model import Violation as Violation
+    from fence_core.launcher.line import Line
 
 __all__ = [
     "Config",
@@ -31,10 +32,8 @@ __all__ = [
     "check_marker",
     "check_needed",
     "config_in",
-    "end_test",
     "fence_this_process",
     "find_config",
-    "high_pair",
     "keep_set_aside",
     "maybe_join",
     "obstacles",
@@ -58,10 +57,11 @@ class Fence(Protocol):
 
     def register_policy(self, raw: Mapping[str, object], source: str) -> int: ...
     def enter(self, nodeid: str, phase: str, policy: int = 0) -> None: ...
+    def prepare_forks(self) -> Line: ...
     def fork_test(self) -> int: ...
     def phase(self) -> str: ...
     def violation_count(self) -> int: ...
-    def take(self, nodeid: str | None) -> list[Violation]: ...
+    def take(self, nodeid: str | None, *, by_fork: bool = False) -> list[Violation]: ...
     def proxy(self) -> str: ...
     def expect_workers(self) -> None: ...
     def ledger(self) -> list[Violation]: ...
@@ -140,26 +140,6 @@ _SPELLINGS = {
     for name in (key.name, camel(key.name))
     for spelling in (name, f"{key.section}.{name}")
 }
-
-
-# A process for one test
-
-
-def high_pair(*, both_ways: bool) -> tuple[int, int]:
-    """Reading and writing end of a pipe; or of a line that has no such ends.
-
-    Raises OSError.
-    """
-    from fence_core.launcher import per_test
-
-    return per_test.high_pair(both_ways=both_ways)
-
-
-def end_test() -> NoReturn:
-    """Leave a process that `Fence.fork_test` made: no atexit handlers, no flushing."""
-    from fence_core.launcher import per_test
-
-    per_test.end()
 
 
 # Processes

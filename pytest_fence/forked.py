@@ -7,33 +7,40 @@ which the parent passes on to the hooks. When the fork is gone, the parent tears
 
 from __future__ import annotations
 
-import os
+import fcntl
 import select
 import signal
 import sys
-import time
-import traceback
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from _pytest.outcomes import OutcomeException
+from _pytest.runner import _update_current_test_var
 from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks
 from _pytest.warnings import catch_warnings_for_item
 
-from pytest_fence import engine, forked_coverage, forked_wire
+from fence_core.launcher.per_test import end as leave
+from fence_core.untouched import real
+from pytest_fence import engine, forked_coverage, forked_crash, forked_wire
 from pytest_fence.forked_capture import OutputMeanwhile
-from pytest_fence.forked_child import Child, Messenger, take_the_timer
+from pytest_fence.forked_child import Child, Messenger, keep_from_the_controller, print_error, take_the_timer
+from pytest_fence.forked_watchdog import Watchdog
 
 if TYPE_CHECKING:
+    from fence_core.launcher.line import Line
     from pytest_fence.forked_wire import Message
     from pytest_fence.items import TestHooks
 
 INTERRUPTED_S = 2.0
 """How long after a Ctrl-C a fork may go on before it is told too: the terminal tells both."""
 TERMINATED_S = 1.0
-_CHUNK = 1 << 16
+_POLLIN = select.POLLIN
+_ITIMER_REAL = signal.ITIMER_REAL
+_F_GETFL, _F_SETFL = fcntl.F_GETFL, fcntl.F_SETFL
+_SIGINT, _SIGTERM, _SIGKILL = int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGKILL)
+_ORDER = {"setup": 0, "call": 1, "teardown": 2}
 
 
 def register(config: pytest.Config, fence: engine.Fence, hooks: TestHooks) -> None:
@@ -57,6 +64,8 @@ class ForkedTests:
         self._plan_only = bool(config.getoption("setuponly", False) or config.getoption("setupplan", False))
         self._in_step = _writes_to_the_terminal(config)
         self._measured: bool | None = None
+        self._line = fence.prepare_forks()
+        self._watchdog = Watchdog(config)
         self.child: Child | None = None
         """In a fork: itself."""
 
@@ -66,25 +75,24 @@ class ForkedTests:
         if self._plan_only or not self._hooks.forks(item) or self._hooks.broken or _is_skipped(item):
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        started = time.perf_counter()
+        started = real.clock()
         if not self._bring_up(item):
             return None  # what failed was kept by pytest, and is raised again where it is reported
-        test = Test(item, self._hooks, time.perf_counter() - started)
-        try:
-            line = self._fork(item, test)
-        except OSError as error:
-            test.cannot_run(f"no process could be started for this test: {error}")
-        else:
-            if line is None:
-                return None
+        seconds = real.clock() - started
+        with self._watchdog.stopped():
+            test = Test(item, self._hooks, seconds)
             try:
-                test.follow(line)
+                self._fork(item, test)
+            except OSError as error:
+                test.cannot_run(f"no process could be started for this test: {error}")
+            else:
+                if self.child is not None:
+                    return None
+                test.follow(self._line)
             finally:
-                os.close(line)
-        finally:
-            if self.child is None and hasattr(item, "_request"):  # as pytest leaves an item that has run
-                item._request = False
-                item.funcargs = None  # type: ignore[attr-defined]
+                if self.child is None and hasattr(item, "_request"):  # as pytest leaves an item that has run
+                    item._request = False
+                    item.funcargs = None  # type: ignore[attr-defined]
         try:
             self._tear_down(item, nextitem, test)
             item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -120,13 +128,13 @@ class ForkedTests:
         return True
 
     @contextmanager
-    def _as_in_phase(self, item: pytest.Item, when: str) -> Iterator[None]:
+    def _as_in_phase(self, item: pytest.Item, when: Literal["setup", "teardown"]) -> Iterator[None]:
         """Output, log and warnings go where they would go if a hook of this phase ran."""
         manager = self._config.pluginmanager
         with ExitStack() as stack:
             stack.enter_context(catch_warnings_for_item(self._config, item.ihook, "runtest", item))
-            os.environ["PYTEST_CURRENT_TEST"] = f"{item.nodeid} ({when})".replace("\0", "(null)")
-            stack.callback(os.environ.pop, "PYTEST_CURRENT_TEST", None)
+            _update_current_test_var(item, when)
+            stack.callback(_update_current_test_var, item, None)
             contexts: Any = manager.get_plugin("_cov_contexts")  # pytest-cov's, with --cov-context=test
             if contexts is not None:
                 contexts.switch_context(item, when)
@@ -142,42 +150,36 @@ class ForkedTests:
 
     # ------------------------------------------------------------ the fork
 
-    def _fork(self, item: pytest.Item, test: Test) -> int | None:
-        """The reading end of the test's pipe; None in the fork."""
+    def _fork(self, item: pytest.Item, test: Test) -> None:
+        """Afterwards there are two of this process; `child` is that of the test. Raises OSError."""
         if self._measured is None:
             self._measured = forked_coverage.fits(self._config)
-        if self._measured:
-            forked_coverage.before_fork()
         in_step = self._in_step or test.output.expected
-        reading, writing = engine.high_pair(both_ways=in_step)
+        self._line.clear()
         _flush(self._config)
         test.output.start()
-        delay, interval = signal.setitimer(signal.ITIMER_REAL, 0)
+        delay, interval = real.setitimer(_ITIMER_REAL, 0)
         try:
             test.pid = self._fence.fork_test()
         except OSError:
-            os.close(reading)
-            os.close(writing)
-            signal.setitimer(signal.ITIMER_REAL, delay, interval)
+            real.setitimer(_ITIMER_REAL, delay, interval)
             test.output.stop()
             raise
         if test.pid == 0:
             try:
-                os.close(reading)
                 test.output.stop()
                 take_the_timer(delay, interval)
-                line = forked_wire.Line(writing, in_step=in_step)
+                keep_from_the_controller(self._config)
+                line = forked_wire.Sender(self._line, in_step=in_step)
                 self._hooks.forked()
                 self._messenger.take_over(line, test.known)
-                self.child = Child(item, line, measured=self._measured)
-            except BaseException:  # whatever it is: there must not be two of this session
-                traceback.print_exc()
-                engine.end_test()
-            return None
-        os.close(writing)
-        test.timer = (delay, interval)
-        test.in_step = in_step
-        return reading
+                self.child = Child(item, line, self._messenger, measured=self._measured)
+            except BaseException as error:  # whatever it is: there must not be two of this session
+                print_error(error)
+                leave()
+        else:
+            test.timer = (delay, interval)
+            test.in_step = in_step
 
     # ------------------------------------------------------------ after
 
@@ -223,11 +225,15 @@ class Test:
         self._brought_up = len(item._report_sections)
         self._reader = forked_wire.Reader()
         self.output = OutputMeanwhile(item.config)
-        self._started = time.time()
+        self._started = real.clock()
+        self._wall_time = real.wall_time()
+        self._flags = _status_flags()
+        self._untold: list[engine.Violation] = []
         self._any = False
         self._ended = False
         self._error: BaseException | None = None
         self._interrupts = 0
+        self._interrupted = 0.0
         self._told = False
         """Whether the fork surely knows of the interrupt."""
         self._status: int | None = None
@@ -249,7 +255,7 @@ class Test:
         self._reaped = True
         self._crashed(why)
 
-    def follow(self, line: int) -> None:
+    def follow(self, line: Line) -> None:
         """Pass on what the test tells until its process has ended."""
         try:
             self._listen(line)
@@ -258,45 +264,50 @@ class Test:
             raise
         finally:
             self.output.stop()
+            _restore(self._flags)
         self._restore_the_timer()
         if not self._ended:
             self._crashed()
+        if self._hooks.news or self._untold:
+            self._tell_the_rest()
         self._hooks.caught_up()
 
-    def _listen(self, line: int) -> None:
-        pidfd = os.pidfd_open(self.pid)
+    def _listen(self, line: Line) -> None:
+        pidfd = real.pidfd_open(self.pid)
         try:
-            poll = select.poll()
-            poll.register(line, select.POLLIN)
-            poll.register(pidfd, select.POLLIN)
-            while not self._ended and not self._wait(poll, line, pidfd):
+            poll = real.poll()
+            poll.register(pidfd, _POLLIN)
+            while not self._ended and not self._turn(line, poll):
                 pass
         finally:
-            os.close(pidfd)
+            real.close(pidfd)
 
-    def _wait(self, poll: select.poll, line: int, pidfd: int) -> bool:
-        """One turn; whether the process has ended, and all that it said has been heard."""
+    def _turn(self, line: Line, poll: select.poll) -> bool:
+        """Hear what there is, or wait for some; whether the process has ended, and all that it said has been heard."""
         try:
-            waits_for_its_end = self._interrupts and not self._told
-            ready = dict(poll.poll(INTERRUPTED_S * 1000 if waits_for_its_end else None))
-            if not ready:
+            if self._interrupts and not self._told and real.clock() > self._interrupted + INTERRUPTED_S:
                 self._told = True
-                self._signal(signal.SIGINT)
-            elif line in ready:
-                chunk = os.read(line, _CHUNK)
-                if not chunk:
-                    poll.unregister(line)
+                self._signal(_SIGINT)
+            over = bool(poll.poll(0))  # before the reading: what it said last is there then
+            chunk = line.read()
+            if chunk:
                 for message in self._reader.feed(chunk):
                     with self.output.paused():
                         self._hear(message)
                     if self.in_step:
-                        self._answer(line)
-            elif pidfd in ready:
-                # What is in the pipe was read before. Somebody else may have it open still.
+                        line.answer()
+            elif over:
                 self.reap()
                 return True
+            else:
+                line.wait()
         except KeyboardInterrupt as interrupt:
             self._interrupt(interrupt)
+        except forked_wire.Unreadable as error:
+            self._kill()
+            with self.output.paused():
+                self._crashed(f"what the test's process told of itself cannot be read: {error}")
+            return True
         except (pytest.fail.Exception, pytest.skip.Exception) as error:
             # A handler of a signal, as that of a timeout, meant the test that this process is waiting for.
             self._kill()
@@ -305,13 +316,6 @@ class Test:
             return True
         return False
 
-    @staticmethod
-    def _answer(line: int) -> None:
-        try:
-            os.write(line, b".")
-        except BrokenPipeError:
-            pass  # it has ended
-
     def _hear(self, message: Message) -> None:
         kind, *rest = message
         item = self._item
@@ -319,9 +323,13 @@ class Test:
             self._report(*rest)
         elif kind == "warning":
             plain, when, nodeid, location = rest
+            try:
+                warning = forked_wire.to_warning(plain)
+            except Exception as error:
+                raise forked_wire.Unreadable(f"{type(error).__name__}: {error}") from None
             item.ihook.pytest_warning_recorded.call_historic(
                 kwargs={
-                    "warning_message": forked_wire.to_warning(plain),
+                    "warning_message": warning,
                     "when": when,
                     "nodeid": nodeid,
                     "location": tuple(location) if location else None,
@@ -337,15 +345,21 @@ class Test:
             self._told = True
             self._error = _interrupt_at(*rest)
         elif kind == "fault":
-            self._error = RuntimeError(f"in the process of {item.nodeid}:\n{rest[0]}")
+            # Whatever a test has made of its process: the others are not run in that.
+            self._crashed(f"pytest itself failed in the test's process:\n{rest[0]}")
         elif kind == "end":
             self._ended = True
 
     def _report(self, data: dict[str, Any], shown_only: bool) -> None:
         config = self._item.config
-        data = forked_wire.restored(data, self.known)
-        report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=data)
-        forked_wire.mend(report, data, shown_only=shown_only)
+        unread = bool(data.pop("fence_unread", False))
+        try:
+            data = forked_wire.restored(data, self.known)
+            report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=data)
+            forked_wire.mend(report, data, shown_only=shown_only)
+            told = _told_by(report)
+        except Exception as error:
+            raise forked_wire.Unreadable(f"{type(error).__name__}: {error}") from None
         if report.when == "setup" and not self._any:
             report.duration += self._setup_seconds
             report.start -= self._setup_seconds
@@ -353,6 +367,8 @@ class Test:
             wider, own = report.sections[: self._brought_up], report.sections[self._brought_up :]
             report.sections = _joined(wider, own)
         self.output.add_to(report)
+        if self._hooks.news:
+            self._check(report, told, unread=unread)
         if self.held is not None:
             self._item.ihook.pytest_runtest_logreport(report=self.held)
             self.held = None
@@ -363,11 +379,38 @@ class Test:
         else:
             self._item.ihook.pytest_runtest_logreport(report=report)
 
+    # ------------------------------------------------------------ violations: what the broker says counts
+
+    def _check(self, report: pytest.TestReport, told: set[int], *, unread: bool) -> None:
+        """The fork has fetched what it reports; what it keeps to itself, and what it could not fetch, is told here."""
+        hooks, item = self._hooks, self._item
+        try:
+            self._untold += hooks.all_of(item) if unread else hooks.told_by_fork(item)
+        except engine.FenceError as error:
+            hooks.unread(item, report, error)
+            return
+        self._untold = [violation for violation in self._untold if violation.number not in told]
+        now = _ORDER.get(str(report.when), 0)
+        here = [violation for violation in self._untold if _ORDER.get(violation.phase, 0) <= now]
+        if here and report.when is not None:
+            self._untold = [violation for violation in self._untold if violation not in here]
+            hooks.apply(item, report, here)
+
+    def _tell_the_rest(self) -> None:
+        report = self.held or forked_crash.silent_teardown(self._item)
+        try:
+            found = [*self._untold, *self._hooks.all_of(self._item)]
+        except engine.FenceError as error:
+            self._hooks.unread(self._item, report, error)
+        else:
+            if not found:
+                return
+            self._hooks.apply(self._item, report, found)
+        self.held = report
+
     # ------------------------------------------------------------ ends that nobody wanted
 
     def _crashed(self, why: str = "") -> None:
-        from pytest_fence import forked_crash
-
         self._ended = True
         item = self._item
         when = forked_crash.phase_of(self._hooks.phase())
@@ -380,8 +423,8 @@ class Test:
             item.ihook.pytest_runtest_logreport(report=self.held)
             self.held = None
         text = why or forked_crash.describe(self._status)
-        report = forked_crash.report(item, when, text, self._started)
-        self._hooks.judge(item, report)
+        report = forked_crash.report(item, when, text, self._wall_time)
+        self._check(report, set(), unread=True)
         if when == "teardown":
             self.held = report
         else:
@@ -393,23 +436,26 @@ class Test:
         """Ctrl-C. The terminal has told the fork as well, which is to end as it would have in this process."""
         self._interrupts += 1
         self._error = self._error or interrupt
+        self._interrupted = real.clock()
         if self._interrupts > 1:
-            self._signal(signal.SIGKILL)
+            self._signal(_SIGKILL)
 
     def _kill(self) -> None:
         if not self._reaped:
-            self._signal(signal.SIGTERM)
-            pidfd = os.pidfd_open(self.pid)
+            self._signal(_SIGTERM)
+            pidfd = real.pidfd_open(self.pid)
             try:
-                if not select.select([pidfd], [], [], TERMINATED_S)[0]:
-                    self._signal(signal.SIGKILL)
+                poll = real.poll()
+                poll.register(pidfd, _POLLIN)
+                if not poll.poll(TERMINATED_S * 1000):
+                    self._signal(_SIGKILL)
             finally:
-                os.close(pidfd)
+                real.close(pidfd)
             self.reap()
 
     def _signal(self, number: int) -> None:
         try:
-            os.kill(self.pid, number)
+            real.kill(self.pid, number)
         except ProcessLookupError:
             pass
 
@@ -417,7 +463,7 @@ class Test:
         """Wait for the end of the process, and with it of all that it had: locks, ports, threads."""
         if not self._reaped:
             try:
-                self._status = os.waitpid(self.pid, 0)[1]
+                self._status = real.waitpid(self.pid, 0)[1]
             except ChildProcessError:
                 pass  # waited for already, by a wait for any child
             self._reaped = True
@@ -425,9 +471,9 @@ class Test:
     def _restore_the_timer(self) -> None:
         """What is left of a timer that goes on beyond this test, as one for the whole session."""
         delay, interval = self.timer
-        left = delay - (time.time() - self._started)
+        left = delay - (real.clock() - self._started)
         if delay and left > 0:
-            signal.setitimer(signal.ITIMER_REAL, left, interval)
+            real.setitimer(_ITIMER_REAL, left, interval)
 
     def raise_what_ended_it(self) -> None:
         """What the test meant for the whole run."""
@@ -436,12 +482,16 @@ class Test:
 
 
 class Ending:
-    """Outermost: in a fork, everything ends here."""
+    """Innermost: in a fork, everything ends here.
+
+    What other plugins have around the test stands in both processes, but was begun in one: a thread that is to be
+    joined, a timer, a lock. The fork leaves before any of that is ended, which pytest's process does.
+    """
 
     def __init__(self, runner: ForkedTests) -> None:
         self._runner = runner
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_protocol(self) -> Generator[None, object, object]:
         try:
             result = yield
@@ -452,6 +502,33 @@ class Ending:
         if self._runner.child is not None:
             self._runner.child.end(None)
         return result
+
+
+def _told_by(report: pytest.TestReport) -> set[int]:
+    """Numbers of the violations that a report tells of. One that is none of a failure tells of none that is to fail."""
+    failed = report.outcome in ("failed", "rerun")
+    found = getattr(report, "fence", ())
+    return {int(plain["number"]) for plain in found if failed or plain["mode"] != "enforce"}
+
+
+def _status_flags() -> list[tuple[int, int]]:
+    """Of what the test's process shares with this one, and pytest writes to: O_NONBLOCK and the like."""
+    found = []
+    for fd in (0, 1, 2):
+        try:
+            found.append((fd, real.fcntl(fd, _F_GETFL)))
+        except OSError:
+            pass
+    return found
+
+
+def _restore(flags: list[tuple[int, int]]) -> None:
+    for fd, before in flags:
+        try:
+            if real.fcntl(fd, _F_GETFL) != before:
+                real.fcntl(fd, _F_SETFL, before)
+        except OSError:
+            pass
 
 
 def _writes_to_the_terminal(config: pytest.Config) -> bool:
@@ -556,7 +633,7 @@ def _interrupt_at(path: str, line: int) -> KeyboardInterrupt:
     """One whose traceback ends where that of the fork did: pytest shows the place."""
     if path and line:
         try:
-            exec(compile("\n" * (line - 1) + "raise KeyboardInterrupt", path, "exec"), {})
+            real.exec(real.compile("\n" * (line - 1) + "raise KeyboardInterrupt", path, "exec"), {})
         except KeyboardInterrupt as interrupt:
             return interrupt
     return KeyboardInterrupt()

@@ -6,13 +6,14 @@ none of them while it waits: it would all go to the terminal, in the middle of t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from _pytest.logging import catching_logs
+
+from fence_core.untouched import real
 
 _IN_MEMORY = ("sys", "tee-sys")
 
@@ -24,7 +25,7 @@ class OutputMeanwhile:
     def __init__(self, config: pytest.Config) -> None:
         self._capture: Any = config.pluginmanager.get_plugin("capturemanager")
         self._in_memory = config.getoption("capture", "fd") in _IN_MEMORY
-        self.expected = self._capture is not None and len(os.listdir("/proc/self/task")) > 1
+        self.expected = self._capture is not None and len(real.listdir("/proc/self/task")) > 1
         """Whether there is anybody who could print. Then the fork waits while something is told to hooks, which may
         print as well: meanwhile nothing is caught."""
         self._sections: list[tuple[str, str]] = []

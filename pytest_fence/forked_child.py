@@ -9,17 +9,22 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 import warnings
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from _pytest.warnings import catch_warnings_for_item
 
-from pytest_fence import engine, forked_wire
-from pytest_fence.forked_wire import Line
+from fence_core.launcher.per_test import end as leave
+from fence_core.untouched import real
+from pytest_fence import forked_wire
+from pytest_fence.forked_wire import Sender
 
 TOLD = ("pytest_runtest_logreport", "pytest_warning_recorded")
 SILENT = ("pytest_runtest_logstart", "pytest_runtest_logfinish")
+_ITIMER_REAL = signal.ITIMER_REAL
+_NULL, _NULL_FLAGS = os.devnull, os.O_RDWR | os.O_CLOEXEC
 
 
 class Messenger:
@@ -27,7 +32,8 @@ class Messenger:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self.line: Line | None = None
+        self.line: Sender | None = None
+        self._waiting: list[pytest.TestReport] = []
         self.known: dict[str, Any] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -35,8 +41,19 @@ class Messenger:
             return
         # As the terminal asks of every report: there pytest fails a test for its subtests, which it has counted here.
         self._config.hook.pytest_report_teststatus(report=report, config=self._config)
-        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
-        self.line.send("report", forked_wire.slim(data, self.known), forked_wire.is_shown_only(report, data))
+        self._waiting.append(report)
+        try:
+            self.tell()
+        except Exception:
+            pass  # the test has replaced what this takes: until its teardown, after which it is tried again
+
+    def tell(self) -> None:
+        """Pass on the reports there are. Raises whatever a hook does."""
+        while self._waiting and self.line is not None:
+            report = self._waiting[0]
+            data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
+            self.line.send("report", forked_wire.slim(data, self.known), forked_wire.is_shown_only(report, data))
+            del self._waiting[0]
 
     def pytest_warning_recorded(
         self,
@@ -48,7 +65,7 @@ class Messenger:
         if self.line is not None:
             self.line.send("warning", forked_wire.plain_warning(warning_message), when, nodeid, location)
 
-    def take_over(self, line: Line, known: dict[str, Any]) -> None:
+    def take_over(self, line: Sender, known: dict[str, Any]) -> None:
         """In a fork: from now on results are told to the parent and to nobody else here."""
         self.line = line
         self.known = known
@@ -61,10 +78,11 @@ class Messenger:
 class Child:
     """This process, which ends with its test."""
 
-    def __init__(self, item: pytest.Item, line: Line, *, measured: bool) -> None:
-        self._pid = os.getpid()
+    def __init__(self, item: pytest.Item, line: Sender, messenger: Messenger, *, measured: bool) -> None:
+        self._pid = real.getpid()
         self._item = item
         self._line = line
+        self._messenger = messenger
         self._session = item.session
         self._wishes = (self._session.shouldstop, self._session.shouldfail)
         self._keep_wider_fixtures()
@@ -74,6 +92,10 @@ class Child:
             from pytest_fence.forked_coverage import Recording
 
             self._recording = Recording()
+        self._until_its_end = ExitStack()
+        if item.config.pluginmanager.has_plugin("warnings"):
+            # pytest's own is around this process and the one above: nothing of that is run here when the test is over.
+            self._until_its_end.enter_context(catch_warnings_for_item(item.config, item.ihook, "runtest", item))
 
     def _keep_wider_fixtures(self) -> None:
         """What lies above the test is torn down by the parent; here only what was set up here."""
@@ -102,56 +124,103 @@ class Child:
 
     def end(self, error: BaseException | None) -> None:
         """Tell the parent how the test's protocol ended, and leave. Never returns."""
-        if os.getpid() != self._pid:
-            engine.end_test()  # a fork that the test made and that came back into pytest
+        if real.getpid() != self._pid:
+            leave()  # a fork that the test made and that came back into pytest
         try:
             if error is not None:
-                self._tell_error(error)
                 self._abandon()
-            if self._recording is not None:
-                covered = self._recording.result()
-                if covered:
-                    self._line.send("coverage", covered)
-            wishes = (self._session.shouldstop, self._session.shouldfail)
-            if wishes != self._wishes:
-                self._line.send("wishes", *wishes)
-            for process in _started_by_multiprocessing() - self._inherited:
-                if process.daemon:
-                    process.terminate()  # as at the end of an interpreter
+            self._until_its_end.close()
+            self._messenger.tell()
+            if error is not None:
+                self._tell_error(error)
+            self._tell_of_the_run()
             for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
                 try:
                     stream.flush()  # type: ignore[union-attr]
                 except Exception:
                     pass  # it is the test's: closed, or of another kind
             self._line.send("end")
-        except BaseException:
-            traceback.print_exc()
+        except BaseException as fault:
+            try:
+                self._line.send("fault", described(fault))
+            except BaseException:
+                pass  # then it has ended without a word
         finally:
-            engine.end_test()
+            leave()
+
+    def _tell_of_the_run(self) -> None:
+        if self._recording is not None:
+            covered = self._recording.result()
+            if covered:
+                self._line.send("coverage", covered)
+        wishes = (self._session.shouldstop, self._session.shouldfail)
+        if wishes != self._wishes:
+            self._line.send("wishes", *wishes)
+        for process in _started_by_multiprocessing() - self._inherited:
+            if process.daemon:
+                process.terminate()  # as at the end of an interpreter
 
     def _tell_error(self, error: BaseException) -> None:
         if isinstance(error, pytest.exit.Exception):
             self._line.send("exit", error.msg, error.returncode)
         elif isinstance(error, KeyboardInterrupt):
-            frames = traceback.extract_tb(error.__traceback__)
-            self._line.send("interrupt", *((frames[-1].filename, frames[-1].lineno) if frames else ("", 0)))
+            at = error.__traceback__
+            while at is not None and at.tb_next is not None:
+                at = at.tb_next
+            place = (at.tb_frame.f_code.co_filename, at.tb_lineno) if at is not None else ("", 0)
+            self._line.send("interrupt", *place)
         else:
-            self._line.send("fault", "".join(traceback.format_exception(error)))
+            self._line.send("fault", described(error))
 
     def _abandon(self) -> None:
         """The test was left in the middle: what it has set up is torn down as at the end of a session."""
         try:
             self._session._setupstate.teardown_exact(None)
-        except BaseException:
-            traceback.print_exc()
+        except BaseException as error:
+            print_error(error)
+
+
+def described(error: BaseException) -> str:
+    """With its traceback, if that can be had: the test may have replaced what reads its lines."""
+    try:
+        return "".join(real.format_exception(error))
+    except Exception:
+        return f"{type(error).__name__}: {error}"
+
+
+def print_error(error: BaseException) -> None:
+    """To where errors go, whatever a test has made of `sys.stderr`."""
+    try:
+        real.write(2, described(error).encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass
+
+
+def keep_from_the_controller(config: pytest.Config) -> None:
+    """In a fork of a worker of pytest-xdist: what the test writes to any descriptor is nothing that the worker says."""
+    if not hasattr(config, "workerinput"):
+        return
+    for plugin in config.pluginmanager.get_plugins():
+        io: Any = getattr(getattr(getattr(plugin, "channel", None), "gateway", None), "_io", None)
+        for stream in (getattr(io, "infile", None), getattr(io, "outfile", None)):
+            try:
+                number = stream.fileno()  # type: ignore[union-attr]
+                null = real.open(_NULL, _NULL_FLAGS)
+                real.dup2(null, number, False)
+                real.close(null)
+            except (AttributeError, OSError, ValueError):
+                continue
 
 
 def _started_by_multiprocessing() -> set[Any]:
-    module = sys.modules.get("multiprocessing")
-    return set(module.active_children()) if module is not None else set()
+    module = real.modules.get("multiprocessing")
+    try:
+        return set(module.active_children()) if module is not None else set()
+    except Exception:
+        return set()  # something else by that name
 
 
 def take_the_timer(delay: float, interval: float) -> None:
     """An alarm that was set for the test (pytest-timeout) rings in its process; fork(2) does not hand it down."""
     if delay:
-        signal.setitimer(signal.ITIMER_REAL, delay, interval)
+        real.setitimer(_ITIMER_REAL, delay, interval)

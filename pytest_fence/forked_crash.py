@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import time
 from typing import Any, Literal
 
 import pytest
 from _pytest._code.code import ReprEntry, ReprExceptionInfo, ReprFileLocation, ReprTraceback
 from _pytest.skipping import evaluate_xfail_marks
+
+from fence_core.untouched import real
 
 Phase = Literal["setup", "call", "teardown"]
 
@@ -25,17 +25,17 @@ def describe(status: int | None) -> str:
     """How a process ended, in words; `status` as of waitpid(2), None: somebody else has waited for it."""
     if status is None:
         return "the test's process ended before its report was complete, and something else has waited for it"
-    if not os.WIFSIGNALED(status):
+    number, code = status & 0x7F, status >> 8  # waitpid(2); Linux has no other form of it
+    if not number:
         return (
-            f"the test's process ended by itself with status {os.WEXITSTATUS(status)} before its report was complete "
-            "(os._exit, or all its descriptors closed)"
+            f"the test's process ended by itself with status {code} before its report was complete "
+            "(os._exit, or an exec)"
         )
-    number = os.WTERMSIG(status)
     try:
-        name = signal.Signals(number).name
+        name = real.Signals(number).name
     except ValueError:
         name = f"signal {number}"  # one of the real-time signals
-    meaning = signal.strsignal(number)
+    meaning = real.strsignal(number)
     hint = _HINTS.get(number)  # type: ignore[call-overload]
     return (
         f"the test's process was ended by {name}" + (f" ({meaning})" if meaning else "") + (f": {hint}" if hint else "")
@@ -52,7 +52,7 @@ def report(item: pytest.Item, when: Phase, text: str, started: float) -> pytest.
 
     Not by the hooks that make reports: what other plugins look for there was set up in the process that is gone.
     """
-    now = time.time()
+    now = real.wall_time()
     try:
         pytest.fail(text, pytrace=False)
     except pytest.fail.Exception:
@@ -73,6 +73,6 @@ def report(item: pytest.Item, when: Phase, text: str, started: float) -> pytest.
 
 def silent_teardown(item: pytest.Item) -> pytest.TestReport:
     """The report that ends a test for those who wait for all three phases."""
-    now = time.time()
+    now = real.wall_time()
     call: Any = pytest.CallInfo(None, None, start=now, stop=now, duration=0.0, when="teardown", _ispytest=True)
     return pytest.TestReport.from_item_and_call(item, call)

@@ -170,6 +170,29 @@ class TestHooks:
         if self._count() != self._seen:
             self._judge(item, report)
 
+    @property
+    def news(self) -> bool:
+        """Whether there are violations that this process has not fetched yet."""
+        return self._count() != self._seen
+
+    def told_by_fork(self, item: pytest.Item) -> list[engine.Violation]:
+        """What the fork that runs this test has fetched."""
+        return self._fence.take(item.nodeid, by_fork=True)
+
+    def all_of(self, item: pytest.Item) -> list[engine.Violation]:
+        """What nobody has fetched, or none but a fork."""
+        self.caught_up()
+        return self._fence.take(item.nodeid)
+
+    def apply(self, item: pytest.Item, report: pytest.TestReport, found: list[engine.Violation]) -> None:
+        """Have a report tell of these."""
+        self._verdicts.apply(item, report, found)
+
+    def unread(self, item: pytest.Item, report: pytest.TestReport, error: Exception) -> None:
+        """Have a report say that there are violations which could not be read."""
+        if self._fence.mode == "enforce":
+            verdicts.fail_unread(item, report, error)
+
     def _number(self, item: pytest.Item) -> int:
         self.broken = ""
         try:
@@ -186,5 +209,7 @@ class TestHooks:
                 self._verdicts.apply(item, report, found)
         except Exception as error:
             # Whatever a test has done to this process, it is that test's matter, and the next one is run.
-            if self._fence.mode == "enforce":
-                verdicts.fail_unread(item, report, error)
+            if self._in_fork:
+                report.fence_unread = True  # type: ignore[attr-defined]  # the process above can tell
+            else:
+                self.unread(item, report, error)

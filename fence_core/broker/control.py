@@ -205,7 +205,15 @@ def _take(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[
     broker.sinks.settle()
     broker.recorder.collect()
     worker = _own(process)
-    records = broker.recorder.ledgers[worker.scope.number].take(worker.number, str(request["nodeid"]))
+    ledger = broker.recorder.ledgers[worker.scope.number]
+    nodeid = str(request["nodeid"])
+    if process.pid != worker.tgid:
+        # A fork, of which its parent need not believe that it told of all it has taken.
+        records = ledger.take(worker.number, nodeid, keep=True)
+    elif request.get("by_fork"):
+        records = ledger.kept(worker.number, nodeid)
+    else:
+        records = [*ledger.kept(worker.number, nodeid), *ledger.take(worker.number, nodeid)]
     return {"violations": _wire(records)}
 
 

@@ -107,6 +107,7 @@ class Ledger:
         self._of_test: dict[tuple[int, str], int] = {}
         self._open: dict[tuple[int, str, int, str, str], Record] = {}
         self._untaken: dict[tuple[int, str], list[Record]] = {}
+        self._kept: dict[tuple[int, str], list[Record]] = {}
 
     def add(
         self,
@@ -152,12 +153,18 @@ class Ledger:
         self.records.append(record)
         return record, True
 
-    def take(self, worker: int, nodeid: str) -> list[Record]:
-        """What this worker has not fetched yet for that test."""
+    def take(self, worker: int, nodeid: str, *, keep: bool = False) -> list[Record]:
+        """What this worker has not fetched yet for that test; `keep`: to be fetched once more, by `kept`."""
         found = self._untaken.pop((worker, nodeid), [])
         for record in found:
             record.taken = True
+        if keep and found:
+            self._kept.setdefault((worker, nodeid), []).extend(found)
         return found
+
+    def kept(self, worker: int, nodeid: str) -> list[Record]:
+        """What a fork of this worker has fetched since this was last asked."""
+        return self._kept.pop((worker, nodeid), [])
 
     def settle(self, upto: int) -> None:
         """The first `upto` records were shown to the user as they are now."""

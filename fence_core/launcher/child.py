@@ -1,6 +1,7 @@
 """The order of work in the forked child, before any code of a test or conftest runs.
 
-Run by the fenced child (and, for a while, by the guardian it forks). Imports only `kernel` and `errors`. A step that
+Run by the fenced child (and, for a while, by the guardian it forks). Imports only `kernel`, `errors` and
+`untouched`. A step that
 fails ends the process: the supervisor is told why, and nothing runs unfenced.
 """
 
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 from fence_core.errors import FenceError
 from fence_core.kernel import landlock, libc, process, seccomp
+from fence_core.untouched import real
 
 BLOCKED = frozenset(signal.valid_signals()) - {
     signal.SIGSEGV,
@@ -29,6 +31,8 @@ BLOCKED = frozenset(signal.valid_signals()) - {
 """Signals blocked around the fork, and in the supervisor for good: everything that somebody else sends. What a process
 brings upon itself keeps its meaning."""
 _CHUNK = 1 << 16
+_PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_DIRECTORY
 FILES = (
     landlock.ACCESS_FS_WRITE_FILE
     | landlock.ACCESS_FS_REMOVE_DIR
@@ -148,14 +152,14 @@ def add_places(ruleset: int, places: Iterable[tuple[str, str]]) -> None:
     """
     for place, what in places:
         try:
-            fd = os.open(place, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC | (0 if what == "f" else os.O_DIRECTORY))
+            fd = real.open(place, _PLACE | (0 if what == "f" else _DIRECTORY))
         except OSError:
             continue
         try:
             # REFER, too, and the same for every directory: else moving a file between two of them is EXDEV.
             landlock.add_path_rule(ruleset, fd, FILES if what == "d" else landlock.ACCESS_FS_WRITE_FILE)
         finally:
-            os.close(fd)
+            real.close(fd)
 
 
 def _allow_moves(ruleset: int) -> None:

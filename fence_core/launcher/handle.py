@@ -20,6 +20,8 @@ from fence_core.untouched import real
 
 if TYPE_CHECKING:
     from fence_core.events.model import Violation
+    from fence_core.launcher.line import Line
+    from fence_core.launcher.per_test import Layer
 
 _F_DUPFD_CLOEXEC = fcntl.F_DUPFD_CLOEXEC
 _STACK_SIGNAL = int(signal.SIGRTMAX) - 3
@@ -77,7 +79,8 @@ class Fence:
         real.close(page)
         self._nodeid = ""
         self._policy = 0
-        self._layers: dict[int, int | None] = {}
+        self._per_test: Any = None
+        self._layers: dict[int, Layer | None] = {}
         """Rulesets for forks, by policy."""
         self._fork_server: int | None = None
         self._stack_fd = -1
@@ -110,9 +113,19 @@ class Fence:
         """Violations on this process's account so far; compare with an earlier value."""
         return self._page.count()
 
-    def take(self, nodeid: str | None) -> list[Violation]:
-        """What has not been taken yet of this test; None: of no test. Waits for outstanding stacks."""
-        return _violations(self._ask({"op": "take", "nodeid": nodeid or ""}))
+    def take(self, nodeid: str | None, *, by_fork: bool = False) -> list[Violation]:
+        """What has not been taken yet of this test; None: of no test. Waits for outstanding stacks.
+
+        What a fork for one test takes, its parent gets once more; `by_fork`: nothing but that.
+        """
+        return _violations(self._ask({"op": "take", "nodeid": nodeid or "", "by_fork": by_fork}))
+
+    def prepare_forks(self) -> Line:
+        """Some tests are to have processes of their own. The line to this process, for one of them at a time."""
+        from fence_core.launcher import line, per_test
+
+        self._per_test = per_test
+        return line.Line()
 
     def fork_test(self) -> int:
         """Fork for one test: 0 in the child, which is this session's process as well, its pid here. Raises OSError.
@@ -120,12 +133,11 @@ class Fence:
         What the child enters counts, as it shares the page; the session above it goes on being this process's. The
         child has a Landlock layer of its own, for the policy that was entered last.
         """
-        from fence_core.launcher import per_test  # only where a test is to have a process of its own
-
+        per_test = self._per_test
         if self._policy not in self._layers:
             places = self._ask({"op": "ceiling", "policy": self._policy})["places"]
-            self._layers[self._policy] = None if places is None else per_test.layer(places)
-        pid = per_test.fork(self._layers[self._policy])
+            self._layers[self._policy] = None if places is None else per_test.Layer(places)
+        pid: int = per_test.fork(self._layers[self._policy], self._layers.values())
         if pid == 0:
             self._lock = real.Lock()  # a thread that is not there may have held it
         return pid

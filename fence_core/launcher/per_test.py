@@ -6,10 +6,7 @@ Run by fenced pytest processes: `fork` by the one that runs the session, the res
 from __future__ import annotations
 
 import errno
-import os
 import signal
-import socket
-import warnings
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -18,77 +15,92 @@ from fence_core.kernel import landlock, libc
 from fence_core.launcher import join
 from fence_core.launcher.child import FILES, add_places
 from fence_core.launcher.doors import knock
+from fence_core.launcher.handle import out_of_the_way
+from fence_core.untouched import real
 
-__all__ = ["end", "fork", "high_pair", "layer"]
+__all__ = ["Layer", "end", "fork"]
+
+_NOT_A_RULESET = (errno.EBADF, errno.EBADFD)
+_SIGKILL = int(signal.SIGKILL)
 
 
-def layer(places: Iterable[tuple[str, str]]) -> int:
-    """A Landlock ruleset for forks that may write in these places; the number of its descriptor.
+class Layer:
+    """A Landlock ruleset for forks that may write in these places: as of `add_places`.
 
-    No signal scope: a test may stop what a session's fixture has started. Raises KernelCallError.
+    No signal scope: a test may stop what a session's fixture has started.
     """
-    from fence_core.launcher.handle import out_of_the_way
 
-    ruleset = landlock.create_ruleset(handled_fs=FILES)
-    add_places(ruleset, ((os.fspath(place), what) for place, what in places))
-    return out_of_the_way(ruleset)
+    def __init__(self, places: Iterable[tuple[str, str]]) -> None:
+        """Raises KernelCallError."""
+        self._places = [(str(place), str(what)) for place, what in places]
+        self.fd = self._new()
+
+    def _new(self) -> int:
+        ruleset = landlock.create_ruleset(handled_fs=FILES)
+        add_places(ruleset, self._places)
+        return out_of_the_way(ruleset)
+
+    def enter(self) -> None:
+        """Bind this process by it. Raises KernelCallError."""
+        try:
+            landlock.restrict_self(self.fd)
+        except KernelCallError as error:
+            if error.errno == errno.E2BIG:
+                # Sixteen layers are there already, by sessions inside of sessions. Each only narrows, so those hold.
+                return
+            if error.errno not in _NOT_A_RULESET:
+                raise
+            landlock.restrict_self(self._new())  # something has closed all descriptors of the process above
 
 
-def fork(ruleset: int | None) -> int:
+def fork(layer: Layer | None, others: Iterable[Layer | None]) -> int:
     """Fork with every at-fork handler but our own: 0 in the child, its pid here. Raises OSError.
 
-    The child dies with the thread that forked it, and is known to the broker as a process of this session.
+    The child dies with the thread that forked it, and is known to the broker as a process of this session. It keeps
+    none of the rulesets, `layer` and `others`, to which it could add rules for the tests after it.
     """
-    parent = os.getpid()
+    parent = real.getpid()
     with join.unannounced():
         pid = _os_fork()
     if pid == 0:
         try:
-            _begin(parent, ruleset)
+            _begin(parent, layer)
+            for each in others:
+                if each is not None:
+                    _close(each.fd)
         except BaseException as error:  # whatever it is: there must not be two of this session
-            os.write(2, f"fence: the process of a test could not be set up: {error}\n".encode(errors="replace"))
+            real.write(2, f"fence: the process of a test could not be set up: {error}\n".encode(errors="replace"))
             libc.exit_now(1)
     else:
         knock(f"test/{pid}")  # here and not in the child, which has no need to wait for it
     return pid
 
 
-def _begin(parent: int, ruleset: int | None) -> None:
-    libc.set_parent_death_signal(signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the death signal was set
+def _begin(parent: int, layer: Layer | None) -> None:
+    libc.set_parent_death_signal(_SIGKILL)
+    if real.getppid() != parent:  # it ended before the death signal was set
         libc.exit_now(1)
-    if ruleset is None:
-        return
+    if layer is not None:
+        layer.enter()
+
+
+def _close(ruleset: int) -> None:
     try:
-        landlock.restrict_self(ruleset)
-    except KernelCallError as error:
-        # Sixteen layers are there already, by sessions inside of sessions. Each only narrows, so those hold still.
-        if error.errno != errno.E2BIG:
-            raise
+        # Unless the number is somebody else's by now.
+        if b"landlock" in real.readlink(f"/proc/self/fd/{ruleset}".encode()):
+            real.close(ruleset)
+    except OSError:
+        pass
 
 
 def _os_fork() -> int:
-    with warnings.catch_warnings():
+    with real.catch_warnings():
         # Python 3.12 warns of a fork beside threads, in the parent, when the child is there already: -W error would
         # leave it without anybody to wait for it. Nothing of theirs is used in the child.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
+        real.simplefilter("ignore", DeprecationWarning)
+        return real.fork()
 
 
 def end(status: int = 0) -> NoReturn:
     """Leave the child: nothing that belongs to the parent (atexit handlers, buffers) is run or written twice."""
     libc.exit_now(status)
-
-
-def high_pair(*, both_ways: bool) -> tuple[int, int]:
-    """Two ends. The second can be written to, and has a high number: tests expect the low ones as they know them.
-
-    Closed by exec. Raises OSError.
-    """
-    from fence_core.launcher.handle import out_of_the_way
-
-    if both_ways:
-        ends = [end.detach() for end in socket.socketpair()]
-    else:
-        ends = list(os.pipe2(os.O_CLOEXEC))
-    return ends[0], out_of_the_way(ends[1])

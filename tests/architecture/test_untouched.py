@@ -32,12 +32,21 @@ INSIDE: dict[str, Mapping[str, str]] = {
     "fence_core/events/wire.py": {},
     "fence_core/kernel/libc.py": dict.fromkeys(("gettid", "bare_fork", "variable_names", "set_name"), BEFORE),
     "fence_core/launcher/doors.py": {},
-    "fence_core/launcher/handle.py": {"Fence.fork_test": COLLECTING},
+    "fence_core/kernel/futex.py": {"prepare": COLLECTING},
+    "fence_core/launcher/handle.py": {"Fence.prepare_forks": COLLECTING},
+    "fence_core/launcher/line.py": {"Line.__init__": COLLECTING},
+    "fence_core/launcher/per_test.py": {},
     "fence_core/launcher/join.py": {"maybe_join": BEFORE, "base_dir": BEFORE, "bind_forks": BEFORE},
     "fence_core/report/stack.py": {"_stdlib_paths": BEFORE},
     "fence_core/report/terminal.py": {},
     "fence_core/report/text.py": {},
     "pytest_fence/categories.py": {},
+    "pytest_fence/forked.py": {},
+    "pytest_fence/forked_capture.py": {},
+    "pytest_fence/forked_child.py": {"Child.__init__": "imports where coverage is measured only, at the fork"},
+    "pytest_fence/forked_crash.py": {},
+    "pytest_fence/forked_watchdog.py": {},
+    "pytest_fence/forked_wire.py": {},
     "pytest_fence/items.py": {"TestHooks.pytest_collection_finish": COLLECTING},
     "pytest_fence/markers.py": {"_where": USAGE},
     "pytest_fence/reporting.py": {
@@ -140,8 +149,7 @@ def test_what_is_exempt_is_there(path: str) -> None:
 
 def test_all_modules_of_the_plugin_are_known() -> None:
     """Those that are not in the list run before the first conftest, and say so here."""
-    forked = {"forked", "forked_capture", "forked_child", "forked_coverage", "forked_crash", "forked_wire"}
-    before = {"__init__", *forked, "engine", "imports", "options", "overlooked", "plugin", "session"}
+    before = {"__init__", "forked_coverage", "engine", "imports", "options", "overlooked", "plugin", "session"}
     there = {path.stem for path in (ROOT / "pytest_fence").glob("*.py")}
     inside = {Path(path).stem for path in INSIDE if path.startswith("pytest_fence/")}
     assert there == before | inside, there ^ (before | inside)

@@ -68,7 +68,7 @@ def test_pytest_itself_gets_on_without_them(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize("more", [(), ("-n", "2")], ids=["alone", "workers"])
-@pytest.mark.parametrize("scope", ["session"])
+@pytest.mark.parametrize("scope", ["session", "test"])
 def test_whatever_a_test_replaces(runs: Runs, scope: str, more: tuple[str, ...]) -> None:
     if more:
         runs.load("xdist.plugin")
@@ -85,7 +85,7 @@ def test_whatever_a_test_replaces(runs: Runs, scope: str, more: tuple[str, ...])
 
 
 @pytest.mark.parametrize("mode", ["warn", "audit"])
-@pytest.mark.parametrize("scope", ["session"])
+@pytest.mark.parametrize("scope", ["session", "test"])
 def test_modes_that_change_nothing(runs: Runs, scope: str, mode: str) -> None:
     write(runs)
     run = runs.pytest("-q", "-rA", f"--fence-scope={scope}", f"--fence-mode={mode}")
@@ -96,3 +96,147 @@ def test_modes_that_change_nothing(runs: Runs, scope: str, mode: str) -> None:
         run.has(rf"{2 * len(NAMES) + 1} passed, \d+ warnings?")
     else:
         run.has("^=+ fence: .*notes? \\(audit")
+
+
+ADDRESS = """
+    s = socket.socket(); s.settimeout(1); s.connect_ex(("192.0.2.2", 8)); s.close()
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--fence-scope=test",), ("-n", "2")], ids=["session", "test", "workers"])
+def test_pyfakefs(runs: Runs, more: tuple[str, ...]) -> None:
+    """The real one: for a test, a class, a module, with an option that replaces default arguments, too."""
+    runs.load("pyfakefs.pytest_plugin", *(["xdist.plugin"] if "-n" in more else []))
+    (runs.directory / "test_it.py").write_text(
+        f"""
+import os, socket
+import pytest
+from pyfakefs.fake_filesystem_unittest import Patcher, TestCase
+
+def violate():{ADDRESS}
+
+def test_before(): pass
+
+def test_clean(fs):
+    fs.create_file("/x/y")
+    assert os.listdir("/x") == ["y"]
+
+def test_violates(fs):
+    violate()
+
+@pytest.mark.parametrize("fs", [[None, None, None, True, False, True]], indirect=True)
+def test_default_arguments(fs):
+    violate()
+
+def test_in_module(fs_module):
+    fs_module.create_file("/fake/x")
+
+def test_in_module_violates(fs_module):
+    violate()
+
+@pytest.mark.fence(allow_write=["/srv/nowhere"])
+def test_in_module_marked(fs_module):
+    assert os.path.exists("/fake/x") or not os.path.exists("/usr")
+
+class TestClass:
+    def test_in_class(self, fs_class): pass
+    def test_in_class_violates(self, fs_class): violate()
+
+class TestUnit(TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.setUpClassPyfakefs()
+    def test_unit(self):
+        self.fake_fs().create_file("/fake/z") if not os.path.exists("/fake/z") else None
+    def test_unit_violates(self): violate()
+
+def test_after(): pass
+""",
+        encoding="utf-8",
+    )
+    plain = runs.pytest("-q", "-rA", fenced=False)
+    run = runs.pytest("-q", "-rA", *more)
+    assert "INTERNALERROR" not in run.out + run.err, run
+    assert all(line.startswith("PASSED") for line in plain.outcomes()), plain
+    assert len(plain.outcomes()) == 12
+    wanted = {
+        f"{'FAILED' if 'violates' in line or 'default' in line else 'PASSED'} {line.split()[1]}"
+        for line in plain.outcomes()
+    }
+    assert set(run.outcomes()) == wanted, run
+    assert run.out.count("E   call: connect 192.0.2.2:8/tcp") == 5, run
+
+
+@pytest.mark.parametrize("scope", ["session", "test"])
+@pytest.mark.parametrize("library", ["freezegun", "time_machine"])
+def test_clocks_that_stand_still(runs: Runs, library: str, scope: str) -> None:
+    begin = "freezegun.freeze_time(AT)" if library == "freezegun" else "time_machine.travel(AT, tick=False)"
+    (runs.directory / "test_it.py").write_text(
+        f"""
+import datetime, socket, time
+import pytest
+import {library}
+
+AT = datetime.datetime(2001, 2, 3)
+
+def violate():{ADDRESS}
+
+@pytest.fixture(scope="module")
+def wide():
+    with {begin}:
+        yield
+
+@{begin}
+def test_clean():
+    assert time.time() < 1e9
+
+@{begin}
+def test_violates():
+    violate()
+
+def test_wide(wide):
+    assert time.time() < 1e9
+
+def test_wide_violates(wide):
+    violate()
+    assert time.time() < 1e9
+""",
+        encoding="utf-8",
+    )
+    run = runs.pytest("-q", "-rA", f"--fence-scope={scope}", "-p", "no:randomly")
+    assert run.outcomes() == [
+        "FAILED test_it.py::test_violates",
+        "FAILED test_it.py::test_wide_violates",
+        "PASSED test_it.py::test_clean",
+        "PASSED test_it.py::test_wide",
+    ], run
+    assert run.out.count("E   call: connect 192.0.2.2:8/tcp") == 2, run
+    assert " passed in -" not in run.out
+
+
+def test_a_clock_that_stands_still_and_a_timer(runs: Runs) -> None:
+    """pytest-timeout's timer goes on in the process of the test, whatever time a wider fixture has stopped."""
+    runs.load("pytest_timeout")
+    (runs.directory / "test_it.py").write_text(
+        """
+import time
+import freezegun
+import pytest
+
+@pytest.fixture(scope="module", autouse=True)
+def wide():
+    with freezegun.freeze_time("2001-02-03"):
+        yield
+
+def test_a(): pass
+
+@pytest.mark.timeout(0.5)
+def test_slow():
+    while True: pass
+
+def test_b(): pass
+""",
+        encoding="utf-8",
+    )
+    run = runs.pytest("-q", "-rA", "--fence-scope=test", "-p", "no:randomly")
+    assert run.outcomes() == ["FAILED test_it.py::test_slow", "PASSED test_it.py::test_a", "PASSED test_it.py::test_b"]

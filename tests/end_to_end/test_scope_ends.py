@@ -199,12 +199,14 @@ def test_a_test_ends_the_run(pytester: pytest.Pytester, runs: Runs, case: str) -
 
 
 def test_a_fault_in_a_hook(pytester: pytest.Pytester, runs: Runs) -> None:
-    """An error of a plugin in the fork is the internal error that it is in one process."""
-    pytester.makeconftest("def pytest_runtest_makereport(call): 1 / 0 if call.when == 'call' else None")
-    pytester.makepyfile("def test_it(): pass")
-    run = runs.pytest("--fence-scope=test")
-    assert run.status == 3, run
-    run.has("INTERNALERROR>.*ZeroDivisionError")
+    """Of a plugin, or of pytest in a process that a test has spoilt: it is that test's, and the others are run."""
+    pytester.makeconftest(
+        "def pytest_runtest_makereport(item, call): 1 / 0 if call.when == 'call' and item.name == 'test_it' else None"
+    )
+    pytester.makepyfile("def test_it(): pass\ndef test_after(): pass")
+    run = runs.pytest("--fence-scope=test", "-p", "no:randomly")
+    assert run.status == 1, run
+    run.has("^E +pytest itself failed in the test's process", "ZeroDivisionError", "1 failed, 1 passed")
 
 
 SLOW = """

@@ -5,57 +5,114 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
+from fence_core.launcher.line import Line
 from pytest_fence import forked, forked_crash, forked_wire
 from pytest_fence.categories import FenceWarning
-from pytest_fence.forked_wire import Line, Reader
+from pytest_fence.forked_wire import Reader, Sender, Unreadable
 
 
-def told(*messages: tuple[object, ...]) -> list[list[Any]]:
-    """What arrives of these, however it is cut into pieces."""
-    reading, writing = os.pipe()
-    line, reader = Line(writing, in_step=False), Reader()
-    for message in messages:
-        line.send(*message)
-    os.close(writing)
-    found = []
-    while chunk := os.read(reading, 7):
-        found += reader.feed(chunk)
-    os.close(reading)
-    return found
+def in_fork(line: Line, function: Callable[[Sender], object], *, in_step: bool = False) -> int:
+    """The pid of a fork that has told this."""
+    line.clear()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            function(Sender(line, in_step=in_step))
+        finally:
+            os._exit(0)
+    return pid
 
 
-def test_messages_arrive_whole() -> None:
-    messages = [("report", {"text": "a\nb\u2028\udc80\0"}), ("end",)]
-    assert told(*messages) == [list(message) for message in messages]
+def heard(line: Line, pid: int, *, answer: bool = False) -> list[list[Any]]:
+    """All that arrives until the fork has ended."""
+    reader, found = Reader(), []
+    over = False
+    while True:
+        over = over or os.waitpid(pid, os.WNOHANG)[0] != 0
+        chunk = line.read()
+        if not chunk and over:
+            return found
+        for message in reader.feed(chunk):
+            found.append(message)
+            if answer:
+                line.answer()
+        if not chunk:
+            line.wait()
+
+
+def told(*messages: tuple[object, ...], in_step: bool = False) -> list[list[Any]]:
+    line = Line()
+    pid = in_fork(line, lambda sender: [sender.send(*message) for message in messages], in_step=in_step)
+    return heard(line, pid, answer=in_step)
+
+
+REPORT = ("report", {"text": "a\nb\u2028\udc80\0"}, False)
+
+
+@pytest.mark.parametrize("in_step", [False, True])
+def test_messages_arrive_whole(in_step: bool) -> None:
+    messages = [REPORT, ("fault", "x" * (3 << 20)), *[("fault", str(n)) for n in range(500)], ("end",)]
+    assert told(*messages, in_step=in_step) == [list(message) for message in messages]
+
+
+def test_a_line_serves_one_fork_after_another() -> None:
+    line = Line()
+    for n in range(3):
+        pid = in_fork(line, lambda sender, n=n: sender.send("fault", str(n)))  # type: ignore[misc]
+        assert heard(line, pid) == [["fault", str(n)]]
 
 
 def test_a_message_without_its_end_was_never_said() -> None:
-    assert list(Reader().feed(b'["a"]\n["end"')) == [["a"]]
+    assert list(Reader().feed(b'["end"]\n["end"')) == [["end"]]
+
+
+def test_a_message_that_was_broken_off_is_left_out() -> None:
+    """By an alarm of the test, say: what is said after it is heard."""
+
+    def breaks_off(sender: Sender) -> None:
+        whole = sender._line.write
+
+        def half(data: bytes, *, in_step: bool) -> None:
+            whole(data[: len(data) // 2], in_step=in_step)
+            raise ZeroDivisionError
+
+        sender._line.write = half  # type: ignore[method-assign]
+        with pytest.raises(ZeroDivisionError):
+            sender.send("fault", "never heard")
+        del sender._line.write
+        sender.send("end")
+
+    line = Line()
+    assert heard(line, in_fork(line, breaks_off)) == [["end"]]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\xff\x00{}", b"{}", b"[]", b"null", b'["nothing"]', b'["report", 1, 2]', b'["end", 1]', b'["fault", null]',
+     b"[" * 100_000, b'[["report"], 1]'],
+)  # fmt: skip
+def test_what_no_test_says_is_not_believed(garbage: bytes) -> None:
+    with pytest.raises(Unreadable):
+        list(Reader().feed(garbage + b"\n"))
 
 
 def test_what_is_no_plain_data_goes_as_text() -> None:
-    ((_, data),) = told(("report", {"odd": ValueError("x"), "pair": (1, 2), (3, 4): "left out"}))
+    ((_, data, _),) = told(("report", {"odd": ValueError("x"), "pair": (1, 2), (3, 4): "left out"}, True))
     assert data == {"odd": "x", "pair": [1, 2]}
 
 
 def test_a_fork_of_the_sender_is_not_heard() -> None:
-    reading, writing = os.pipe()
-    line = Line(writing, in_step=False)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            line.send("end")
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
-    os.close(writing)
-    assert os.read(reading, 100) == b""
-    os.close(reading)
+    def forks(sender: Sender) -> None:
+        pid = os.fork()
+        sender.send("end") if pid == 0 else os.waitpid(pid, 0)
+
+    line = Line()
+    assert heard(line, in_fork(line, forks)) == []
 
 
 def test_reports_are_rebuilt() -> None:
@@ -71,7 +128,7 @@ def test_reports_are_rebuilt() -> None:
     }
     slim = forked_wire.slim(whole, known)
     assert not {"nodeid", "location", "keywords"} & slim.keys()
-    ((_, sent),) = told(("report", slim))
+    ((_, sent, _),) = told(("report", slim, False))
     assert forked_wire.restored(sent, known) == whole
     other = {**whole, "location": ("other.py", 1, "c")}
     assert forked_wire.restored(forked_wire.slim(other, known), known) == other
@@ -96,7 +153,7 @@ def test_warnings(given: Warning, category: type[Warning], text: str) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.warn(given, stacklevel=1)
-    ((_, plain),) = told(("warning", forked_wire.plain_warning(caught[0])))
+    ((_, plain, *_),) = told(("warning", forked_wire.plain_warning(caught[0]), "runtest", "", None))
     found = forked_wire.to_warning(plain)
     assert (found.category, str(found.message)) == (category, text)
     assert (found.filename, found.lineno) == (caught[0].filename, caught[0].lineno)

@@ -43,11 +43,8 @@ class Watchdog:
             self.start(real.clock() - begin)
 
     def start(self, gone: float = 0.0) -> None:
-        """Start it; `gone` seconds of its time are over."""
-        if self._seconds <= 0:
-            return
-        real.cancel_dump_traceback_later()
+        """Start it; `gone` seconds of its time are over. One whose time is over has barked in the fork."""
+        left = self._seconds - gone
         stderr: Any = self._config.stash.get(_faulthandler.fault_handler_stderr_fd_key, None)
-        if stderr is not None:
-            left = max(self._seconds - gone, 0.001)
+        if left > 0 and stderr is not None:
             real.dump_traceback_later(left, file=stderr, exit=self._exits)

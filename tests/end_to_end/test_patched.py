@@ -55,45 +55,51 @@ def test_after(): pass
 """
 
 
-def write(runs: Runs) -> None:
-    (runs.directory / "test_it.py").write_text(SUITE.format(names=NAMES), encoding="utf-8")
+def write(runs: Runs, names: list[str]) -> None:
+    (runs.directory / "test_it.py").write_text(SUITE.format(names=names), encoding="utf-8")
 
 
 def test_pytest_itself_gets_on_without_them(runs: Runs) -> None:
     """Else they would show nothing here."""
-    write(runs)
+    write(runs, NAMES)
     run = runs.pytest("-q", fenced=False)
     assert run.status == 0, run
     run.has(rf"^{2 * len(NAMES) + 1} passed")
 
 
+HALVES = pytest.mark.parametrize("names", [NAMES[::2], NAMES[1::2]], ids=["even", "odd"])
+"""As many as a run gets done in its time on a busy machine."""
+
+
+@HALVES
 @pytest.mark.parametrize("more", [(), ("-n", "2")], ids=["alone", "workers"])
 @pytest.mark.parametrize("scope", ["session", "test"])
-def test_whatever_a_test_replaces(runs: Runs, scope: str, more: tuple[str, ...]) -> None:
+def test_whatever_a_test_replaces(runs: Runs, names: list[str], scope: str, more: tuple[str, ...]) -> None:
     if more:
         runs.load("xdist.plugin")
-    write(runs)
+    write(runs, names)
     run = runs.pytest("-q", "-rA", f"--fence-scope={scope}", *more)
     assert run.status == 1, run
     wanted = ["PASSED test_it.py::test_after"]
-    wanted += [f"PASSED test_it.py::test_clean[{name}]" for name in NAMES]
-    wanted += [f"FAILED test_it.py::test_violates[{name}]" for name in NAMES]
+    wanted += [f"PASSED test_it.py::test_clean[{name}]" for name in names]
+    wanted += [f"FAILED test_it.py::test_violates[{name}]" for name in names]
     assert run.outcomes() == sorted(wanted)
-    assert run.out.count("E   call: connect 192.0.2.2:8/tcp") == len(NAMES), run
+    assert run.out.count("E   call: connect 192.0.2.2:8/tcp") == len(names), run
     assert "could not be read" not in run.out, run
     assert "INTERNALERROR" not in run.out + run.err, run
 
 
+@HALVES
 @pytest.mark.parametrize("mode", ["warn", "audit"])
 @pytest.mark.parametrize("scope", ["session", "test"])
-def test_modes_that_change_nothing(runs: Runs, scope: str, mode: str) -> None:
-    write(runs)
+def test_modes_that_change_nothing(runs: Runs, names: list[str], scope: str, mode: str) -> None:
+    write(runs, names)
     run = runs.pytest("-q", "-rA", f"--fence-scope={scope}", f"--fence-mode={mode}")
     assert run.status == 0, run
-    assert len(run.outcomes()) == 2 * len(NAMES) + 1
+    assert len(run.outcomes()) == 2 * len(names) + 1
     assert all(line.startswith("PASSED") for line in run.outcomes())
     if mode == "warn":
-        run.has(rf"{2 * len(NAMES) + 1} passed, \d+ warnings?")
+        run.has(rf"{2 * len(names) + 1} passed, \d+ warnings?")
     else:
         run.has("^=+ fence: .*notes? \\(audit")
 

@@ -20,6 +20,7 @@ from fence_core.untouched import real
 
 __all__ = ["Layer", "end", "fork"]
 
+_TOO_MANY = errno.E2BIG
 _NOT_A_RULESET = (errno.EBADF, errno.EBADFD)
 _SIGKILL = int(signal.SIGKILL)
 
@@ -45,7 +46,7 @@ class Layer:
         try:
             landlock.restrict_self(self.fd)
         except KernelCallError as error:
-            if error.errno == errno.E2BIG:
+            if error.errno == _TOO_MANY:
                 # Sixteen layers are there already, by sessions inside of sessions. Each only narrows, so those hold.
                 return
             if error.errno not in _NOT_A_RULESET:

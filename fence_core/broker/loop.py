@@ -137,6 +137,7 @@ class Broker:
         self.inside = InsideSockets()
         self.terminals = Terminals()
         self.unix = UnixSockets(self.after)
+        self.started = time.time()
         self.own_repositories: set[tuple[int, int]] = set()
         """Device and inode of each `.git` whose first configuration was put there inside: see `repositories.py`."""
         self.ties = Ties()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fence_core.broker.resolve import Located
     from fence_core.policy.decide import Judge
 
-__all__ = ["is_telling", "lets", "new_config", "objection", "objection_inside", "put"]
+__all__ = ["is_free_place", "is_telling", "lets", "new_config", "objection", "objection_inside", "put"]
 
 _PARTS = frozenset({"HEAD", "objects", "refs", "commondir", "config", "config.worktree", "hooks"})
 _OBEYED = frozenset({"config", "config.worktree", "commondir", "hooks"})
@@ -57,7 +57,7 @@ def lets(broker: Broker, process: Process, op: str, located: Located) -> bool:
     directory, _, name = rest.rpartition("/")
     if not _is_harmless(broker, f"{repository}/.git", directory, name, op, located):
         return False
-    return broker.allowed(process, Write(op, located.path, git="own"))
+    return broker.allowed(process, Write(op, located.path, known="own"))
 
 
 def _is_harmless(broker: Broker, repository: str, directory: str, name: str, op: str, located: Located) -> bool:
@@ -82,7 +82,7 @@ def _is_harmless(broker: Broker, repository: str, directory: str, name: str, op:
 def objection(broker: Broker, process: Process, op: str, located: Located) -> Write | None:
     """Why a name that the policy allows may not be changed: the request to refuse; None where it may."""
     path = located.path
-    if not is_telling(path) or op in _REMOVING or op in _OF_THE_FILE or _is_free(process, path):
+    if not is_telling(path) or op in _REMOVING or op in _OF_THE_FILE or is_free_place(process, path):
         return None
     parent, _, name = path.rpartition("/")
     in_hooks = parent.endswith("/hooks")
@@ -97,14 +97,14 @@ def objection(broker: Broker, process: Process, op: str, located: Located) -> Wr
             harmless = name.endswith(_SAMPLE) and op in _WRITING
         else:
             harmless = name not in _OBEYED or (name == "hooks" and op == "mkdir")
-        return None if harmless else Write(op, path, git="config" if name.startswith("config") else "hooks")
+        return None if harmless else Write(op, path, known="config" if name.startswith("config") else "hooks")
     if in_hooks and repository != parent:
         return None
     found.names.add(name)
     if not found.is_repository():
         return None
     what = found.obeyed(name)
-    return Write(op, path, git=what) if what else None
+    return Write(op, path, known=what) if what else None
 
 
 def objection_inside(judge: Judge, op: str, directory: int, path: str) -> Write | None:
@@ -113,11 +113,12 @@ def objection_inside(judge: Judge, op: str, directory: int, path: str) -> Write 
         return None
     found = _Directory(f"/proc/self/fd/{directory}/.")
     what = found.obeyed("HEAD") if found.is_repository() else ""
-    request = Write(op, f"{path}/{'config' if what == 'config' else 'hooks'}", git=what)
+    request = Write(op, f"{path}/{'config' if what == 'config' else 'hooks'}", known=what)
     return request if what and not judge.decide(request).allowed else None
 
 
-def _is_free(process: Process, path: str) -> bool:
+def is_free_place(process: Process, path: str) -> bool:
+    """Whether this lies in a directory for temporary files, where nobody works tomorrow."""
     return all(judge.is_scratch(path) for _, judge in process.account().judges)
 
 
@@ -189,7 +190,7 @@ def new_config(broker: Broker, process: Process, old: Located, new: Located) -> 
     git writes `config.lock` and renames that.
     """
     parent, _, name = new.path.rpartition("/")
-    if name != "config" or new.name != b"config" or not old.is_file or _is_free(process, new.path):
+    if name != "config" or new.name != b"config" or not old.is_file or is_free_place(process, new.path):
         return None
     dot = parent.endswith("/.git")
     if not dot and not _Directory(parent).is_repository():
@@ -198,7 +199,7 @@ def new_config(broker: Broker, process: Process, old: Located, new: Located) -> 
     identity = (status.st_dev, status.st_ino)
     if dot and os.path.lexists(new.path) and identity not in broker.own_repositories:
         return None
-    if not (process.may_write(old.path, "rename") and broker.allowed(process, Write("rename", new.path, git="own"))):
+    if not (process.may_write(old.path, "rename") and broker.allowed(process, Write("rename", new.path, known="own"))):
         return None
     try:
         text, like = _read(old.name, old.directory)

@@ -174,6 +174,25 @@ class UnixSockets:
         self._keep(os.dup(handle))
         return True
 
+    def is_of_others(self, status: os.stat_result, path: str) -> bool:
+        """Whether somebody outside has this socket file, as far as the kernel tells.
+
+        Not where nobody has it: suites remove what an earlier run has left.
+        """
+        if (status.st_dev, status.st_ino) in self._files:
+            return False
+        try:
+            inode = sockdiag.unix_socket_at(status.st_dev, status.st_ino)
+            return inode is not None and inode not in self._sockets
+        except (FenceUnavailable, KernelCallError, OSError):
+            pass
+        try:
+            with open("/proc/self/net/unix", "rb") as lines:
+                shown = os.fsencode(path).split(b"\n")[0]
+                return any(name == shown and inode not in self._sockets for inode, *_, name in _listed(lines.read()))
+        except OSError:
+            return False
+
     def has_abstract(self, asking: socket.socket, name: bytes, kind: int, tid: int) -> bool | None:
         """Whether the socket of this type with this abstract name, in the network of the socket that asks, was bound
         inside; None where nobody has the name. `tid`: of the thread that asks."""

@@ -32,7 +32,8 @@ def protect_early_modules(policy: Policy) -> Policy:
     if files.environment:
         return policy
     search = list(dict.fromkeys(os.path.abspath(entry) for entry in sys.path))
-    environment = list(dict.fromkeys([*_environment(search), *_other_environments(files.root)]))
+    others = _other_environments(files.root) if files.guards_environments else []
+    environment = list(dict.fromkeys([*_environment(search), *others]))
     # With `python -m pytest` these come first: the next run may be started so.
     for place in os.path.abspath("."), files.root:
         if place and place not in search:

@@ -259,9 +259,9 @@ class Compiler:
             for name in row.names:
                 if own_repositories and name.startswith(".git/"):
                     continue
-                tree.add("/**/" + name, Rule(kind, f'protected: "{name}": {row.reason} (built in{tail})'))
+                tree.add_name(name, Rule(kind, f'protected: "{name}": {row.reason} (built in{tail})'))
         for name in protected.containers():
-            tree.add("/**/" + name, Rule("container", f'protected: "{name}" holds protected names (built in)'))
+            tree.add_name(name, Rule("container", f'protected: "{name}" holds protected names (built in)'))
 
     def _resolve(self, path: str, link: Callable[[str], str | None]) -> str:
         # What these lead to is different for every process that asks.

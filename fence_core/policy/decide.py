@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal
 
-from fence_core.policy import domains, protected
+from fence_core.policy import domains, paths, protected
 from fence_core.policy.compiler import Compiler, Links
 from fence_core.policy.domains import Address, DomainError, DomainRules
+from fence_core.policy.model import FilesystemRules, Policy
 from fence_core.policy.record import Record
 from fence_core.policy.requests import (
     SOCK_TYPE_MASK,
@@ -30,7 +31,7 @@ from fence_core.policy.requests import (
 if TYPE_CHECKING:
     import os
 
-    from fence_core.policy.model import Entry, Policy
+    from fence_core.policy.model import Entry
     from fence_core.policy.requests import Request
     from fence_core.policy.tree import Tree
 
@@ -199,7 +200,7 @@ class Judge:
         path = request.path
         if not path.startswith("/"):
             return _impossible(f"no rule can allow it: {printable(path)} is no absolute path")
-        node = (self._of_own_repositories() if request.git == "own" else self._writes).node(path)
+        node = (self._of_own_repositories() if request.known == "own" else self._writes).node(path)
         if node.locked is not None:
             return Decision(False, node.locked.says, "protected", quiet=re.search(_BYTE_CODE, path) is not None)
         if node.protect is not None:
@@ -218,14 +219,21 @@ class Judge:
             return self._terminal(path)
         if node.devices and request.op != "open":
             return _impossible("no rule can allow it: devices, and files in /proc, may be opened for writing at most")
-        if request.git in ("config", "hooks") and not node.exempt:
-            lifts = request.git == "config"
+        if request.known in ("config", "hooks") and not node.exempt:
+            lifts = request.known == "config"
             if not (lifts and self._filesystem.allow_git_config):
                 tail = "; filesystem.allow_git_config would allow it" if lifts else ""
                 says = "protected: git takes its directory for a repository, and obeys what this makes it hold"
                 return Decision(False, f"{says} (built in{tail})", "protected")
         if _of_a_process_outside(path):
             return _impossible("no rule can allow it: it belongs to a process outside of the fence")
+        if request.known == "environment" and not self._names_environment(request.around, path):
+            says = "no rule in filesystem.allow_write names it, and rules for directories around it end at"
+            what = f"{printable(request.around)}: a Python environment, which is run without a fence (built in)"
+            return Decision(False, f"{says} {what}", "unlisted", quiet=re.search(_BYTE_CODE, path) is not None)
+        if request.known == "socket" and not self._names_file(path):
+            says = "the socket of a process outside: who replaces it is talked to in its place (built in)"
+            return Decision(False, f"no rule in filesystem.allow_write names it: {says}", "unlisted")
         if node.allow is not None:
             return Decision(True, node.allow.says)
         if request.op == "mkdir" and path in self._above:
@@ -240,6 +248,21 @@ class Judge:
             word = "who makes a user namespace needs it (or start Chromium with --no-sandbox)"
             answer = answer._replace(rule=f"{answer.rule}: {word}")
         return answer
+
+    def _names_file(self, path: str) -> bool:
+        """Whether a rule allows this very path, and not only what lies around it."""
+        return any(paths.literal_of(each.pattern or each.text) == path for each in self._filesystem.allow_write)
+
+    def _names_environment(self, place: str, path: str) -> bool:
+        """Whether this session does not mind environments, or a rule speaks of what is in this one."""
+        if not self._filesystem.guards_environments:
+            return True
+        inside = []
+        for entry in self._filesystem.allow_write:
+            fixed = paths.split_fixed(entry.pattern or entry.text)[0]
+            if f"{fixed}/".startswith(f"{place}/"):
+                inside.append(entry)
+        return bool(inside) and Judge(Policy(filesystem=FilesystemRules(tuple(inside)))).may_write(path)
 
     def is_scratch(self, path: str) -> bool:
         """Whether the path lies in a directory for temporary files, where protected names are free."""

@@ -108,6 +108,7 @@ def _filesystem(base: FilesystemRules, over: FilesystemRules) -> FilesystemRules
         locked=_add(base.locked, over.locked),
         environment=base.environment,
         early_names=base.early_names,
+        guards_environments=base.guards_environments,
         byte_code_dir=base.byte_code_dir,
         sources=_add_sources(base.sources, over.sources),
     )

@@ -99,6 +99,9 @@ class FilesystemRules(Record):
     """Directories and files of the Python that runs the tests: a rule for a directory around them ends there."""
     early_names: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Other directories where modules are looked for before a fence stands; names that no test may put there."""
+    guards_environments: bool = True
+    """Whether any virtual environment that was there before counts as one that somebody runs unfenced tomorrow; if not,
+    only what `environment` lists does."""
     byte_code_dir: str = ""
     """Where Python keeps all byte code (PYTHONPYCACHEPREFIX), if that is one place: no test may."""
     sources: Sources = ()

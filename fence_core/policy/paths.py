@@ -242,6 +242,14 @@ class PatternSet(Generic[T]):
             before = self.glob
             self.glob = glob if before is None else lambda name: before(name) or glob(name)
 
+    def add_name(self, name: str, value: T) -> None:
+        """Add a name without globs, or the last few components of a path, at any depth: as `add` of `/**/name`, but in
+        a fiftieth of the time. There are many of them."""
+        suffix = f"/{name}"
+        last = name.rpartition("/")[2]
+        self.names.add(last)
+        self._by_name.setdefault(last, []).append((lambda path: path.endswith(suffix), value))
+
     def add_path(self, path: str, value: T) -> None:
         """Add one path, taken literally."""
         path = path.rstrip("/")

@@ -30,6 +30,8 @@ class Protected(Record):
     """A setting of the policy that lifts the protection."""
 
 
+_LEFTHOOK = ("lefthook", ".lefthook", "lefthook-local", ".lefthook-local")
+
 PROTECTED = (
     Protected(
         (".bashrc", ".bash_profile", ".profile", ".zshrc", ".zprofile"),
@@ -91,6 +93,61 @@ PROTECTED = (
     Protected((".gitmodules",), "git fetches what it names", "fence, sandbox-runtime"),
     Protected((".ripgreprc",), "ripgrep takes a program to run from it", "fence, sandbox-runtime"),
     Protected((".vscode", ".idea"), "the editor runs tasks and programs that it names", "fence, sandbox-runtime"),
+    Protected(
+        (
+            ".dir-locals-2.el",
+            ".dir-locals.el",
+            ".devcontainer",
+            ".devcontainer.json",
+            ".exrc",
+            ".fleet",
+            ".helix",
+            ".lvimrc",
+            ".nvim.lua",
+            ".nvimrc",
+            ".vim",
+            ".vimrc",
+            ".zed",
+        ),
+        "the editor runs what it names or says",
+        "pytest-fence",
+    ),
+    Protected(
+        (".emacs", ".emacs.d", ".config/emacs", ".config/nvim", ".config/helix", ".config/zed"),
+        "the editor runs what it names or says",
+        "pytest-fence",
+    ),
+    Protected((".gdbinit", ".lldbinit", ".pdbrc"), "the debugger runs it when it starts", "pytest-fence"),
+    Protected(
+        (
+            ".husky",
+            ".githooks",
+            ".lefthook",
+            ".lefthook-local",
+            *(f"{name}.{kind}" for name in _LEFTHOOK for kind in ("yml", "yaml", "toml", "json", "jsonc")),
+            ".overcommit.yml",
+            ".pre-commit-config.yaml",
+            ".simple-git-hooks.json",
+        ),
+        "git's hooks run what it names or holds",
+        "pytest-fence",
+    ),
+    Protected((".hg/hgrc", ".hgrc", ".config/hg"), "Mercurial takes hooks and helper programs from it", "pytest-fence"),
+    Protected(
+        (".jj/repo/config.toml", ".jj/config.toml", ".jjconfig.toml", ".config/jj"),
+        "Jujutsu takes aliases and helper programs from it",
+        "pytest-fence",
+    ),
+    Protected(
+        (".mise.toml", "mise.toml", ".mise", ".config/mise", ".direnvrc", ".config/direnv"),
+        "mise or direnv runs it when somebody enters the directory",
+        "pytest-fence",
+    ),
+    Protected(
+        (".cargo/config", ".cargo/config.toml", ".npmrc", ".yarnrc", ".yarnrc.yml", ".pnpmfile.cjs", "bunfig.toml"),
+        "the package manager runs programs that it names",
+        "pytest-fence",
+    ),
     Protected((".mcp.json",), "coding agents start the servers that it names", "fence, sandbox-runtime"),
     Protected(
         (".claude/commands", ".claude/agents"), "coding agents follow what is written there", "fence, sandbox-runtime"
@@ -108,6 +165,24 @@ PROTECTED = (
             ".cursorrules",
             ".codex/config.toml",
             ".gemini/settings.json",
+            ".aider.conf.yml",
+            ".clinerules",
+            ".continue",
+            ".github/copilot-instructions.md",
+            ".github/instructions",
+            ".kiro",
+            ".opencode",
+            ".roo",
+            ".roorules",
+            ".windsurf",
+            ".windsurfrules",
+            "AGENTS.md",
+            "AGENTS.override.md",
+            "CLAUDE.local.md",
+            "CLAUDE.md",
+            "GEMINI.md",
+            "opencode.json",
+            "opencode.jsonc",
         ),
         "coding agents follow or run what is written there",
         "pytest-fence",

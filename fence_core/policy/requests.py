@@ -206,19 +206,21 @@ class Write(_Asked):
     chown, utime, setxattr, removexattr, chattr (the flags that chattr(1) sets), bind. `open` is what reports call
     "write"; `create` is an open that makes the file, `terminal` one of a terminal that is neither this run's nor was
     opened inside. `toward`: of a directory, the one below it that the program wants to make, where it has said so.
-    `git`: what somebody who looked at the disk knows of the repository that it lies in: `own`, that tests made it and
-    that git obeys nothing of what is done; `config` or `hooks`, that it would.
+    `known`: what somebody who looked at the disk knows of it. `own`: it lies in a repository of git that tests made,
+    and git obeys nothing of what is done; `config`, `hooks`: git would. `environment`: it belongs to a virtual
+    environment (at `around`) that was there before the run. `socket`: it is one on which somebody outside listens.
     """
 
     kind = "write"
-    __slots__ = ("op", "path", "toward", "git")  # noqa: RUF023
+    __slots__ = ("op", "path", "toward", "known", "around")  # noqa: RUF023
     op: str
     path: str
     toward: str
-    git: str
+    known: str
+    around: str
 
-    def __init__(self, op: str, path: str, toward: str = "", git: str = "") -> None:
-        self._set(op, path, toward, git)
+    def __init__(self, op: str, path: str, toward: str = "", *, known: str = "", around: str = "") -> None:
+        self._set(op, path, toward, known, around)
 
     def at(self, path: str) -> Write:
         """The same of another path."""

@@ -138,6 +138,9 @@ class Tree:
     def add(self, pattern: str, rule: Rule) -> None:
         self._patterns.add(pattern, rule)
 
+    def add_name(self, name: str, rule: Rule) -> None:
+        self._patterns.add_name(name, rule)
+
     def add_path(self, path: str, rule: Rule) -> None:
         self._patterns.add_path(path, rule)
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fence_core.broker import repositories
+from fence_core.broker import repositories, surroundings
 from fence_core.broker.native_errno import Credentials, native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value
 from fence_core.broker.resolve import ASK_KERNEL, Located, plain_text
@@ -63,7 +63,7 @@ def is_free(broker: Broker, process: Process, op: str, raw: bytes) -> bool:
     return (
         path is not None
         and broker.ceiling.covers(path)
-        and not repositories.is_telling(path)
+        and not surroundings.is_telling(op, path)
         and process.may_write(path, op)
         and broker.resolver.is_straight(raw)
     )
@@ -173,7 +173,7 @@ def entry(broker: Broker, tid: int, op: str, dirfd: int, address: int, act: Call
             if refused != CONTINUE:
                 return refused
     else:
-        objection = repositories.objection(broker, process, op, located)
+        objection = surroundings.objection(broker, process, op, located, gets=op not in ("unlink", "rmdir"))
         if objection is not None:
             refused = refusal(broker, process, tid, op, located, asked=objection)
             if refused != CONTINUE:

@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fence_core.broker import repositories
+from fence_core.broker import repositories, surroundings
 from fence_core.broker.handlers.acting import DIRECTORY_ENDS, judged_path, perform, refusal, through_a_stranger
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
 from fence_core.broker.reply import CONTINUE, Reply
@@ -133,11 +133,13 @@ def change(
     reasons of its own; 0 where it would not.
     """
     handle = located.handle
-    if not (_may_change(broker, process, op, located) or repositories.lets(broker, process, op, located)):
+    may = _may_change(broker, process, op, located) or repositories.lets(broker, process, op, located)
+    asked = surroundings.objection(broker, process, op, located, gets=False) if may and located.is_file else None
+    if not may or asked is not None:
         if borrowed and fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_PATH:
             return errno.EBADF
         answer = refused(handle, borrowed) if refused is not None else 0
-        answer = answer or refusal(broker, process, tid, op, located)
+        answer = answer or refusal(broker, process, tid, op, located, asked=asked)
         if answer != CONTINUE:
             return answer
     return perform(broker, tid, lambda: act(handle, borrowed))

@@ -11,7 +11,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from fence_core.broker import opener, repositories
+from fence_core.broker import opener, repositories, surroundings
 from fence_core.broker.handlers import reads, terminals
 from fence_core.broker.handlers.acting import (
     DIRECTORY_ENDS,
@@ -130,7 +130,7 @@ def _open_located(
     if op == "open" and flags & os.O_CREAT and not process.may_write(judged, "mknod") and not _exists(located):
         op = "create"  # in the place of a device, which may be opened only
     may = not located.is_file or process.may_write(judged, op) or repositories.lets(broker, process, op, located)
-    asked = repositories.objection(broker, process, op, located) if may and located.is_file else None
+    asked = surroundings.objection(broker, process, op, located) if may and located.is_file else None
     if not may or asked is not None:
         if flags & os.O_CREAT and not flags & (CHANGES & ~os.O_CREAT | os.O_EXCL) and _exists(located):
             # It changes nothing where the file exists; were it gone by then, Landlock would make none.

@@ -6,7 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from fence_core.broker import repositories
+from fence_core.broker import repositories, surroundings
 from fence_core.broker.handlers import trees
 from fence_core.broker.handlers.acting import DIRECTORY_ENDS, judged_path, perform, unresolved
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, Arguments, signed
@@ -82,7 +82,7 @@ def _rename_config(broker: Broker, tid: int, config: repositories.NewConfig, old
 def _is_free(broker: Broker, process: Process, old: bytes, new: bytes) -> bool:
     """As `acting.is_free`, for a rename."""
     before, after = plain_text(old), plain_text(new)
-    if before is None or after is None or repositories.is_telling(after):
+    if before is None or after is None or surroundings.is_telling_move(before, after):
         return False
     if not (broker.ceiling.covers(before) and broker.ceiling.covers(after) and process.may_rename(before, after)):
         return False
@@ -123,8 +123,8 @@ def _judge(
         # opened only, as a device may be, but changed: it gets a link more.
         means = "chmod" if located is old and op == "link" else op
         if not located.is_file or process.may_write(judged_path(broker, process, located.path), means):
-            gets_the_name = located is new or flags & names.RENAME_EXCHANGE
-            asked = repositories.objection(broker, process, op, located) if gets_the_name else None
+            gets = located is new or bool(flags & names.RENAME_EXCHANGE)
+            asked = surroundings.objection(broker, process, op, located, gets=gets)
             if asked is None:
                 continue
         else:

@@ -100,4 +100,4 @@ def test_requests_are_frozen() -> None:
     request = Write("open", "/x")
     with pytest.raises(AttributeError, match="frozen"):
         request.path = "/y"
-    assert repr(request) == "Write(op='open', path='/x', toward='', git='')"
+    assert repr(request) == "Write(op='open', path='/x', toward='', known='', around='')"

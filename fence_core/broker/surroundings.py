@@ -36,7 +36,8 @@ _TAKEN = "/.venv"
 _OF_THE_FILE = frozenset({"chmod", "chown", "utime"})
 _RUN_FROM = ("bin", "lib", "lib64", _MARK)
 _ENTRIES_MAX = 256
-_MAKING = frozenset({"open", "create", "mkdir", "symlink", "mknod"})
+_HARMLESS_TO_SOCKETS = frozenset({"open", "create", "mkdir", "symlink", "mknod", "link"})
+"""They make a name, and change nothing of one that is there."""
 
 
 def is_telling(op: str, path: str) -> bool:
@@ -110,8 +111,8 @@ def _is_socket(path: str) -> bool:
 
 
 def _of_socket(broker: Broker, process: Process, op: str, located: Located) -> Write | None:
-    if op in _MAKING:
-        return None  # there is something of that name already
+    if op in _HARMLESS_TO_SOCKETS:
+        return None
     try:
         status = os.fstat(located.handle) if located.handle >= 0 else os.lstat(located.path)
     except OSError:

@@ -224,7 +224,7 @@ class Write(_Asked):
 
     def at(self, path: str) -> Write:
         """The same of another path."""
-        return Write(self.op, path, self.toward, self.git)
+        return Write(self.op, path, self.toward, known=self.known, around=self.around)
 
     def describe(self) -> str:
         verb = "write" if self.op in ("open", "create", "terminal") else self.op

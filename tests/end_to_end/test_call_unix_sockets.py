@@ -46,13 +46,9 @@ def test_host_by_a_hard_link(tmp_path):
     with pytest.raises(PermissionError):
         connect(str(tmp_path / "link"))
 
-def test_host_renamed_and_back(tmp_path):
-    os.rename(PATH, tmp_path / "mine")
-    try:
-        with pytest.raises(PermissionError):
-            connect(str(tmp_path / "mine"))
-    finally:
-        os.rename(tmp_path / "mine", PATH)
+def test_host_renamed(tmp_path):
+    with pytest.raises(PermissionError):
+        os.rename(PATH, tmp_path / "mine")
 
 def test_host_relative(monkeypatch):
     monkeypatch.chdir(os.path.dirname(PATH))
@@ -102,10 +98,10 @@ def test_inside_by_another_process(tmp_path, monkeypatch):
         run.refused("test_host_by_a_link", what)
         run.refused("test_host_relative", what)
         run.refused("test_host_by_a_program", what, by=[Path(sys.executable).name])
-        for test, name in ("test_host_by_a_hard_link", "link"), ("test_host_renamed_and_back", "mine"):
-            (found,) = run.attempts(test)
-            assert found.what.startswith("connect unix:/"), run
-            assert found.what.endswith(f"/{name}"), run
+        (found,) = run.attempts("test_host_by_a_hard_link")
+        assert found.what.startswith("connect unix:/"), run
+        assert found.what.endswith("/link"), run
+        run.refused("test_host_renamed", f"rename {path}")
         run.clean("test_nobody", "test_host_allowed", "test_inside", "test_inside_by_another_process")
     assert f'allow_unix_sockets=["{path.name}"]' in run.out
 

@@ -171,8 +171,10 @@ class InsideSockets:
         return found
 
     def is_in_ours(self, sock: socket.socket) -> bool:
-        found = self.network(sock)
-        return found == self._network and (found != UNKNOWN_NETWORK or not self.others_make_sockets)
+        return self._is_ours(self.network(sock))
+
+    def _is_ours(self, network: int) -> bool:
+        return network == self._network and (network != UNKNOWN_NETWORK or not self.others_make_sockets)
 
     def note_quiet_bind(self, socket_inode: int, request: Bind) -> None:
         """This socket is bound to what the rules do not allow: it is asked about, in these words, when it listens."""
@@ -206,7 +208,7 @@ class InsideSockets:
     def add_port(self, bound: socket.socket, proto: str) -> None:
         """Of two addresses with the same port one may be a service of this host."""
         network = self.network(bound)
-        ours = self.is_in_ours(bound)
+        ours = self._is_ours(network)
         if network == UNKNOWN_NETWORK and not ours:
             return
         host, port = bound.getsockname()[:2]
@@ -226,24 +228,22 @@ class InsideSockets:
         `sender`: who asks; None: one of the fence's own.
         """
         network = self.network(sender)
-        if sender is None or self.is_in_ours(sender):
-            there = self._receiver(host, port, proto, sender)
-            if there is not None:
-                return there in self._ours and (port, proto) not in self._shared
-        elif network == UNKNOWN_NETWORK:
+        wildcard, here = _NAMES_OF_LOOPBACK[":" in host]
+        if host == wildcard:
+            host = here
+        places = self._places
+        if (network, wildcard, port, proto) not in places and (network, host, port, proto) not in places:
             return False
-        wildcard, here = ("::", "::1") if ":" in host else ("0.0.0.0", "127.0.0.1")
-        if (network, wildcard, port, proto) in self._places:
-            return True
-        return (network, here if host == wildcard else host, port, proto) in self._places
+        if sender is not None and not self._is_ours(network):
+            return network != UNKNOWN_NETWORK
+        there = self._receiver(host, port, proto, sender)
+        return there is None or (there in self._ours and (port, proto) not in self._shared)
 
     @staticmethod
     def _receiver(host: str, port: int, proto: str, sender: socket.socket | None) -> int | None:
         """The socket that would be reached, by its inode; None if there is none, or the kernel does not tell."""
         if proto not in ("tcp", "udp"):
             return None
-        if is_wildcard(host):
-            host = _LOOPBACK[":" in host]
         source = _LOOPBACK[":" in host], 0
         if sender is not None and proto == "udp":
             # A connected socket takes messages from its peer only.
@@ -273,6 +273,7 @@ class InsideSockets:
 
 
 _LOOPBACK = ("127.0.0.1", "::1")
+_NAMES_OF_LOOPBACK = (("0.0.0.0", "127.0.0.1"), ("::", "::1"))
 _TCP_LISTEN = "0A"
 
 

@@ -196,10 +196,12 @@ def unix_socket_named(abstract: bytes, kind: int | None = None) -> int | None:
 _AF_INET, _AF_INET6 = 2, 10
 _TCP, _UDP = 6, 17
 _LOOPBACK_IFINDEX = 1  # in every network namespace (include/net/net_namespace.h)
-_INET_REQUEST = struct.Struct("=BBBBI2s2s16s16sIII")
-"""struct inet_diag_req_v2: family, protocol, extensions, padding, states; struct inet_diag_sockid: source and
-destination port, source and destination address, interface, cookie in two halves."""
+_INET_REQUEST_SIZE = 56
+_INET_REQUEST = struct.Struct("=IHHIIBBBBI2s2s16s16sIII")
+"""struct nlmsghdr; struct inet_diag_req_v2: family, protocol, extensions, padding, states; struct inet_diag_sockid:
+source and destination port, source and destination address, interface, cookie in two halves."""
 _ANY_COOKIE = 0xFFFFFFFF
+_ANSWER = 4096
 _INODE_AT = 68  # idiag_inode in struct inet_diag_msg, include/uapi/linux/inet_diag.h
 
 
@@ -248,15 +250,15 @@ def _look_up(receiver: tuple[str, int], sender: tuple[str, int], *, udp: bool) -
     )
     if udp:  # whose look-up has the two the other way round (udp_dump_one, net/ipv4/udp_diag.c)
         there, here = here, there
-    body = _INET_REQUEST.pack(
+    request = _INET_REQUEST.pack(
+        _NLMSGHDR.size + _INET_REQUEST_SIZE, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0,
         family, _UDP if udp else _TCP, 0, 0, 0xFFFFFFFF,
         there[0], here[0], there[1], here[1], _LOOPBACK_IFINDEX, _ANY_COOKIE, _ANY_COOKIE,
     )  # fmt: skip
-    head = _NLMSGHDR.pack(_NLMSGHDR.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0)
     try:
         line = _line()
-        line.send(head + body)
-        data = line.recv(_BUFFER)
+        line.send(request)
+        data = line.recv(_ANSWER)
     except OSError:
         return None
     if _NLMSGHDR.unpack_from(data)[1] != _SOCK_DIAG_BY_FAMILY:

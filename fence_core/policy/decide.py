@@ -68,6 +68,7 @@ class Judge:
         "_above", "_absent", "_allowed", "_compiler", "_denied", "_filesystem", "_hosts", "_named", "_network",
         "_outbound", "_own", "_reads", "_secrets", "_sockets", "_sources", "_spoken_of", "_writable", "_writes",
         "loopback_is_free",
+        "loopback_is_open",
         "places",
     )  # fmt: skip
 
@@ -88,6 +89,8 @@ class Judge:
         )  # fmt: skip
         self.loopback_is_free = self._outbound and not network.allow_local_outbound_ports
         """Whether it makes no difference which ports were opened inside, but for what `denied_domains` says."""
+        self.loopback_is_open = self.loopback_is_free and not self._denied.may_match_loopback()
+        """Whether `decide` surely allows to connect to any port of loopback."""
         compiler = Compiler(policy.filesystem, links or Links())
         self._compiler = compiler
         self._own: Tree | None = None

@@ -300,6 +300,10 @@ class DomainRules:
             return _first(self._names.get("localhost"), port)
         return None
 
+    def may_match_loopback(self) -> bool:
+        """Whether some rule could cover an address of loopback; if not, none does."""
+        return bool(self._networks) or "localhost" in self._names
+
     def match_name(self, name: str, port: int | None = None) -> Entry | None:
         """The first rule that covers this canonical name, exact ones first. Without a port: a rule for any port."""
         found = _first(self._names.get(name), port)

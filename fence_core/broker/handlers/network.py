@@ -342,13 +342,20 @@ def judge_destination(
         refused = broker.refuse(process, tid, OWN_INTERFACE, errno.EPERM, reason=WHY_NO_INTERFACE)
         if refused:
             return refused
-    if not broker.allowed(process, request) and not (loopback and _is_inside(broker, borrowed, address.host, port)):
+    if loopback and port not in RESOLVER_PORTS and _loopback_is_open(process):
+        return given[:2] + address.raw[2:]
+    if not (loopback and _is_inside(broker, borrowed, address.host, port)) and not broker.allowed(process, request):
         if not sends and _sends_later(broker, process, borrowed, request):
             return Unsent(request, address)
         refused = broker.refuse(process, tid, request, errno.EACCES)
         if refused:
             return refused
     return given[:2] + address.raw[2:]  # with the family as it came: AF_UNSPEC dissolves
+
+
+def _loopback_is_open(process: Process) -> bool:
+    """Whether every policy in force surely lets this process reach any port of loopback: what most do."""
+    return all(judge.loopback_is_open for _, judge in process.account().judges)
 
 
 def _sends_later(broker: Broker, process: Process, borrowed: Borrowed, request: Connect) -> bool:
@@ -358,8 +365,8 @@ def _sends_later(broker: Broker, process: Process, borrowed: Borrowed, request: 
 
 
 def _is_inside(broker: Broker, borrowed: Borrowed, host: str, port: int) -> bool:
-    """Whether whoever answers at this loopback address is one of ours. Asked only where the policy does not allow to
-    reach others: it costs a question to the kernel."""
+    """Whether whoever answers at this loopback address is one of ours. Asked only where not all of loopback is open: it
+    costs a question to the kernel."""
     return port not in RESOLVER_PORTS and broker.inside.has_port(host, port, borrowed.proto, borrowed.socket)
 
 

@@ -163,12 +163,13 @@ def tie_server(broker: Broker, process: Process, borrowed: Borrowed) -> int:
     """A TCP socket that is about to listen: tied, unless its port is exposed. The error number if it cannot be.
 
     To an address of this machine that is not loopback's, nobody comes by way of a tie, this machine included
-    (ip_route_output_key_hash_rcu, net/ipv4/route.c): there a filter drops what comes from others.
+    (ip_route_output_key_hash_rcu, net/ipv4/route.c): there a filter drops what comes from others, if the kernel lets
+    this user have one on TCP (Linux 6.18 does not).
     """
-    if not borrowed.is_inet or not broker.enforcing(process) or not broker.inside.is_in_ours(borrowed.socket):
+    if not borrowed.is_inet or tied_to(borrowed.socket) == LOOPBACK_IFINDEX:
         return 0
     host, port = borrowed.socket.getsockname()[:2]
-    if is_exposed(process, port) or tied_to(borrowed.socket) == LOOPBACK_IFINDEX:
+    if is_exposed(process, port) or not broker.enforcing(process) or not broker.inside.is_in_ours(borrowed.socket):
         return 0
     own = lists_addresses(process) and not is_loopback(host.removeprefix("::ffff:"))
     if own and (broker.ties.is_shut(borrowed.fd) or not _lock_filter(broker, borrowed.fd, _LOOPBACK_ONLY)):

@@ -246,3 +246,33 @@ def test_b(): pass
     )
     run = runs.pytest("-q", "-rA", "--fence-scope=test", "-p", "no:randomly")
     assert run.outcomes() == ["FAILED test_it.py::test_slow", "PASSED test_it.py::test_a", "PASSED test_it.py::test_b"]
+
+
+@pytest.mark.parametrize("more", [(), ("-n", "2"), ("--fence-scope=test",)], ids=["session", "workers", "test"])
+@pytest.mark.parametrize("name", ["os.open", "os.read", "os.write", "json.loads", "json.dumps", "builtins.open"])
+def test_what_is_never_put_back(runs: Runs, name: str, more: tuple[str, ...]) -> None:
+    """It stands while the session is ended and its summary made; what pytest itself needs then is left out."""
+    if "-n" in more:
+        runs.load("xdist.plugin")
+    module, attribute = name.split(".")
+    (runs.directory / "test_it.py").write_text(
+        f"""
+import {module}, socket
+
+def replaced(*args, **kwargs):
+    raise OSError(5, "replaced by a test")
+
+def test_leaves_it():
+    sock = socket.socket()
+    {module}.{attribute} = replaced
+    sock.connect_ex(("192.0.2.2", 8))
+    sock.close()
+""",
+        encoding="utf-8",
+    )
+    run = runs.pytest("-q", "-rA", "-p", "no:cacheprovider", *more)
+    assert run.status == 1, run
+    assert run.outcomes() == ["FAILED test_it.py::test_leaves_it"], run
+    run.has("^=+ fence: 1 violation in 1 test", "E   call: connect 192.0.2.2:8/tcp")
+    assert "cannot be read" not in run.out + run.err, run
+    assert "INTERNALERROR" not in run.out + run.err, run

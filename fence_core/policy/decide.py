@@ -203,6 +203,8 @@ class Judge:
         path = request.path
         if not path.startswith("/"):
             return _impossible(f"no rule can allow it: {printable(path)} is no absolute path")
+        if request.op == "mknod device":
+            return _impossible("no rule can allow it: a device node is a way to everything behind it")
         node = (self._of_own_repositories() if request.known == "own" else self._writes).node(path)
         if node.locked is not None:
             return Decision(False, node.locked.says, "protected", quiet=re.search(_BYTE_CODE, path) is not None)

@@ -431,3 +431,9 @@ def test_directories_above_what_is_allowed_may_be_made() -> None:
     for path in ("/home/ci/a/x", "/dev/z", "/srv2", "/"):
         assert not it.may_write(path, op), path
         assert not it.decide(Write(op, path)).allowed
+
+
+def test_the_judge_knows_that_no_device_is_made() -> None:
+    answer = judge(allow_write=["/"]).decide(Write("mknod device", "/srv/x"))
+    assert (answer.allowed, answer.why) == (False, "impossible")
+    assert judge(allow_write=["/"]).decide(Write("mknod", "/srv/x")).allowed

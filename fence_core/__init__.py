@@ -15,4 +15,7 @@ package        what it holds
 =============  ==============================================================
 
 Importing this package imports none of them: a run without a fence must not pay for one.
+
+To pytest: PYTEST_DONT_REWRITE. It is imported past the rewriting of assertions (`pytest_fence.imports`), of which
+every later session in the same process would warn.
 """

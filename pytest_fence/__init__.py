@@ -1,4 +1,7 @@
-"""pytest-fence: a fence around your tests. Public names only; the hooks are in `pytest_fence.plugin`."""
+"""pytest-fence: a fence around your tests. Public names only; the hooks are in `pytest_fence.plugin`.
+
+To pytest: PYTEST_DONT_REWRITE, as in `fence_core`.
+"""
 
 from __future__ import annotations
 

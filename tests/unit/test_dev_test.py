@@ -54,6 +54,8 @@ def suite(pytester: pytest.Pytester, dev: ModuleType, monkeypatch: pytest.Monkey
     monkeypatch.setattr(dev, "ROOT", pytester.path)
     monkeypatch.setattr(dev, "setup", lambda *extras, newest: Path(sys.executable))
     monkeypatch.delenv("FENCE_FLAKY", raising=False)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # many runs of nothing
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p xdist.plugin")
     return pytester
 
 

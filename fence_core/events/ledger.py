@@ -125,12 +125,12 @@ class Ledger:
 
         `repeats`: the same attempt as one just counted, made again by something below the program (a resolver).
 
-        An attempt equal to one already fetched for a report is a new record: a test that is run again must be
-        reported again.
+        An attempt equal to one that was fetched for a report, or shown to the user, is a new record: a test that is
+        run again must be reported again, and what happens later happens at another line.
         """
         key = (worker, nodeid, phase, what, program)
         record = self._open.get(key)
-        if record is not None and not record.taken:
+        if record is not None and not record.taken and (repeats or not record.settled):
             record.count += not repeats
             return record, False
         record = Record(

@@ -326,8 +326,14 @@ class Supervisor:
         self._broker.recorder.collect()
         ledger = self._broker.recorder.ledgers[0]
         unsettled = ledger.unsettled()
-        if not unsettled and self._claims_success() and any(record.mode == "enforce" for record in ledger.records):
-            unsettled = ledger.records  # whoever said that they were shown did not let pytest end as it does then
+        failing = sum(record.mode == "enforce" for record in ledger.records)
+        if failing and not unsettled and self._claims_success():
+            # A script that called pytest and went on; or somebody only said that they were shown: so name the first.
+            first = next(record for record in ledger.records if record.mode == "enforce")
+            self._say(
+                f"fence: the script ended with {os.WEXITSTATUS(self._status or 0)} although the run failed; its exit "
+                f"status is 1 now ({_line(first)}{f'; and {failing - 1} more' if failing > 1 else ''})"
+            )
         if unsettled:
             self._say("fence: not shown above, since it happened when the session was over or could not report:")
             for record in unsettled[:50]:

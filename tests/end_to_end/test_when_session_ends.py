@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
+import pytest
+
 from tests.end_to_end.caught import Fenced
+from tests.end_to_end.support import Runs
 
 CONNECT = """
 import socket
@@ -101,3 +106,67 @@ def test_never():
     )
     assert run.status == 9
     assert WHAT in run.out
+
+
+def test_each_moment_with_its_own_line(fenced: Fenced) -> None:
+    """The same target once more, when the first was shown already: another line, and counted from there."""
+    run = fenced.run(
+        "def test_fine(): pass",
+        files={
+            "conftest.py": CONNECT
+            + """
+import atexit
+
+def pytest_sessionfinish():
+    call_home()
+
+def pytest_unconfigure():
+    call_home()
+    call_home()
+    atexit.register(call_home)
+"""
+        },
+    )
+    summary, title, late = run.out.partition("after the summary")
+    assert title, run
+    assert "in pytest_sessionfinish" in summary, run
+    assert "in pytest_unconfigure" not in summary
+    assert "in pytest_unconfigure" in late
+    assert "in pytest_sessionfinish" not in late
+    assert f"{WHAT}, 2 times" in late
+    (told,) = [line for line in run.err.splitlines() if WHAT in line]
+    assert "times" not in told, run
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        ("", 0),
+        ("sys.exit(0)", 0),
+        ("os._exit(0)", 0),
+        ("sys.exit(5)", 5),
+        ("sys.exit(7)", None),
+        ("sys.exit(status)", None),
+    ],
+)
+def test_script_that_goes_on(runs: Runs, end: str, status: int | None) -> None:
+    """What was reported is not told again; that the script took no notice is."""
+    (runs.directory / "test_it.py").write_text(
+        "import socket\ndef test_a():\n    with socket.socket() as s: s.connect_ex(('198.51.100.7', 443))\n"
+    )
+    (runs.directory / "script.py").write_text(
+        "import os, sys, pytest\nstatus = pytest.main(['--fence', '-p', 'pytest_fence.plugin'])\nsys.stdout.flush()\n"
+        + end
+    )
+    ended = runs.command(sys.executable, "script.py")
+    assert WHAT in ended.out
+    assert "not shown above" not in ended.err
+    if status is None:
+        assert (ended.status, ended.err) == (7 if "7" in end else 1, "")
+        return
+    assert ended.status == 1
+    (line,) = ended.err.splitlines()
+    assert line.startswith(
+        f"fence: the script ended with {status} although the run failed; its exit status is 1 now (test_it.py::test_a: "
+        f"{WHAT}; no rule in network.allowed_domains allows it"
+    ), ended

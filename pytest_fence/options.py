@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ _PATH_OPTIONS = (
     "xmlpath",
 )
 _COVERAGE_FILES = ("xml", "html", "json", "lcov", "annotate", "markdown", "markdown-append")
+_COVERAGE_DEFAULTS = {"xml": "xml:output", "html": "html:directory", "json": "json:output", "lcov": "lcov:output"}
+"""Where coverage's configuration says what a report is called that `--cov-report` gives no name."""
 
 
 def choose(config: pytest.Config) -> engine.Config | None:
@@ -137,7 +140,7 @@ def _from_options(options: argparse.Namespace) -> Iterator[str]:
     for name in _PATH_OPTIONS:
         value = getattr(options, name, None)
         if isinstance(value, str) and value:
-            yield value
+            yield value.removeprefix("file://")  # as pytest-benchmark spells its storage
     # pytest-benchmark opens the file while the options are parsed.
     opened = getattr(getattr(options, "benchmark_json", None), "name", None)
     if isinstance(opened, str):
@@ -147,6 +150,27 @@ def _from_options(options: argparse.Namespace) -> Iterator[str]:
         for kind in _COVERAGE_FILES:
             if isinstance(reports.get(kind), str):
                 yield reports[kind]
+    yield from _from_coverage(options, reports if isinstance(reports, dict) else {})
+
+
+def _from_coverage(options: argparse.Namespace, reports: Mapping[str, object]) -> Iterator[str]:
+    """The data file, and the reports without a name, as coverage's own configuration has them, or its defaults."""
+    given = getattr(options, "cov_source", None)
+    if (not given or getattr(options, "no_cov", False)) and "coverage" not in sys.modules:
+        return
+    try:
+        import coverage
+
+        measured = coverage.Coverage.current()
+        if measured is None and given:
+            measured = coverage.Coverage(config_file=getattr(options, "cov_config", None) or True)
+        if measured is None:
+            return
+        wanted = [key for kind, key in _COVERAGE_DEFAULTS.items() if kind in reports and not reports[kind]]
+        found = [measured.get_option(key) for key in ("run:data_file", *wanted)]
+    except Exception:
+        return  # pytest-cov says what is wrong with the configuration
+    yield from (text for text in found if isinstance(text, str) and text)
 
 
 def _from_ini(config: pytest.Config) -> Iterator[str]:

@@ -236,7 +236,7 @@ class WarnOutsideTests:
             frame = view.culprit(violation.stack)
             try:
                 warnings.warn_explicit(
-                    FenceWarning(f"{terminal.place(violation)}: {warning_text(violation)}"),
+                    FenceWarning(f"{terminal.place(violation)}: {warning_text(violation, view)}"),
                     None,
                     frame.path if frame else __file__,
                     frame.line if frame else 1,

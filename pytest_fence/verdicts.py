@@ -55,7 +55,7 @@ class Verdicts:
         """Whether it remained a warning. Not by `item.warn`, which knows no line but the first of the test."""
         crash = self._crash(item, [violation], "")
         try:
-            real.warn_explicit(FenceWarning(warning_text(violation)), None, crash.path, crash.lineno)
+            real.warn_explicit(FenceWarning(warning_text(violation, self._view)), None, crash.path, crash.lineno)
         except FenceWarning:
             return False
         return True
@@ -67,11 +67,13 @@ class Verdicts:
             report.sections.append((SECTION, "\n".join(line.text for line in lines)))
             return
         report.outcome = "failed"
-        report.longrepr = self._failure(item, failing, excuse)
+        report.longrepr = self._failure(item, report, failing, excuse)
         if hasattr(report, "wasxfail"):
             del report.wasxfail
 
-    def _failure(self, item: pytest.Item, failing: Sequence[engine.Violation], excuse: str) -> ReprExceptionInfo:
+    def _failure(
+        self, item: pytest.Item, report: pytest.TestReport, failing: Sequence[engine.Violation], excuse: str
+    ) -> ReprExceptionInfo:
         message = terminal.headline(failing)
         crash = self._crash(item, failing, message)
         # There pytest 9 prints the whole of each failure as well. The option belongs to the terminal plugin.
@@ -83,6 +85,8 @@ class Verdicts:
             notes.append(f"... and {len(failing) - terminal.PER_PLACE_MAX} more in this test")
         if excuse:
             notes.append(f"({excuse}; that excuses nothing)")
+        elif report.when == "setup":
+            notes.append("(the test was not run; --fence-mode=warn shows in one run what would come next)")
         if notes:
             entries.append(_entry([f"E   {note}" for note in notes]))
         return ReprExceptionInfo(reprtraceback=ReprTraceback(entries, None, "short"), reprcrash=crash)
@@ -128,10 +132,10 @@ def fail_unread(item: pytest.Item, report: pytest.TestReport, error: Exception) 
         del report.wasxfail
 
 
-def warning_text(violation: engine.Violation) -> str:
+def warning_text(violation: engine.Violation, view: View) -> str:
     """One violation as a warning: what, why, and the smallest change."""
     text = f"{terminal.what(violation)}: {escape(violation.rule)}"
-    lines = next(iter(terminal.remedies(violation)), "").splitlines()
+    lines = next(iter(terminal.remedies(violation, view)), "").splitlines()
     return f"{text}\n  to allow it: " + "\n               ".join(map(escape, lines)) if lines else text
 
 

@@ -16,6 +16,17 @@ FRAMES_MAX = 8
 _FALLBACK_FRAMES = 3
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _CALL = ast.Call
+_XUNIT = {
+    "setup_module": "module",
+    "teardown_module": "module",
+    "setUpModule": "module",
+    "tearDownModule": "module",
+    "setup_class": "class",
+    "teardown_class": "class",
+    "setUpClass": "class",
+    "tearDownClass": "class",
+}
+"""What pytest makes fixtures of by their names, for more than one test."""
 
 
 class Fixture(NamedTuple):
@@ -23,6 +34,14 @@ class Fixture(NamedTuple):
 
     name: str
     scope: str
+    path: str = ""
+    line: int = 0
+    """Where its function begins."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other tests than the one that needed it first have it as well."""
+        return self.scope != "function"
 
 
 class View:
@@ -90,7 +109,7 @@ class View:
         for frame in reversed(self.trim(stack)):
             for function in self._functions(frame.path):
                 if function.name == frame.function and function.first <= frame.line <= function.last:
-                    return function.fixture
+                    return function.fixture._replace(path=frame.path, line=function.first)
         return None
 
     def _is_own(self, path: str) -> bool:
@@ -136,6 +155,9 @@ def _fixture_functions(source: str) -> list[_Function]:
     for node in real.walk(tree):
         if not isinstance(node, _FUNCTIONS):
             continue
+        if node.name in _XUNIT:
+            fixture = Fixture(node.name, _XUNIT[node.name])
+            found.append(_Function(node.name, node.lineno, node.end_lineno or node.lineno, fixture))
         for decorator in node.decorator_list:
             call = decorator if isinstance(decorator, _CALL) else None
             called = call.func if call is not None else decorator

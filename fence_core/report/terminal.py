@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from fence_core.events.model import Violation
-from fence_core.report.stack import FRAMES_MAX, View
+from fence_core.report.stack import FRAMES_MAX, Fixture, View
 from fence_core.report.text import escape, plural, shorten, times
 from fence_core.untouched import real
 
@@ -100,7 +100,7 @@ def explanation(violation: Violation, view: View) -> Iterator[Line]:
     """One violation without its stack: what, by whom, which rule, and the smallest change."""
     yield Line(_phase(violation, view) + shorten(what(violation), _TEXT_MAX), WHAT)
     yield from _program(violation)
-    yield from _verdict(violation)
+    yield from _verdict(violation, view)
 
 
 class Call(NamedTuple):
@@ -169,7 +169,7 @@ def _entry(
     yield Line(_phase(violation, view) + shorten(what(violation), _TEXT_MAX) + where, WHAT)
     if key not in explained:
         explained.add(key)
-        yield from _remedy(violation)
+        yield from _remedy(violation, view)
 
 
 def _rest(violations: Sequence[Violation], places: int) -> Iterator[Line]:
@@ -211,34 +211,49 @@ def _quote(word: str) -> str:
     return escape(real.quote(word))
 
 
-def _verdict(violation: Violation) -> Iterator[Line]:
+def _verdict(violation: Violation, view: View) -> Iterator[Line]:
     if violation.kind == "error":
         yield Line(f"  a fault of the fence, not of the test: {escape(violation.rule)}")
         return
     verdict = "refused" if violation.errno or violation.mode != "audit" else "let through (audit)"
     yield Line(f"  {verdict}: {shorten(escape(violation.rule), _TEXT_MAX)}")
-    yield from _remedy(violation)
+    yield from _remedy(violation, view)
 
 
-def _remedy(violation: Violation) -> Iterator[Line]:
+def _remedy(violation: Violation, view: View) -> Iterator[Line]:
     if violation.kind == "error":
         return
-    if not remedies(violation):
+    found = remedies(violation, view)
+    if not found:
         text = _hopeless(violation)
         if text:
             yield Line(f"  {text}")
-    for label, remedy in zip(("to allow it: ", "or: "), remedies(violation), strict=False):
+    for label, remedy in zip(("to allow it: ", "or: "), found, strict=False):
         for number, text in enumerate(remedy.splitlines()):
             head = label if number == 0 else ""
             yield Line(f"  {head:<13}{escape(text)}", REMEDY)
+    fixture = _shared_fixture(violation, view)
+    if found and fixture is not None:
+        where = f"{view.path(fixture.path)}:{fixture.line}"
+        yield Line(f"  {'for: ':<13}fixture {escape(fixture.name)}, {where}")
     if violation.hint:
-        yield Line(f"  {'note: ' if remedies(violation) else 'instead: ':<13}{escape(violation.hint)}")
+        yield Line(f"  {'note: ' if found else 'instead: ':<13}{escape(violation.hint)}")
 
 
-def remedies(violation: Violation) -> list[str]:
-    """What would allow it, the smallest first. Outside of tests a marker has nothing to stand on."""
-    found = [violation.marker, violation.config] if is_in_test(violation) else [violation.config]
-    return [text for text in found if text]
+def remedies(violation: Violation, view: View) -> list[str]:
+    """What would allow it, the smallest first. Outside of tests a marker has nothing to stand on; and on the test that
+    happened to need a shared fixture first it would stand wrong, since that may be another one in the next run."""
+    if not is_in_test(violation) or _shared_fixture(violation, view) is not None:
+        return [violation.config] if violation.config else []
+    return [text for text in (violation.marker, violation.config) if text]
+
+
+def _shared_fixture(violation: Violation, view: View) -> Fixture | None:
+    """The fixture of more than one test that was being set up or torn down."""
+    if violation.phase not in ("setup", "teardown"):
+        return None
+    fixture = view.fixture(violation.stack)
+    return fixture if fixture is not None and fixture.is_shared else None
 
 
 def _hopeless(violation: Violation) -> str:

@@ -126,7 +126,8 @@ def helper():
 
 def fixture_at(line: int, function: str) -> Fixture | None:
     seen = view(read_lines=lambda _: FIXTURES.splitlines(keepends=True))
-    return seen.fixture([TEST, frame(line, function)])
+    fixture = seen.fixture([TEST, frame(line, function)])
+    return fixture and fixture._replace(path="", line=0)
 
 
 def frame(line: int, function: str) -> Frame:
@@ -146,12 +147,14 @@ def test_other_functions_are_no_fixtures() -> None:
 
 def test_a_fixture_that_asks_for_another_is_not_the_one() -> None:
     seen = view(read_lines=lambda _: FIXTURES.splitlines(keepends=True))
-    assert seen.fixture([frame(7, "db"), frame(15, "_api")]) == Fixture("api", "function")
+    assert seen.fixture([frame(7, "db"), frame(15, "_api")]) == Fixture(
+        "api", "function", "/proj/tests/conftest.py", 14
+    )
 
 
 def test_reading_source_warns_of_nothing() -> None:
     seen = view(read_lines=lambda _: ["x = '\\d'\n", *FIXTURES.splitlines(keepends=True)])
-    assert seen.fixture([frame(8, "db")]) == Fixture("db", "module")
+    assert seen.fixture([frame(8, "db")]) == Fixture("db", "module", "/proj/tests/conftest.py", 7)
 
 
 def test_source_that_does_not_parse_has_no_fixtures() -> None:

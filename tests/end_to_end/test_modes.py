@@ -31,6 +31,7 @@ def test_bind():
     try:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
+            s.listen()
             print("bound")
     except PermissionError:
         print("refused")

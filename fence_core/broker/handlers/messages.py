@@ -415,7 +415,7 @@ class _Call:
             target, after = verdict.raw, functools.partial(_arrived, broker, borrowed, verdict)
             control.raw = b""
         else:
-            if control.raw and leads_here(target):
+            if control.raw and borrowed.type == socket.SOCK_DGRAM and leads_here(target):
                 refused = self._refuse_interface(control.raw)
                 if refused:
                     return refused

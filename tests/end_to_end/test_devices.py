@@ -218,10 +218,12 @@ def test_terminals_of_others(fenced: Fenced, other: str, reads: bool) -> None:
         def test_named():
             os.close(os.open(OTHER, os.O_WRONLY | os.O_NOCTTY))
         """,
-        policy=f"[tool.fence]\nextends = 'strict'\nwatch_reads = {str(reads).lower()}",
+        policy=f"[tool.fence]\nextends = 'strict'\nallow_write = ['./*']\nwatch_reads = {str(reads).lower()}",
     )
     for name in OTHER_ACTS:
-        (attempt,) = run.attempts(f"test_it[{name}]")
+        found = run.attempts(f"test_it[{name}]")
+        assert len(found) == 1, f"{name}: {run!r}"
+        (attempt,) = found
         assert attempt.what.endswith(f" {other}"), run
         assert not attempt.plain["marker"], run
     assert [each.what for each in run.attempts("test_as_controlling_terminal")] == [f"write {other}"], run
@@ -306,7 +308,8 @@ INSIDE = """
 
 @pytest.mark.parametrize("reads", [False, True], ids=["", "reads watched"])
 def test_terminals_made_inside(fenced: Fenced, reads: bool) -> None:
-    run = fenced.run(INSIDE, policy=f"[tool.fence]\nextends = 'strict'\nwatch_reads = {str(reads).lower()}")
+    policy = f"[tool.fence]\nextends = 'strict'\nallow_write = ['./*']\nwatch_reads = {str(reads).lower()}"
+    run = fenced.run(INSIDE, policy=policy)
     assert run.status == 0, run
     assert not run.ledger, run
 

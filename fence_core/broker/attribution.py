@@ -192,9 +192,15 @@ class Marks:
     _FIRST = 1 << 32
     """No limit that anybody has set."""
     _KEPT_MAX = 100_000
+    _OVER_MAX = 64
+    """Sessions that are over and whose marks are kept: for forks that outlive them, and have not been seen yet."""
 
     def __init__(self) -> None:
         self._next = self._FIRST
+        self._of_worker: dict[int, list[int]] = {}
+        """The marks that refer to each worker, by its number."""
+        self._over: list[int] = []
+        """Numbers of workers that are over."""
         self._meanings: dict[int, Binding | Worker] = {}
         self._numbers: dict[tuple[object, ...], int] = {}
 
@@ -213,8 +219,24 @@ class Marks:
             pass
 
     def find(self, pid: int) -> Binding | Worker | None:
-        """What the process was marked with, or the one it was started by."""
-        return self._meanings.get(self._number(pid))
+        """What the process was marked with, or the one it was started by.
+
+        Raises LookupError where it has a mark of which nobody knows any more what it meant.
+        """
+        number = self._number(pid)
+        meaning = self._meanings.get(number)
+        if meaning is None and self._FIRST <= number < self._next:
+            raise LookupError(number)
+        return meaning
+
+    def over(self, worker: Worker) -> None:
+        """A session is over: what refers to it is kept for the last of these only."""
+        self._over.append(worker.number)
+        if len(self._over) > self._OVER_MAX:
+            for number in self._of_worker.pop(self._over.pop(0), ()):
+                meaning = self._meanings.pop(number, None)
+                if meaning is not None:
+                    self._numbers.pop(_key(meaning), None)
 
     def _number(self, pid: int) -> int:
         try:
@@ -232,11 +254,15 @@ class Marks:
 
     def _new(self, key: tuple[object, ...], meaning: Binding | Worker) -> int:
         if len(self._meanings) >= self._KEPT_MAX:
-            self._numbers.pop(_key(self._meanings.pop(next(iter(self._meanings)))), None)
+            oldest = next(number for number, each in self._meanings.items() if isinstance(each, Binding))
+            self._numbers.pop(_key(self._meanings.pop(oldest)), None)
         number = self._next
         self._next += 1
         self._numbers[key] = number
         self._meanings[number] = meaning
+        worker = meaning if isinstance(meaning, Worker) else meaning.worker
+        if worker.number:  # the first one is never over
+            self._of_worker.setdefault(worker.number, []).append(number)
         return number
 
 
@@ -338,7 +364,12 @@ class ProcessTable:
         return process
 
     def _binding_of(self, pid: int, parent: Process | None) -> Binding:
-        marked = self._marks.find(pid)
+        try:
+            marked = self._marks.find(pid)
+        except LookupError:
+            if parent is not None and not parent.workers:
+                return parent.binding
+            return self._root.of_a_session_that_is_over()
         if isinstance(marked, Binding):
             return marked
         worker = marked or (parent.workers[-1] if parent is not None and parent.workers else None)
@@ -349,6 +380,15 @@ class ProcessTable:
             return parent.binding
         # It has hidden what it was forked for: it gets nothing that only a marker allows.
         return (worker or self._root).of_no_test()
+
+    def sessions_open(self) -> int:
+        """How many processes of sessions there are; one that has several sessions open counts as many times."""
+        return len({worker.number for process in self.by_pid.values() for worker in process.workers})
+
+    def is_over(self, worker: Worker) -> None:
+        """A session, or one of its processes: nobody asks for it any more."""
+        worker.close()
+        self._marks.over(worker)
 
     def registered(self, process: Process) -> None:
         """It has become the process of a session, or that of a nested one again."""
@@ -428,6 +468,8 @@ class ProcessTable:
         process.forget_memory()
         for worker in process.workers:
             worker.left_by(process.pid)
+            if worker.tgid == process.pid and worker is not self._root:
+                self.is_over(worker)
         if self.by_pid.get(process.pid) is process:
             del self.by_pid[process.pid]
         for tid in [tid for tid, (owner, _) in self._threads.items() if owner is process]:

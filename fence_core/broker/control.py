@@ -27,6 +27,10 @@ REQUEST_MAX = 16 << 20
 """Bytes of one request; more is no request of ours."""
 OPEN_OF_ONE_MAX = 64
 """Lines that one process may hold open at a time. Ours are closed after one reply."""
+SESSIONS_OF_ONE_MAX = 32
+"""Sessions that may be open in one process, one inside the other."""
+SESSIONS_MAX = 1000
+"""Sessions, and processes of sessions, that may be open in one run."""
 _MODES = ("enforce", "warn", "audit")
 
 
@@ -109,6 +113,10 @@ def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict
         broker.processes.registered(process)
         return _welcome(broker, "session", process.workers[0], (address, token))
     here = process.account()
+    if len(process.workers) >= SESSIONS_OF_ONE_MAX:
+        return {"error": f"{SESSIONS_OF_ONE_MAX} fenced sessions are open in this process already"}
+    if broker.processes.sessions_open() >= SESSIONS_MAX:
+        return {"error": f"{SESSIONS_MAX} fenced sessions are open in this run already"}
     if role == "worker":
         # A worker may register policies, which only pytest may: so not whatever program a test starts is one, but
         # what a process starts that has said it would, outside of any test.
@@ -121,7 +129,6 @@ def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict
     if policy.filesystem.deny_read and not broker.watches_reads:
         raise PolicyError((unwatched(printable(str(config["source"])), "the session around this one"),))
     scope = Scope(
-        len(broker.scopes),
         policy,
         mode=config["mode"] if config["mode"] in _MODES else "enforce",
         source=str(config["source"]),
@@ -129,7 +136,7 @@ def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict
         base_dir=Path(config["base_dir"]),
         watches_reads=broker.watches_reads,
     )
-    worker = broker.add_worker(broker.open_scope(scope), process, here.judges)
+    worker = broker.add_worker(scope, process, here.judges)
     return _welcome(broker, "nested", worker, (address, token))
 
 
@@ -205,7 +212,7 @@ def _take(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[
     broker.sinks.settle()
     broker.recorder.collect()
     worker = _own(process)
-    ledger = broker.recorder.ledgers[worker.scope.number]
+    ledger = worker.scope.ledger
     nodeid = str(request["nodeid"])
     if process.pid != worker.tgid:
         # A fork, of which its parent need not believe that it told of all it has taken.
@@ -220,7 +227,7 @@ def _take(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[
 def _ledger(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     broker.sinks.drain()
     broker.recorder.collect()
-    ledger = broker.recorder.ledgers[_own(process).scope.number]
+    ledger = _own(process).scope.ledger
     return {
         "violations": _wire(ledger.records),
         "dropped": ledger.dropped,
@@ -228,14 +235,14 @@ def _ledger(broker: Broker, process: Process, request: Mapping[str, Any]) -> dic
 
 
 def _settle(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
-    broker.recorder.ledgers[_own(process).scope.number].settle(int(request["upto"]))
+    _own(process).scope.ledger.settle(int(request["upto"]))
     return {}
 
 
 def _bye(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     """An inner session in this process is over; the outer one's test goes on."""
     if len(process.workers) > 1:
-        process.workers.pop()
+        broker.processes.is_over(process.workers.pop())
         broker.processes.registered(process)
     return {}
 

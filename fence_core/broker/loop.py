@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import math
 import os
 import select
@@ -39,7 +40,6 @@ from fence_core.broker.terminals import Terminals
 from fence_core.broker.tunnels import Tunnel, Tunnels
 from fence_core.broker.unix_sockets import UnixSockets
 from fence_core.errors import KernelCallError
-from fence_core.events.ledger import Ledger
 from fence_core.kernel import arch as arches
 from fence_core.kernel import seccomp, signals
 from fence_core.policy.domains import is_loopback_name, is_this_machine
@@ -154,15 +154,16 @@ class Broker:
         self.sinks = Sinks(self, self.watch)
         self._refused_names: dict[tuple[int, str, int, str], float] = {}
         """When each process was refused a name last, by what it was doing."""
-        self.scopes: list[Scope] = [root]
-        self.workers: list[Worker] = [Worker(0, root, root_pid, create_page(), ())]
-        self.workers[0].page.write(b"", 0, 0)
+        self.root = Worker(0, root, root_pid, create_page(), ())
+        """The session that the user has started, in its first process."""
+        self.root.page.write(b"", 0, 0)
+        self._numbers = itertools.count(1)
         self.on_meeting: Callable[[int], None] | None = None
         """Called with the pid of each process that is seen for the first time."""
-        self.processes = ProcessTable(self.workers[0], watch=self._watch_process, supervisor=os.getpid())
+        self.processes = ProcessTable(self.root, watch=self._watch_process, supervisor=os.getpid())
         self.recorder = Recorder(self.processes, stacks_work=stacks)
-        first = self.processes.adopt(root_pid, self.workers[0].now())
-        first.workers.append(self.workers[0])
+        first = self.processes.adopt(root_pid, self.root.now())
+        first.workers.append(self.root)
         self.root_process = first
         self.root_greeted = False
         self.timers: list[tuple[float, Callable[[], None]]] = []
@@ -656,16 +657,9 @@ class Broker:
         if self.on_meeting is not None:
             self.on_meeting(pid)
 
-    def open_scope(self, scope: Scope) -> Scope:
-        """Register a nested session."""
-        self.scopes.append(scope)
-        self.recorder.ledgers.append(Ledger())
-        return scope
-
     def add_worker(self, scope: Scope, process: Process, outer_judges: tuple[tuple[Binding, Judge], ...]) -> Worker:
-        worker = Worker(len(self.workers), scope, process.pid, create_page(), outer_judges)
+        worker = Worker(next(self._numbers), scope, process.pid, create_page(), outer_judges)
         worker.page.write(b"", 0, 0)
-        self.workers.append(worker)
         process.workers.append(worker)
         self.processes.registered(process)
         return worker

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker.attribution import Process, ProcessTable, program
 from fence_core.broker.stacks import StackPipe, StackTarget, waits
-from fence_core.events.ledger import Ledger, Record
+from fence_core.events.ledger import Record
 from fence_core.kernel import process as kernel_process
 from fence_core.policy.requests import printable
 
@@ -33,8 +33,6 @@ class Recorder:
         self._processes = processes
         self.stacks_work = stacks_work
         """Whether WAIT_KILLABLE_RECV is in force: without it a stack signal would repeat the call for ever."""
-        self.ledgers: list[Ledger] = [Ledger()]
-        """By the number of the scope."""
         self.lost_one = False
         """Whether anything was refused that could not be written down: the run must fail all the same."""
         self._pipes: list[StackPipe] = []
@@ -57,7 +55,7 @@ class Recorder:
     ) -> Record:
         """`place`: what was asked for its stack at the time, where the thread is at another line by now."""
         worker = binding.worker
-        record, new = self.ledgers[worker.scope.number].add(
+        record, new = worker.scope.ledger.add(
             worker=worker.number,
             nodeid=binding.nodeid,
             phase=binding.phase,
@@ -149,9 +147,16 @@ class Recorder:
         return write_fd
 
     def ended(self, process: Process) -> None:
-        """A process is gone: read what it has written last."""
-        if process.workers and process.stacks is not None and process.stacks in self._pipes:
-            process.stacks.collect()
+        """A process is gone: read what it has written last, and close the pipe with the last process that has it."""
+        pipe = process.stacks
+        if pipe is None or pipe not in self._pipes:
+            return
+        if process.workers:
+            pipe.collect()
+        if all(other.stacks is not pipe for other in self._processes.by_pid.values()):
+            pipe.collect()
+            self._pipes.remove(pipe)
+            pipe.close()
 
     def collect(self) -> None:
         """Read what threads have written since they were refused."""

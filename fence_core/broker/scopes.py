@@ -10,12 +10,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fence_core.broker.page import Page, read_note
 from fence_core.errors import PolicyError, Problem
+from fence_core.events.ledger import Ledger
 from fence_core.events.phases import PHASES
 from fence_core.policy.decide import Judge
 from fence_core.policy.domains import parse_pattern
@@ -57,8 +59,8 @@ class Scope:
         "base",
         "base_dir",
         "judges",
+        "ledger",
         "mode",
-        "number",
         "policies",
         "reach_out",
         "source",
@@ -68,7 +70,6 @@ class Scope:
 
     def __init__(
         self,
-        number: int,
         base: Policy,
         *,
         mode: str,
@@ -77,7 +78,6 @@ class Scope:
         base_dir: Path,
         watches_reads: bool = False,
     ) -> None:
-        self.number = number
         self.base = base
         self.mode = mode
         self.source = source
@@ -86,6 +86,8 @@ class Scope:
         """``toml``, ``json`` or ``yaml``: how a remedy is written."""
         self.base_dir = base_dir
         self.watches_reads = watches_reads
+        self.ledger = Ledger()
+        """The violations of this session, from all its processes. It goes with the last that refers to the session."""
         self.policies: list[Policy] = [base]
         self.judges: list[Judge] = [Judge(base)]
         self.reach_out: list[bool] = [_lists_addresses(base)]
@@ -147,6 +149,13 @@ class Worker:
         self._now: Binding | None = None
         self._stamp = (0, 0)
 
+    def close(self) -> None:
+        """Its session is over, or its process has ended: give back what costs. What was said last stays readable."""
+        self.page.release()
+        if self.page_fd >= 0:
+            os.close(self.page_fd)
+            self.page_fd = -1
+
     def left_by(self, pid: int) -> None:
         """A process that ran tests for this worker has ended."""
         if self.test_pid == pid:
@@ -173,6 +182,12 @@ class Worker:
     def of_no_test(self) -> Binding:
         """For a process of which nobody can say any more which test has started it: what every test may do."""
         return Binding(self, "", self.now().phase, 0)
+
+    def of_a_session_that_is_over(self) -> Binding:
+        """For a process of a session that was narrower than this one, of which nothing is known any more."""
+        binding = self.of_no_test()
+        binding.judges = ((binding, Judge(Policy())),)
+        return binding
 
     def now(self) -> Binding:
         """What this worker is doing at this moment."""

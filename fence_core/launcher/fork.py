@@ -161,7 +161,6 @@ def _supervise(
         sys.path[:] = trusted_path(policy.filesystem.environment)
         watch_reads = _watches_reads(config)
         root = Scope(
-            0,
             policy,
             mode=config.settings.mode,
             source=config.source,

@@ -71,7 +71,7 @@ class Supervisor:
         self._signals = signals.create_signalfd(int(number) for number in BLOCKED)
         self._untold: list[bytes] = []
         """What the guardian has yet to be told, where it had no room."""
-        broker.tunnels.start = lambda: start_filter(broker.scopes[0].base.network.http_proxy_port or 0)
+        broker.tunnels.start = lambda: start_filter(broker.root.scope.base.network.http_proxy_port or 0)
         if not scoped:
             broker.on_meeting = self._tell
             self._tell(child)
@@ -324,7 +324,7 @@ class Supervisor:
         """Say what the session has not shown itself; whether any violation must fail the run."""
         self._broker.sinks.drain()
         self._broker.recorder.collect()
-        ledger = self._broker.recorder.ledgers[0]
+        ledger = self._broker.root.scope.ledger
         unsettled = ledger.unsettled()
         failing = sum(record.mode == "enforce" for record in ledger.records)
         if failing and not unsettled and self._claims_success():

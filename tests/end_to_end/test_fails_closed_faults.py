@@ -103,7 +103,8 @@ def test_report_raises(runs: Runs) -> None:
         """
         def fault(*args, **kwargs):
             raise RuntimeError("made by a test")
-        loop.Ledger.add = fault
+        from fence_core.events import ledger
+        ledger.Ledger.add = fault
         """,
         """
         import os, socket

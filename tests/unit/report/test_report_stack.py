@@ -154,7 +154,7 @@ def test_a_fixture_that_asks_for_another_is_not_the_one() -> None:
 
 def test_reading_source_warns_of_nothing() -> None:
     seen = view(read_lines=lambda _: ["x = '\\d'\n", *FIXTURES.splitlines(keepends=True)])
-    assert seen.fixture([frame(8, "db")]) == Fixture("db", "module", "/proj/tests/conftest.py", 7)
+    assert seen.fixture([frame(8, "db")]) == Fixture("db", "module", "/proj/tests/conftest.py", 6)
 
 
 def test_source_that_does_not_parse_has_no_fixtures() -> None:

@@ -180,23 +180,17 @@ def test_fork_that_throws_away_what_it_knows(fenced: Fenced) -> None:
     """Who hides on whose account he is gets what every test may do, and no more."""
     run = fenced.run(
         """
-        import ctypes, re
+        import ctypes
         import pytest
         from helpers import OUTSIDE, Line, by_libc, libc
 
         line, inside = Line(), Line()
 
-        def hide():
-            # All that is writable, private and of nobody: whatever is needed to go on stays by chance of its size.
-            for text in open("/proc/self/maps"):
-                start, end = (int(word, 16) for word in text.split()[0].split("-"))
-                if "rw-p 00000000 00:00 0" in text and end - start in (0x21000, 0x22000) and "[" not in text:
-                    libc.munmap(ctypes.c_void_p(start), ctypes.c_size_t(end - start))
-
-        def test_that_forks():
+        def test_that_forks(pytestconfig):
+            note = pytestconfig.pluginmanager.get_plugin("fence-tests")._fence._note.address
             for each, path in (line, OUTSIDE + "/hidden"), (inside, "tmp/allowed"):
                 def work():
-                    hide()
+                    assert libc.munmap(ctypes.c_void_p(note), ctypes.c_size_t(4096)) == 0
                     each.child(path)
                 by_libc(work)
 
@@ -210,7 +204,7 @@ def test_fork_that_throws_away_what_it_knows(fenced: Fenced) -> None:
     )
     run.clean("test_that_forks", "test_with_marker")
     (found,) = run.ledger
-    assert found.nodeid in ("", "test_it.py::test_that_forks"), run
+    assert found.nodeid == "", run
     assert run.status == 1
     assert fenced.untouched()
 

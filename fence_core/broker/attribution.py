@@ -450,6 +450,17 @@ class ProcessTable:
         """Whether more filters are in force there than here: in a container, everybody has one."""
         return kernel_process.filter_count(pid) > self._own_filters
 
+    def is_inside(self, pid: int) -> bool:
+        """Whether this process is fenced, also where it has made no call yet that stopped at the broker."""
+        process = self.by_pid.get(pid)
+        if process is not None and process.proven:
+            return True
+        # A process outside can have a fenced child, and be known for that; and a number can have been handed on.
+        try:
+            return self.is_ours(pid) and self.is_fenced(pid)
+        except OSError:  # it has ended
+            return False
+
     def adopt(self, pid: int, binding: Binding) -> Process:
         """Register the first process of a session, before it makes any call."""
         pidfd = pidfds.open_pidfd(pid)

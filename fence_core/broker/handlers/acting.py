@@ -33,10 +33,8 @@ def judged_path(broker: Broker, process: Process, path: str) -> str:
     if not path.startswith("/proc/"):
         return path
     pid, _, rest = path[6:].partition("/")
-    if pid.isdigit():
-        owner = broker.processes.by_pid.get(int(pid))
-        if owner is not None and (owner.proven or owner is process):
-            return f"/proc/self/{rest}"
+    if pid.isdigit() and (int(pid) == process.pid or broker.processes.is_inside(int(pid))):
+        return f"/proc/self/{rest}"
     return path
 
 

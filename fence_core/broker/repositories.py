@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -227,7 +226,7 @@ def put(name: bytes, directory: int, text: bytes, like: os.stat_result) -> None:
 
     Until it has the name it has one that nobody can guess: nobody gets hold of it who could change it afterwards.
     """
-    made = secrets.token_hex(16).encode()
+    made = os.urandom(16).hex().encode()
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     base = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     try:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import _thread
 import ast
 import builtins
-import ctypes
 import faulthandler
 import fcntl
 import json
@@ -117,8 +116,6 @@ class real:  # noqa: N801 - read as the module that it stands for: real.write(fd
     getrlimit = staticmethod(resource.getrlimit)
     setrlimit = staticmethod(resource.setrlimit)
     Lock = staticmethod(_thread.allocate_lock)
-
-    get_errno = staticmethod(ctypes.get_errno)
 
     # faulthandler
     cancel_dump_traceback_later = staticmethod(faulthandler.cancel_dump_traceback_later)

@@ -15,7 +15,6 @@ from fence_core.kernel import arch, libc
 _WAIT, _WAKE = 0, 1  # include/uapi/linux/futex.h; without FUTEX_PRIVATE_FLAG: between processes
 _ALL = 0x7FFF_FFFF
 _NOTHING_WRONG = (EAGAIN, EINTR, ETIMEDOUT)
-_NUMBER = arch.current().calls["futex"]
 
 
 class _Seconds(NamedTuple):
@@ -26,10 +25,14 @@ class _Seconds(NamedTuple):
 
 
 _TIMES: dict[int, _Seconds] = {}
+_number = -1
+"""Of the call, from `prepare` on: where there is no such call, this module can be imported all the same."""
 
 
 def prepare(*milliseconds: int) -> None:
-    """Waits of these lengths will be asked for."""
+    """Waits of these lengths will be asked for. To be called before the others. Raises `FenceUnavailable`."""
+    global _number
+    _number = arch.current().calls["futex"]
     for each in milliseconds:
         timespec = (ctypes.c_long * 2)(each // 1000, each % 1000 * 1_000_000)
         _TIMES[each] = _Seconds(ctypes.addressof(timespec), timespec)
@@ -41,7 +44,7 @@ def wait(address: int, value: int, milliseconds: int) -> None:
     Comes back early for a signal, or for nothing: look at the word again. Raises `KernelCallError`.
     """
     try:
-        libc.syscall(_NUMBER, address, _WAIT, value, _TIMES[milliseconds].address, call="futex")
+        libc.syscall(_number, address, _WAIT, value, _TIMES[milliseconds].address, call="futex")
     except KernelCallError as error:
         if error.errno not in _NOTHING_WRONG:
             raise
@@ -49,4 +52,4 @@ def wait(address: int, value: int, milliseconds: int) -> None:
 
 def wake(address: int) -> None:
     """Wake all who wait for the word there. A full memory barrier. Raises `KernelCallError`."""
-    libc.syscall(_NUMBER, address, _WAKE, _ALL, call="futex")
+    libc.syscall(_number, address, _WAKE, _ALL, call="futex")

@@ -26,6 +26,7 @@ from fence_core.broker.control import OPEN_OF_ONE_MAX, Connection
 from fence_core.broker.handlers.acting import judged_path
 from fence_core.broker.handlers.ties import Ties
 from fence_core.broker.identity import Identities
+from fence_core.broker.look_ups import LookUps, Query
 from fence_core.broker.names import Names
 from fence_core.broker.page import create as create_page
 from fence_core.broker.recorder import Recorder
@@ -62,9 +63,6 @@ WAIT_TICK_S = 0.02
 _TICKS_FOR_A_SIGNAL = 10
 """How long an answer is kept back from a thread that is about to take a signal."""
 _ERRNO_MAX = 4096  # MAX_ERRNO + 1, include/linux/err.h
-_LOOK_UP_S = 2.0
-"""How long a resolver goes on asking in other words for what was refused."""
-_REFUSED_NAMES_MAX = 10_000
 _ANSWERS = (Value, HandOver, Wait)
 _OF_ARGUMENTS = (errno.EFAULT, errno.ENAMETOOLONG, errno.EBADF, errno.EMSGSIZE)
 
@@ -152,8 +150,7 @@ class Broker:
         )
         self.tunnels = Tunnels(self)
         self.sinks = Sinks(self, self.watch)
-        self._refused_names: dict[tuple[int, str, int, str], float] = {}
-        """When each process was refused a name last, by what it was doing."""
+        self._look_ups = LookUps()
         self.root = Worker(0, root, root_pid, create_page(), ())
         """The session that the user has started, in its first process."""
         self.root.page.write(b"", 0, 0)
@@ -590,22 +587,25 @@ class Broker:
                 return verdict  # those around are asked about the address
         return Verdict.HERE if verdict is Verdict.ALLOW and is_this_machine(name) else verdict
 
-    def _refuse_name(self, process: Process, tid: int, name: str, limit: str) -> None:
+    def _refuse_name(self, process: Process, tid: int, name: str, limit: str, query: Query) -> None:
         request = Resolve(name)
         for binding, judge in process.account().judges:
             decision = judge.decide(request)
-            if limit and decision.allowed:
-                self.recorder.note(process, tid, "resolve", request.describe(), binding, limit, errno.EAGAIN, None)
-            elif not decision.allowed:
-                # One look-up makes several queries: for both kinds of address, and with each suffix.
-                key = (process.pid, binding.nodeid, binding.phase, name)
-                now = time.monotonic()
-                repeats = self._refused_names.get(key, 0.0) > now - _LOOK_UP_S
-                self._refused_names[key] = now
-                if len(self._refused_names) > _REFUSED_NAMES_MAX:
-                    self._refused_names.clear()
-                what, rule = request.describe(), decision.rule
-                self.recorder.note(process, tid, "resolve", what, binding, rule, errno.ENOENT, request, repeats=repeats)
+            if decision.allowed and not limit:
+                continue
+            rule, number = (limit, errno.EAGAIN) if decision.allowed else (decision.rule, errno.ENOENT)
+            key = (process.pid, binding.worker.number, binding.nodeid, binding.phase, name)
+            self.recorder.note(
+                process,
+                tid,
+                "resolve",
+                request.describe(),
+                binding,
+                rule,
+                number,
+                None if decision.allowed else request,
+                repeats=not self._look_ups.begins(key, query),
+            )
 
     def _refuse_message(self, process: Process, tid: int, host: str, proto: str) -> None:
         """To a name server, but no query: it went no further than to us, even where the policy opens the port."""

@@ -13,6 +13,8 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from fence_core.broker.look_ups import Query
+
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
     from fence_core.broker.sockets import Address, Borrowed
@@ -50,11 +52,11 @@ class Names:
         watch: Callable[[int, Callable[[], None]], None],
         unwatch: Callable[[int], None],
         verdict: Callable[[Process, str], Verdict],
-        refuse: Callable[[Process, int, str, str], None],
+        refuse: Callable[[Process, int, str, str, Query], None],
         refuse_message: Callable[[Process, int, str, str], None],
     ) -> None:
-        """`verdict`: what a process may look up. `refuse` records a name, and a limit of ours if that is why,
-        `refuse_message` what was no query."""
+        """`verdict`: what a process may look up. `refuse` records a name, a limit of ours if that is why, and the query
+        in which it came; `refuse_message` what was no query."""
         self._watch = watch
         self._unwatch = unwatch
         self._verdict = verdict
@@ -137,21 +139,24 @@ class Names:
                 return
             except OSError:
                 continue  # ECONNREFUSED of an asker that is gone
-            reply = self.answer(message, self._askers.get(_place(socket.SOCK_DGRAM, peer)))
+            reply = self.answer(message, self._askers.get(_place(socket.SOCK_DGRAM, peer)), peer[1])
             if reply is not None:
                 try:
                     own.sendto(reply, peer)
                 except OSError:
                     pass
 
-    def answer(self, message: bytes, asker: Asker | None) -> bytes | None:
-        """The reply to a message, recorded first where it is refused: the program's test can then name it."""
+    def answer(self, message: bytes, asker: Asker | None, port: int) -> bytes | None:
+        """The reply to a message from this port, recorded first where it is refused: the program's test can then name
+        it."""
         if asker is None:
             return None  # nobody of ours: whoever else is on this machine has a name server of his own
         process = asker.process
         answer = self.responder().answer(message, lambda name: self._verdict(process, name))
         if answer.refused is not None:
-            self._refuse(process, asker.tid, answer.refused, answer.used_up)
+            number = int.from_bytes(message[:2], "big")
+            query = Query(answer.question, answer.rtype, number, asker.proto, asker.host, port)
+            self._refuse(process, asker.tid, answer.refused, answer.used_up, query)
         elif not answer.is_query:
             self.refuse_message(asker)
         return answer.reply
@@ -171,7 +176,7 @@ class Names:
                 connection.close()
                 continue
             connection.setblocking(False)
-            conversation = _Conversation(self, connection, asker)
+            conversation = _Conversation(self, connection, asker, peer[1])
             self._conversations[connection.fileno()] = conversation
             self._watch(connection.fileno(), conversation.readable)
 
@@ -185,12 +190,13 @@ class Names:
 class _Conversation:
     """Queries by TCP, answered in turn."""
 
-    def __init__(self, names: Names, connection: socket.socket, asker: Asker) -> None:
+    def __init__(self, names: Names, connection: socket.socket, asker: Asker, port: int) -> None:
         from fence_core.dns.tcp import Splitter
 
         self._names = names
         self._connection = connection
         self._asker = asker
+        self._port = port
         self._splitter: Splitter = Splitter()
 
     def readable(self) -> None:
@@ -202,7 +208,7 @@ class _Conversation:
                 self._names.over(self._connection)
                 return
             for message in self._splitter.feed(data):
-                reply = self._names.answer(message, self._asker)
+                reply = self._names.answer(message, self._asker, self._port)
                 if reply is None:
                     self._names.over(self._connection)
                     return

@@ -57,6 +57,10 @@ class Answer(NamedTuple):
     """False: no question for a name. Something else was sent to the port of a name server."""
     used_up: str = ""
     """Why there is no address for the name, which is not for want of a permission."""
+    question: str = ""
+    """The name as it was asked for, with its suffix, in small letters; empty where it is no query."""
+    rtype: int = 0
+    """What was asked about it: 1 A, 28 AAAA, 65 HTTPS."""
 
 
 class Responder:
@@ -92,18 +96,22 @@ class Responder:
             query = _read(message[2:])
         except Exception:  # of many kinds; what they have in common is that this is no query
             return Answer(_header_only(message, _FORMERR), is_query=False)
+        question = query.question[0]
+        name = question.name.to_text(omit_final_dot=True).lower()
+        rtype = int(question.rdtype)
+        used_up = ""
         try:
-            rcode, records, refused = self._decide(query, judge or self._judge)
+            rcode, records, refused = self._decide(query, name, judge or self._judge)
         except NamesUsedUp as error:
-            return Answer(message[:2] + _render(message[2:], _SERVFAIL, ()), error.name, used_up=str(error))
-        return Answer(message[:2] + _render(message[2:], rcode, tuple(records)), refused)
+            rcode, records, refused, used_up = _SERVFAIL, (), error.name, str(error)
+        reply = message[:2] + _render(message[2:], rcode, tuple(records))
+        return Answer(reply, refused, used_up=used_up, question=name, rtype=rtype)
 
     def _decide(
-        self, query: dns.message.QueryMessage, judge: Judge
+        self, query: dns.message.QueryMessage, name: str, judge: Judge
     ) -> tuple[int, Sequence[dns.rdata.Rdata], str | None]:
         """Response code, records, and the name to report. Raises NamesUsedUp."""
         question = query.question[0]
-        name = question.name.to_text(omit_final_dot=True).lower()
         if query.edns > 0:
             return _BADVERS, (), None
         rcode, records, refused = self._find(name, question.name, int(question.rdtype), judge)

@@ -25,7 +25,14 @@ from fence_core.launcher.per_test import end as leave
 from fence_core.untouched import real
 from pytest_fence import engine, forked_coverage, forked_crash, forked_wire
 from pytest_fence.forked_capture import OutputMeanwhile
-from pytest_fence.forked_child import Child, Messenger, keep_from_the_controller, print_error, take_the_timer
+from pytest_fence.forked_child import (
+    Child,
+    Messenger,
+    keep_from_the_controller,
+    leave_the_fork_server,
+    print_error,
+    take_the_timer,
+)
 from pytest_fence.forked_watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -170,6 +177,7 @@ class ForkedTests:
                 test.output.stop()
                 take_the_timer(delay, interval)
                 keep_from_the_controller(self._config)
+                leave_the_fork_server()
                 line = forked_wire.Sender(self._line, in_step=in_step)
                 self._hooks.forked()
                 self._messenger.take_over(line, test.known)

@@ -157,7 +157,7 @@ class Child:
         if wishes != self._wishes:
             self._line.send("wishes", *wishes)
         for process in _started_by_multiprocessing() - self._inherited:
-            if process.daemon:
+            if process.daemon and process.is_alive():
                 process.terminate()  # as at the end of an interpreter
 
     def _tell_error(self, error: BaseException) -> None:
@@ -212,12 +212,24 @@ def keep_from_the_controller(config: pytest.Config) -> None:
                 continue
 
 
+def leave_the_fork_server() -> None:
+    """The fork server of the process above is not a child of this one: a test that wants one starts its own.
+
+    `multiprocessing` waits for its server's process before it asks it anything, which only that one's parent can
+    (ForkServer.ensure_running, the same from Python 3.10 to 3.15). What it is to have loaded before stays known.
+    """
+    server: Any = getattr(real.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    if getattr(server, "_forkserver_pid", None) is not None:
+        server._forkserver_pid = server._forkserver_address = server._forkserver_alive_fd = None
+        server._lock = real.Lock()  # a thread that is not there may have held it
+
+
 def _started_by_multiprocessing() -> set[Any]:
-    module = real.modules.get("multiprocessing")
+    """Not `active_children`: that reads, from a pipe which both processes have, how those of the one above ended."""
     try:
-        return set(module.active_children()) if module is not None else set()
-    except Exception:
-        return set()  # something else by that name
+        return set(real.modules["multiprocessing.process"]._children)
+    except (AttributeError, KeyError, TypeError):
+        return set()  # nothing has loaded it, or it is something else by that name
 
 
 def take_the_timer(delay: float, interval: float) -> None:

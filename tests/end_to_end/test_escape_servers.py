@@ -213,3 +213,57 @@ def test_device_and_listen():
         "listen on the network interface that the socket is tied to",
     }, run
     assert "AssertionError" not in run.out, run
+
+
+DISSOLVED = (
+    SERVES.partition("TCP = [")[0]
+    + """
+import ctypes
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+def dissolve(s):
+    assert libc.connect(s.fileno(), bytes(28), 28) == 0             # AF_UNSPEC
+
+@pytest.mark.parametrize("bound", ["0.0.0.0", "::"])
+@pytest.mark.parametrize("before", ["nothing", "a peer", "somebody outside", "a tie of its own", "twice"])
+def test_dissolved(bound, before):
+    family = socket.AF_INET6 if ":" in bound else socket.AF_INET
+    with server(family, bound, socket.SOCK_DGRAM) as s:
+        s.settimeout(5)
+        if before in ("a peer", "somebody outside"):
+            s.connect(("198.51.100.7" if before == "somebody outside" else "127.0.0.1", 9) if family == socket.AF_INET
+                      else ("2001:db8::7" if before == "somebody outside" else "::1", 9))
+        elif before == "a tie of its own":
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\\0")
+        elif before == "twice":
+            dissolve(s)
+        dissolve(s)
+        assert s.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16) == b""
+        assert dial("udp", HERE, PORT, 9999) == "sent"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as local:
+            local.sendto(b"local", ("127.0.0.1", PORT))
+        print("OTHER", s.recv(99).decode())
+
+def test_dissolved_first():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        dissolve(s)
+        s.bind(("", PORT))
+        s.settimeout(5)
+        assert dial("udp", HERE, PORT, 9999) == "sent"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as local:
+            local.sendto(b"local", ("127.0.0.1", PORT))
+        print("OTHER", s.recv(99).decode())
+"""
+)
+
+
+@pytest.mark.parametrize("policy", [None, "", LISTING], ids=["without", "none", "listed"])
+def test_dissolving_takes_no_tie_away(fenced: Fenced, wire: Wire, policy: str | None) -> None:
+    """A connect to nobody: with the peer of a datagram socket the kernel forgets what the socket is tied to."""
+    flags = ("--fence",) if policy is not None else ()
+    run = fenced.run(DISSOLVED, "-s", policy=policy or "", flags=flags, prefix=wire.prefix)
+    heard = CLOSED_UDP if policy is not None else wires.FROM_THERE.decode()
+    assert _others(run.out) == [heard] * 11, run
+    assert run.status == 0, run
+    assert not run.ledger, run

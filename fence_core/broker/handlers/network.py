@@ -30,9 +30,11 @@ from fence_core.broker.handlers.ties import (
     NoRule,
     is_exposed,
     shut_to_others,
+    tie_again,
     tie_late,
     tie_new,
     tie_server,
+    tied_to,
 )
 from fence_core.broker.native_errno import Credentials, in_our_user_namespace
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
@@ -213,7 +215,11 @@ def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args
     tie_late(broker, process, borrowed)
     broker.sinks.leave(borrowed)
     if isinstance(verdict, bytes):
+        dissolves = address.family == AF_UNSPEC and borrowed.is_inet and borrowed.type == socket.SOCK_DGRAM
+        tied = tied_to(borrowed.socket) if dissolves else 0
         answer = perform_connect(borrowed, verdict, _other_ids(tid, borrowed))
+        if tied:
+            tie_again(broker, process, borrowed, tied)
         if answer.__class__ is Value:
             remember_own_end(broker, process, borrowed)
         return answer

@@ -154,6 +154,17 @@ def tie_late(broker: Broker, process: Process, borrowed: Borrowed) -> None:
         _tie(broker, process, borrowed.fd)
 
 
+def tie_again(broker: Broker, process: Process, borrowed: Borrowed, interface: int) -> None:
+    """A datagram socket that was tied to this interface, and has been dissolved: the kernel takes ties away with the
+    peer (__udp_disconnect, net/ipv4/udp.c). The program's own is gone, ours is not."""
+    if interface == LOOPBACK_IFINDEX:
+        if broker.enforcing(process) and broker.inside.is_in_ours(borrowed.socket):
+            set_option(borrowed.fd, socket.SOL_SOCKET, SO_BINDTODEVICE, b"lo\0")
+            broker.ties.say_loopback(borrowed.fd, False)
+    else:
+        broker.ties.point_elsewhere(borrowed.fd, (socket.SOL_SOCKET, SO_BINDTODEVICE), False)
+
+
 def _tie(broker: Broker, process: Process, fd: int) -> None:
     if broker.enforcing(process) and not lists_addresses(process):
         set_option(fd, socket.SOL_SOCKET, SO_BINDTODEVICE, b"lo\0")

@@ -497,19 +497,20 @@ class Broker:
         )
 
     def allowed_by_now(self, sunk: Sunk) -> bool:
-        """Whether what was to be refused when a socket was connected is allowed to its process now."""
-        return self.allowed(sunk.process, sunk.request)
+        """Whether what was to be refused when a socket was connected is allowed now to whoever sends by it."""
+        return all(judge.decide(sunk.request).allowed for _, judge in self.sinks.whose(sunk).judges)
 
     def report_sent(self, sunk: Sunk) -> None:
-        """Record that something was sent on a socket that was led to a sink, on account of who has led it there."""
+        """Record that something was sent on a socket that was led to a sink."""
         process, request = sunk.process, sunk.request
-        for binding, judge in process.account().judges:
+        judges = self.sinks.whose(sunk).judges
+        for binding, judge in judges:
             decision = judge.decide(request)
             if decision.quiet:
                 continue
             rule = decision.rule
             if decision.allowed:
-                if len(process.account().judges) > 1 and not self.allowed(process, request):
+                if not self.allowed_by_now(sunk):
                     continue
                 rule = "what allows it now did not when the socket was connected"
             else:

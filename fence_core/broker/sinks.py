@@ -20,11 +20,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fence_core.errors import KernelCallError
+from fence_core.events.phases import PHASES
 from fence_core.kernel import libc
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
     from fence_core.broker.loop import Broker
+    from fence_core.broker.scopes import Binding
     from fence_core.broker.sockets import Address, Borrowed
     from fence_core.events.model import Frame
     from fence_core.policy.requests import Connect
@@ -33,6 +35,13 @@ SO_BINDTODEVICE = 25
 _AT_ONCE = 256
 _DATAGRAM_MAX = 1 << 17
 _connect = libc.function("connect", ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+
+
+def dissolve(fd: int) -> int:
+    """Connect a socket to nobody (AF_UNSPEC). The error number."""
+    return ctypes.get_errno() if _connect(fd, bytes(16), 16) < 0 else 0
+
+
 _LOOPBACK = {int(socket.AF_INET): "127.0.0.1", int(socket.AF_INET6): "::1"}
 
 Place = tuple[str, int]
@@ -42,10 +51,26 @@ Place = tuple[str, int]
 class Sunk:
     """A socket that was led to us: by whom, and where it was to go."""
 
-    __slots__ = ("destination", "fd", "inode", "place", "process", "request", "stack", "tid", "tied")
+    __slots__ = (
+        "binding",
+        "destination",
+        "fd",
+        "inode",
+        "is_shared",
+        "place",
+        "process",
+        "request",
+        "stack",
+        "tid",
+        "tied",
+    )
 
     def __init__(self, process: Process, tid: int, fd: int, request: Connect, destination: bytes) -> None:
         self.process = process
+        self.binding = process.account()
+        """On whose account it was led here."""
+        self.is_shared = False
+        """Whether a process of a test has it, too, which would send under the policies of later ones."""
         self.tid = tid
         self.fd = fd
         """Its number there, while the process keeps it under that one."""
@@ -65,6 +90,28 @@ class Sunk:
             return os.stat(f"/proc/{self.process.pid}/fd/{self.fd}").st_ino == self.inode
         except OSError:
             return False
+
+
+def _holds(pid: str, wanted: str) -> bool:
+    """Whether a process has the file that the links of procfs show so. Of those of other users an ordinary one is told
+    nothing."""
+    place = f"/proc/{pid}/fd"
+    try:
+        numbers = os.listdir(place)
+    except OSError:
+        return False
+    for number in numbers:
+        try:
+            if os.readlink(f"{place}/{number}") == wanted:
+                return True
+        except OSError:
+            pass  # closed meanwhile
+    return False
+
+
+def _may_be_the_last(sunk: Sunk) -> bool:
+    """Whether a process that runs tests may be about to go on to another one."""
+    return PHASES[sunk.process.account().phase] not in ("setup", "call")
 
 
 class Sinks:
@@ -99,6 +146,7 @@ class Sinks:
             options.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # of an earlier peer: it would end the first send
         except OSError as error:
             return error.errno or errno.EACCES
+        again = bool(sunk.inode)
         host, port = options.getsockname()[:2]
         sunk.place = (host.removeprefix("::ffff:"), port)
         sunk.inode = os.fstat(borrowed.fd).st_ino
@@ -108,7 +156,7 @@ class Sinks:
         self._by_place[sunk.place] = self._by_inode[sunk.inode] = sunk
         self._open.append(sunk)
         process = sunk.process
-        if process.stacks is not None:
+        if process.stacks is not None and not again:
             process.stacks.ask(process.pid, sunk.tid, sunk)
         self._have_asked(sunk)
         return 0
@@ -117,22 +165,23 @@ class Sinks:
         """What this socket was to reach, if it has been led to us."""
         return self._by_inode.get(os.fstat(borrowed.fd).st_ino) if self._by_inode else None
 
-    def leave(self, borrowed: Borrowed) -> None:
-        """The socket is about to be connected elsewhere: what it has sent so far was sent to us."""
+    def leave(self, borrowed: Borrowed) -> Sunk | None:
+        """The socket is about to be connected elsewhere, or to send there: what it has sent so far was sent to us."""
         sunk = self.of(borrowed)
         if sunk is not None:
             self.drain()
             self._drop(sunk)
-            self._untie(borrowed.socket, sunk)
+            self._dissolve(borrowed.socket, sunk)
             borrowed.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return sunk
 
     @staticmethod
-    def _untie(borrowed: socket.socket, sunk: Sunk) -> None:
-        if sunk.tied:
-            try:
-                borrowed.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, b"")
-            except OSError:
-                pass  # who has no privileges ties a socket for good
+    def _dissolve(borrowed: socket.socket, sunk: Sunk) -> None:
+        """Take from it the address of loopback that it has got from our peer, and with which nothing leaves this
+        machine; of its tie, too, only what was there before is left: the kernel takes it away (__udp_disconnect)."""
+        dissolve(borrowed.fileno())
+        if not sunk.tied:
+            borrowed.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, b"lo\0")
 
     def drain(self) -> None:
         """Report what has been sent; called before anybody asks what a test has done, and before a process is gone."""
@@ -142,9 +191,14 @@ class Sinks:
     def settle(self) -> None:
         """As `drain`; and whoever can still send is asked after again, when his test comes to its next phase."""
         self.drain()
-        self._open = [sunk for sunk in self._open if sunk.is_open()]
-        for sunk in self._open:
-            self._have_asked(sunk)
+        known, self._open = self._open, []
+        for sunk in known:
+            is_open = sunk.is_open()
+            if sunk.process.workers and not sunk.is_shared and (not is_open or _may_be_the_last(sunk)):
+                sunk.is_shared = self._is_of_others(sunk)
+            if is_open:
+                self._open.append(sunk)
+                self._have_asked(sunk)
 
     def _have_asked(self, sunk: Sunk) -> None:
         """Have the test's process ask whether there is something to know, before it goes on to its next phase."""
@@ -212,10 +266,33 @@ class Sinks:
             self._broker.report_sent(sunk)
             self._turn_away(borrowed)
 
+    def whose(self, sunk: Sunk) -> Binding:
+        """On whose account a datagram is that came by this socket.
+
+        A pytest process does one thing after the other: what it sends is for what it does now. That counts only while
+        it is there, and nobody else has had the socket at the end of a test.
+        """
+        process = sunk.process
+        if process.workers and (sunk.is_shared or self._broker.processes.by_pid.get(process.pid) is not process):
+            return sunk.binding
+        return process.account()
+
+    def _is_of_others(self, sunk: Sunk) -> bool:
+        """Whether another process than those that run tests has the socket."""
+        process, known = sunk.process, self._broker.processes.by_pid
+        wanted = f"socket:[{sunk.inode}]"
+        for name in os.listdir("/proc"):
+            if not name.isdecimal() or int(name) in (os.getpid(), process.pid, process.test):
+                continue
+            other = known.get(int(name))
+            if (other is None or other.workers[-1:] != process.workers[-1:]) and _holds(name, wanted):
+                return True
+        return False
+
     def let_go(self, borrowed: socket.socket, sunk: Sunk) -> bool:
         """Connect the socket to where it was to go, which the policy of another test allows; whether that could be."""
         self._drop(sunk)
-        self._untie(borrowed, sunk)
+        self._dissolve(borrowed, sunk)
         return _connect(borrowed.fileno(), sunk.destination, len(sunk.destination)) == 0
 
     def _borrow(self, sunk: Sunk) -> int:

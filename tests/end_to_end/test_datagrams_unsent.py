@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from tests.end_to_end import wire as wires
 from tests.end_to_end.caught import AWAY, AWAY6, Fenced
 from tests.end_to_end.loopback import has_ipv6
 from tests.end_to_end.recorder import recording
+from tests.end_to_end.wire import THERE, THERE6, Wire
+
+wire = wires.wire
 
 COMMON = """
 import array, errno, os, socket, subprocess, sys, tempfile, threading, time
@@ -316,6 +320,92 @@ def test_last(client):
     for number in (7, 8, 15):
         run.refused(f"test_sends[{number}]", f"connect {AWAY}:{number}/udp")
     assert {attempt.nodeid.partition("::")[2] for attempt in run.ledger} == sends, run
+
+
+@pytest.mark.parametrize("scope", ["session", "test"])
+@pytest.mark.parametrize("kept", [True, False])
+def test_account_of_another_process(fenced: Fenced, scope: str, kept: bool) -> None:
+    """What a process of one test sends while another test runs, by a socket that pytest's process has led there: under
+    no marker but its own test's, and on its own test's account."""
+    with recording() as service:
+        port = service.udp.getsockname()[1]
+        run = fenced.run(
+            COMMON
+            + f"""
+GO, LET_GO = os.pipe()
+DONE, TELL = os.pipe()
+KEPT = []
+
+def test_starts():
+    s = connected("127.0.0.1", {port})
+    if os.fork() == 0:
+        os.setsid()
+        os.read(GO, 1)
+        for _ in range(2):
+            try:
+                s.send(b"secret")
+            except OSError:
+                pass
+        os.write(TELL, b"x")
+        os._exit(0)
+    if {kept}:
+        KEPT.append(s)
+
+@pytest.mark.fence(allow_local_outbound_ports=[{port}])
+def test_innocent():
+    os.write(LET_GO, b"x")
+    assert os.read(DONE, 1) == b"x"
+
+def test_last():
+    with connected("127.0.0.1", 9):
+        pass
+""",
+            policy=f'[tool.fence]\nscope = "{scope}"\n[tool.fence.network]\nallow_local_outbound = false\n',
+        )
+    assert {(v.nodeid.partition("::")[2], v.what) for v in run.ledger} == {
+        ("test_starts", f"connect 127.0.0.1:{port}/udp")
+    }, run
+    run.clean("test_innocent", "test_last")
+    assert b"secret" not in service.heard, service.heard
+
+
+def _place(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+@wires.needs
+@pytest.mark.parametrize(("there", "away"), [(THERE, AWAY), (THERE6, AWAY6)])
+def test_then_to_whom_is_allowed(fenced: Fenced, wire: Wire, there: str, away: str) -> None:
+    """A socket that was led elsewhere reaches another machine as if it had not been: from its own address."""
+    run = fenced.run(
+        COMMON
+        + f"""
+HOST = {there!r}
+
+def test_connects():
+    with connected({away!r}) as s:
+        s.connect((HOST, 9998))
+        assert s.getsockname()[0] != "127.0.0.1" != s.getsockname()[0].removeprefix("::1")
+        s.send(b"by connect")
+
+def test_names():
+    with connected({away!r}) as s:
+        for word in b"by name", b"by name again":
+            s.sendto(word, (HOST, 9998))
+
+def test_goes_back():
+    with connected({away!r}) as s:
+        s.sendto(b"in between", (HOST, 9998))
+        s.send(b"secret")
+""",
+        policy=f'[tool.fence.network]\nallowed_domains = ["{_place(there)}:9998"]\n',
+        prefix=wire.prefix,
+    )
+    run.clean("test_connects", "test_names")
+    run.refused("test_goes_back", f"connect {_place(away)}:4444/udp", line="s.connect((host, port))")
+    for word in b"by connect", b"by name", b"by name again", b"in between":
+        assert wire.saw(word), word
+    assert not wire.saw(b"secret")
 
 
 @pytest.mark.parametrize("mode", ["warn", "audit"])

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from fence_core.broker.attribution import Process
     from fence_core.broker.loop import Broker
+    from fence_core.broker.sinks import Sunk
 
 MSG_FASTOPEN = 0x20000000
 
@@ -402,6 +403,7 @@ class _Call:
             if isinstance(verdict, Anywhere) and self._lengths is None:
                 return CONTINUE
             return self._sender.permitted(target) or Outgoing(target, control, message.pieces, data)
+        sunk = None if leads_here(target) else broker.sinks.leave(borrowed)
         tie_late(broker, process, borrowed)
         if (
             borrowed.type == socket.SOCK_DGRAM
@@ -420,7 +422,7 @@ class _Call:
                 if refused:
                     return refused
             if borrowed.type == socket.SOCK_DGRAM:
-                after = functools.partial(remember_own_end, broker, process, borrowed)
+                after = functools.partial(_sent_elsewhere, broker, process, borrowed, sunk)
         if borrowed.type == socket.SOCK_DGRAM:
             return Outgoing(target, control, message.pieces, data, after)
         begins = is_closed(borrowed)
@@ -491,6 +493,14 @@ def _arrived(broker: Broker, borrowed: Borrowed, verdict: Elsewhere) -> None:
     """Sent to one of ours. Who is there is known before anything is read: that comes after this call."""
     verdict.arrived(borrowed)
     broker.names.answer_at_once(borrowed)
+
+
+def _sent_elsewhere(broker: Broker, process: Process, borrowed: Borrowed, sunk: Sunk | None) -> None:
+    """A datagram socket has sent to an address; it goes on being connected to whom it was connected to."""
+    remember_own_end(broker, process, borrowed)
+    peer = parse_address(sunk.destination) if sunk is not None else None
+    if sunk is not None and peer is not None:
+        broker.sinks.lead(borrowed, sunk, peer)
 
 
 def _perform_fast_open(borrowed: Borrowed, target: bytes, data: bytes, control: bytes, flags: int) -> Reply:

@@ -4,8 +4,9 @@ git obeys what lies in a repository, and takes for one whatever looks like it (i
 with `HEAD`, `objects` and `refs`, or with `HEAD` and `commondir`, whatever it is called. So rules by name do not do:
 
 * In a `.git` the names that git obeys are protected (`policy/protected.py`). Of a repository whose first `config` was
-  put there inside the fence, and so is no user's, they may be removed again, its sample hooks may be written, and its
-  `config` may be replaced, as long as that says nothing but harmless things (`policy/git_config.py`).
+  put there inside the fence, and so is no user's, they may be removed again, its sample hooks may be written, its
+  `config` may be replaced, as long as that says nothing but harmless things (`policy/git_config.py`), and a rebase
+  may be made in it.
 * A directory of another name may not become a repository while there is anything in it that git would obey, and what
   git obeys may not be put into one.
 
@@ -37,6 +38,8 @@ _REMOVING = frozenset({"unlink", "rmdir"})
 _OF_THE_FILE = frozenset({"chmod", "chown", "utime"})
 _WRITING = frozenset({"open", "create"})
 _SAMPLE = ".sample"
+_REBASE = "rebase-merge"
+"""What a rebase is still to do, commands among it (`exec` in `git-rebase-todo`)."""
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -72,6 +75,8 @@ def _is_harmless(broker: Broker, repository: str, directory: str, name: str, op:
         return False
     if op in _REMOVING or op in _OF_THE_FILE:
         return True
+    if f"{directory}/{name}".lstrip("/").partition("/")[0] == _REBASE:
+        return bool(directory) or op == "mkdir"
     return directory == "hooks" and name.endswith(_SAMPLE) and op in _WRITING
 
 
@@ -232,12 +237,16 @@ def put(name: bytes, directory: int, text: bytes, like: os.stat_result) -> None:
     try:
         file = os.open(made, flags, 0o600, dir_fd=base)
         try:
-            os.write(file, text)
+            if os.write(file, text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if os.geteuid() == 0:
                 os.fchown(file, like.st_uid, like.st_gid)
             os.fchmod(file, like.st_mode & 0o777)
+            os.rename(made, name, src_dir_fd=base, dst_dir_fd=base)
+        except OSError:
+            os.unlink(made, dir_fd=base)
+            raise
         finally:
             os.close(file)
-        os.rename(made, name, src_dir_fd=base, dst_dir_fd=base)
     finally:
         os.close(base)

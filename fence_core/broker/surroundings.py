@@ -2,12 +2,12 @@
 
 Asked for what the policy allows. The broker looks, the judge decides: each answer is a request that says what was seen.
 
-* A virtual environment of Python, wherever it lies and whatever it is called, is a directory with a `pyvenv.cfg`. One
-  that was there before the run may be used by its user tomorrow, so nothing that Python runs from it may come from a
-  test; one that a test has made is its own. The kernel tells which it is: nobody can set the time of a file's last
-  change of status (ctime) back.
+* An environment of Python, wherever it lies and whatever it is called, is a directory with a `pyvenv.cfg` or, made by
+  conda or pixi, a `conda-meta/history`. One that was there before the run may be used by its user tomorrow, so nothing
+  that Python runs from it may come from a test; one that a test has made is its own. The kernel tells which it is:
+  nobody can set the time of a file's last change of status (ctime) back.
 * A socket in `/tmp` may be that of a service of the same user (an agent, a terminal multiplexer, an editor). Whoever
-  removes or replaces it is talked to in its place.
+  removes or replaces it is talked to in its place. The mode of the directory that it lies in says who may talk to it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["is_telling", "is_telling_move", "objection"]
 
 _MARK = "pyvenv.cfg"
+_MARKS = (_MARK, "conda-meta/history")
+_BELOW = ("/bin/", f"/{_MARK}", "/conda-meta", "/etc/conda/")
+"""What follows the place of an environment in a path. The shell runs `etc/conda/activate.d` with `conda activate`."""
 _SLACK_S = 0.05
 """File systems take their times from a clock that is late by a tick, or more."""
 _CONTAINERS = 4
@@ -34,10 +37,12 @@ _CONTAINERS = 4
 _TAKEN = "/.venv"
 """The name that editors, uv and poetry take for an environment without asking, should there be one."""
 _OF_THE_FILE = frozenset({"chmod", "chown", "utime"})
-_RUN_FROM = ("bin", "lib", "lib64", _MARK)
+_RUN_FROM = ("bin", "lib", "lib64", _MARK, "conda-meta", "etc")
 _ENTRIES_MAX = 256
 _HARMLESS_TO_SOCKETS = frozenset({"open", "create", "mkdir", "symlink", "mknod", "link"})
 """They make a name, and change nothing of one that is there."""
+_OF_THEIR_DIRECTORY = frozenset({"rename", "chmod", "chown", "setxattr", "removexattr"})
+"""What lets others in, or out: an access list is an extended attribute (acl(5))."""
 
 
 def is_telling(op: str, path: str) -> bool:
@@ -68,7 +73,7 @@ def objection(broker: Broker, process: Process, op: str, located: Located, *, ge
 
 
 def _is_of_an_environment(path: str) -> bool:
-    return "/bin/" in path or "/site-packages" in path or path.endswith((_MARK, "/bin", _TAKEN))
+    return "/bin/" in path or "/site-packages" in path or "/conda" in path or path.endswith((_MARK, "/bin", _TAKEN))
 
 
 def _of_environment(broker: Broker, process: Process, op: str, path: str, gets: bool) -> Write | None:
@@ -79,9 +84,9 @@ def _of_environment(broker: Broker, process: Process, op: str, path: str, gets: 
         parts = path.rsplit("/", _CONTAINERS - 1)
         candidates = [path, *("/".join(parts[:at]) for at in range(1, len(parts)) if parts[at] in _RUN_FROM)]
     elif _is_of_an_environment(path):
-        candidates = [path.partition(part)[0] for part in ("/bin/", f"/{_MARK}") if part in path]
+        candidates = [before for part in _BELOW for before in _all_before(path, part)]
         candidates += [path[:-4]] if path.endswith("/bin") else []
-        candidates += [path.partition("/site-packages")[0].rsplit("/", 2)[0]] if "/site-packages" in path else []
+        candidates += [before.rsplit("/", 2)[0] for before in _all_before(path, "/site-packages")]
     else:
         return None
     if not any(candidates) or repositories.is_free_place(process, path):
@@ -94,13 +99,21 @@ def _of_environment(broker: Broker, process: Process, op: str, path: str, gets: 
     return None
 
 
+def _all_before(path: str, part: str) -> list[str]:
+    """What stands before this part of a path, wherever it does: the project may itself lie below some `bin`."""
+    pieces = path.split(part)
+    return [part.join(pieces[:at]) for at in range(1, len(pieces))]
+
+
 def _was_there(broker: Broker, place: str) -> bool:
     """Whether this is an environment that nobody has made since the run began."""
-    try:
-        status = os.lstat(f"{place}/{_MARK}")
-    except OSError:
-        return False
-    return status.st_ctime < broker.started - _SLACK_S
+    for mark in _MARKS:
+        try:
+            if os.lstat(f"{place}/{mark}").st_ctime < broker.started - _SLACK_S:
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def _is_socket(path: str) -> bool:
@@ -117,8 +130,8 @@ def _of_socket(broker: Broker, process: Process, op: str, located: Located) -> W
         status = os.fstat(located.handle) if located.handle >= 0 else os.lstat(located.path)
     except OSError:
         return None
-    if op == "rename" and stat.S_ISDIR(status.st_mode):
-        if not _holds_socket_of_others(broker, located.path):
+    if stat.S_ISDIR(status.st_mode):
+        if op not in _OF_THEIR_DIRECTORY or not _holds_socket_of_others(broker, located.path):
             return None
     elif not stat.S_ISSOCK(status.st_mode) or not broker.unix.is_of_others(status, located.path):
         return None

@@ -237,7 +237,7 @@ class Judge:
             what = f"{printable(request.around)}: a Python environment, which is run without a fence (built in)"
             return Decision(False, f"{says} {what}", "unlisted", quiet=re.search(_BYTE_CODE, path) is not None)
         if request.known == "socket" and not self._names_file(path):
-            says = "the socket of a process outside: who replaces it is talked to in its place (built in)"
+            says = "the socket of a process outside, or its directory: who changes it may be talked to in its place"
             return Decision(False, f"no rule in filesystem.allow_write names it: {says}", "unlisted")
         if node.allow is not None:
             return Decision(True, node.allow.says)

@@ -20,7 +20,7 @@ def environment(place: Path) -> None:
     (place / "pyvenv.cfg").write_text("", encoding="utf-8")
 
 
-@pytest.mark.parametrize("place", ["w/env", "packages/a/.tox/py311", "deep/er/.nox/tests"])
+@pytest.mark.parametrize("place", ["w/env", "packages/a/.tox/py311", "my/bin/.nox/tests"])
 def test_environment_that_is_there(fenced: Fenced, place: str) -> None:
     """At any depth and of any name: what Python runs from it comes from no test. The rest of it is not closed."""
     environment(fenced.directory / place)
@@ -93,6 +93,69 @@ def test_environment_that_is_there(fenced: Fenced, place: str) -> None:
     run.refused("test_moved", f"rename {here}")
     run.refused("test_exchanged", f"rename {here}/lib")
     run.clean("test_allowed", "test_elsewhere", "test_made_by_a_test")
+
+
+def test_environment_of_conda(fenced: Fenced) -> None:
+    """Which has no `pyvenv.cfg`; so has one of pixi. What the shell runs when it is activated is closed, too."""
+    place = fenced.directory / ".pixi/envs/dev"
+    environment(place)
+    (place / "pyvenv.cfg").unlink()
+    fenced.write(".pixi/envs/dev/conda-meta/history", "")
+    run = fenced.run(
+        """
+        import os, pathlib
+        import pytest
+
+        ENV = pathlib.Path(".pixi/envs/dev")
+        REFUSED = pytest.raises(PermissionError)
+
+        def test_package():
+            with REFUSED:
+                (ENV / "lib/python3.11/site-packages/x.pth").write_text("import os")
+
+        def test_program():
+            with REFUSED:
+                (ENV / "bin/python").unlink()
+
+        def test_activation():
+            os.makedirs(ENV / "etc/conda")
+            with REFUSED:
+                (ENV / "etc/conda/activate.d").mkdir()
+
+        def test_activation_by_a_move():
+            os.mkdir("conda")
+            with REFUSED:
+                os.rename("conda", ENV / "etc/conda")
+
+        def test_mark():
+            with REFUSED:
+                (ENV / "conda-meta/history").unlink()
+
+        def test_mark_with_its_directory():
+            with REFUSED:
+                os.rename(ENV / "conda-meta", ENV / "x")
+
+        def test_moved():
+            with REFUSED:
+                os.rename(ENV, "x")
+
+        def test_made_by_a_test():
+            for part in "made/bin", "made/etc/conda/activate.d", "made/conda-meta":
+                os.makedirs(part)
+            pathlib.Path("made/conda-meta/history").write_text("")
+            pathlib.Path("made/bin/x").write_text("")
+            pathlib.Path("made/etc/conda/activate.d/x.sh").write_text("")
+        """,
+        env={"HOME": str(fenced.outside)},
+    )
+    run.refused("test_package", f"write {place}/lib/python3.11/site-packages/x.pth")
+    run.refused("test_program", f"unlink {place}/bin/python")
+    run.refused("test_activation", f"mkdir {place}/etc/conda/activate.d")
+    run.refused("test_activation_by_a_move", f"rename {place}/etc/conda")
+    run.refused("test_mark", f"unlink {place}/conda-meta/history")
+    run.refused("test_mark_with_its_directory", f"rename {place}/conda-meta")
+    run.refused("test_moved", f"rename {place}")
+    run.clean("test_made_by_a_test")
 
 
 def test_environment_that_is_not_there_yet(fenced: Fenced) -> None:
@@ -184,6 +247,25 @@ def test_sockets_of_others(fenced: Fenced, tmp_path_factory: pytest.TempPathFact
                 with REFUSED:
                     os.chmod(PLACE / "a", 0o777)
 
+            def test_mode_of_its_directory():
+                with REFUSED:
+                    os.chmod(PLACE / "agent", 0o777)
+
+            def test_mode_of_its_directory_by_descriptor():
+                directory = os.open(PLACE / "agent", os.O_RDONLY)
+                with REFUSED:
+                    os.fchmod(directory, 0o777)
+
+            def test_owner_of_its_directory():
+                with REFUSED:
+                    os.chown(PLACE / "agent", os.getuid(), os.getgid())
+
+            def test_beside_it():
+                (PLACE / "agent/log").write_text("")
+                os.utime(PLACE / "agent")
+                os.mkdir(PLACE / "other")
+                os.chmod(PLACE / "other", 0o700)
+
             def test_left_by_nobody():
                 os.unlink(PLACE / "closed")
 
@@ -208,12 +290,26 @@ def test_sockets_of_others(fenced: Fenced, tmp_path_factory: pytest.TempPathFact
     run.refused("test_moved_away", f"rename {place}/b")
     run.refused("test_moved_with_its_directory", f"rename {place}/agent")
     run.refused("test_mode", f"chmod {place}/a")
-    run.clean("test_left_by_nobody", "test_own", "test_allowed")
+    run.refused("test_mode_of_its_directory", f"chmod {place}/agent")
+    run.refused("test_mode_of_its_directory_by_descriptor", f"chmod {place}/agent")
+    run.refused("test_owner_of_its_directory", f"chown {place}/agent")
+    run.clean("test_beside_it", "test_left_by_nobody", "test_own", "test_allowed")
 
 
 @pytest.mark.parametrize(
     "name",
-    [".husky/pre-commit", ".pre-commit-config.yaml", "lefthook.yml", ".pdbrc", "sub/AGENTS.md", ".zed/tasks.json"],
+    [
+        ".husky/pre-commit",
+        ".pre-commit-config.yaml",
+        "lefthook.yml",
+        ".pdbrc",
+        "sub/AGENTS.md",
+        ".zed/tasks.json",
+        "sub/.Rprofile",
+        ".mypy.ini",
+        ".mvn/extensions.xml",
+        ".github/prompts/x.md",
+    ],
 )
 def test_settings_of_tools(fenced: Fenced, name: str) -> None:
     run = fenced.run(

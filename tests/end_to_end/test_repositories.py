@@ -74,6 +74,14 @@ def test_moved(tmp_path):
 def test_again():
     git("init", "made")  # as an existing one
 
+def test_rebase():
+    git("commit", "--allow-empty", "-m", "y", cwd="made")
+    git("rebase", "--force-rebase", "--exec", "touch ran", "HEAD~1", cwd="made")
+    assert os.path.exists("made/ran")
+    git("rebase", "--force-rebase", "--exec", "false", "HEAD~1", cwd="made", fails=True)
+    git("rebase", "--abort", cwd="made")
+    assert not os.path.exists("made/.git/rebase-merge")
+
 def test_removed():
     for name in "made", "cloned", "cloned2", "bare.git", "bare2.git", "mirror.git", "moved.git":
         shutil.rmtree(name)
@@ -104,7 +112,7 @@ def test_setting():
         env={"HOME": str(fenced.outside)},
     )
     run.clean("test_init", "test_clone", "test_bare", "test_moved", "test_again", "test_removed", "test_names_alone")
-    run.clean("test_below_temporary_directories", "test_setting")
+    run.clean("test_rebase", "test_below_temporary_directories", "test_setting")
     run.nothing_else()
 
 
@@ -126,6 +134,7 @@ def test_what_git_would_obey(fenced: Fenced) -> None:
     fenced.write("old/.git/hooks/pre-commit.sample", "")
     fenced.write("old/.git/objects/x", "")
     fenced.write("old/.git/refs/x", "")
+    fenced.write("busy/.git/rebase-merge/git-rebase-todo", "")
     run = fenced.run(
         GIT
         + f"""
@@ -182,6 +191,19 @@ def test_old_config_removed():
 def test_old_sample():
     with pytest.raises(PermissionError):
         open("old/.git/hooks/pre-commit.sample", "w")
+
+def test_rebase_that_goes_on():
+    with pytest.raises(PermissionError):
+        open("busy/.git/rebase-merge/git-rebase-todo", "a")
+
+def test_rebase_made_up():
+    with pytest.raises(PermissionError):
+        os.mkdir("old/.git/rebase-merge")
+
+def test_rebase_by_a_move():
+    os.mkdir("rebase")
+    with pytest.raises(PermissionError):
+        os.rename("rebase", "old/.git/rebase-merge")
 """,
         env={"HOME": str(fenced.outside)},
     )
@@ -199,6 +221,9 @@ def test_old_sample():
     run.refused("test_old_config", f"rename {here}/old/.git/config")
     run.refused("test_old_config_removed", f"unlink {here}/old/.git/config")
     run.refused("test_old_sample", f"write {here}/old/.git/hooks/pre-commit.sample")
+    run.refused("test_rebase_that_goes_on", f"write {here}/busy/.git/rebase-merge/git-rebase-todo")
+    run.refused("test_rebase_made_up", f"mkdir {here}/old/.git/rebase-merge")
+    run.refused("test_rebase_by_a_move", f"rename {here}/old/.git/rebase-merge")
 
 
 @pytest.mark.parametrize("last", ["HEAD", "objects", "refs", "config"])

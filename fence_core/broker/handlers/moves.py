@@ -122,7 +122,8 @@ def _judge(
         # What has no place on a disk (a file of O_TMPFILE) was opened by somebody who might. To a source that is not
         # opened only, as a device may be, but changed: it gets a link more.
         means = "chmod" if located is old and op == "link" else op
-        if not located.is_file or process.may_write(judged_path(broker, process, located.path), means):
+        may = not located.is_file or process.may_write(judged_path(broker, process, located.path), means)
+        if may or repositories.lets(broker, process, op, located):
             gets = located is new or bool(flags & names.RENAME_EXCHANGE)
             asked = surroundings.objection(broker, process, op, located, gets=gets)
             if asked is None:

@@ -193,7 +193,8 @@ def test_it():
         if line.startswith("allow_write"):
             policy = policy.replace('allow_write = ["./*", ', f"{line[:-1]}, ".replace("= [", '= ["./*", '))
         else:
-            policy += line + "\n"
+            kept = [each for each in policy.splitlines() if not each.startswith(line.partition(" =")[0] + " =")]
+            policy = "\n".join([*kept, line, ""])
         third = fenced.run(test.format(marker="", body=body), policy=policy)
         third.clean("test_it")
         assert (first.status, second.status, third.status) == (1, 0, 0)

@@ -56,3 +56,33 @@ def test_control_line_is_for_pytest_only(fenced: Fenced) -> None:
         """
     )
     run.refused("test_thief", "connect 198.51.100.7:443/tcp", by=[run.attempts("test_thief")[0].program])
+
+
+def test_word_of_the_kernel_itself(fenced: Fenced) -> None:
+    """What comes from nobody has no sender: that the memory of a query may be used again."""
+    run = fenced.run(
+        """
+        import ctypes, errno, select, socket
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        SO_ZEROCOPY, MSG_ZEROCOPY, MSG_ERRQUEUE = 60, 0x4000000, 0x2000
+
+        def test_it():
+            query = bytes.fromhex("0001 0100 0001 0000 0000 0000 09") + b"localhost" + bytes.fromhex("00 0001 0001")
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                s.connect(("192.0.2.53", 53))
+                room, size = ctypes.create_string_buffer(128), ctypes.c_uint(128)
+                assert libc.recvfrom(s.fileno(), room, 99, MSG_ERRQUEUE, room, ctypes.byref(size)) == -1
+                assert ctypes.get_errno() == errno.EAGAIN
+                s.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+                assert s.send(query, MSG_ZEROCOPY) == len(query)
+                poll = select.poll()
+                poll.register(s, 0)
+                assert poll.poll(10_000)
+                assert libc.recvfrom(s.fileno(), room, 99, MSG_ERRQUEUE, room, ctypes.byref(size)) == 0
+                assert size.value == 0
+                s.settimeout(10)
+                assert s.recvfrom(512)[1] == ("192.0.2.53", 53)
+        """
+    )
+    run.clean("test_it")

@@ -546,7 +546,10 @@ def recvfrom(broker: Broker, process: Process, tid: int, borrowed: Borrowed, arg
         return CONTINUE if waits else errno.EAGAIN
     except OSError as error:
         return error.errno or errno.EIO
-    name = asked if broker.names.is_ours(borrowed, sender) else raw_address(borrowed.domain, *sender[:2])
+    if sender is None:
+        name = b""  # of what only tells that memory is free again (MSG_ZEROCOPY)
+    else:
+        name = asked if broker.names.is_ours(borrowed, sender) else raw_address(borrowed.domain, *sender[:2])
     room = int.from_bytes(memory.read(tid, args[5], 4), "little", signed=True)
     if room < 0:
         return errno.EINVAL

@@ -92,6 +92,8 @@ def outside(name):
         line.sendall(name.encode() + b"\\n")
         assert line.recv(9) == b"bound\\n"
         yield
+        line.shutdown(socket.SHUT_WR)
+        assert line.recv(9) == b""  # closed: a file of what somebody outside still has is not to be removed
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_path(here, kind):

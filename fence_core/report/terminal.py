@@ -146,8 +146,8 @@ def section(violations: Sequence[Violation], view: View, *, shown: Collection[in
     explained: set[tuple[object, ...]] = set()
     for name, found in list(places.items())[:PLACES_MAX]:
         yield Line(name, PLACE)
-        for violation in found[:PER_PLACE_MAX]:
-            for line in _entry(violation, view, explained, shown):
+        for violation, by in _told_apart(found[:PER_PLACE_MAX], view, shown):
+            for line in _entry(violation, view, explained, shown, by):
                 yield line._replace(text="  " + line.text)
         if len(found) > PER_PLACE_MAX:
             yield Line(f"  ... and {plural(len(found) - PER_PLACE_MAX, 'more violation')} here", DIM)
@@ -156,17 +156,39 @@ def section(violations: Sequence[Violation], view: View, *, shown: Collection[in
         yield from _rest(rest, len(places) - PLACES_MAX)
 
 
+def _told_apart(violations: Sequence[Violation], view: View, shown: Collection[int]) -> list[tuple[Violation, str]]:
+    """Each with what its line says of the program, so that no line stands there twice: nothing where it is the only one
+    of its text, the program where several programs did it, and the sum where nothing would tell them apart."""
+    programs: dict[str, set[str]] = {}
+    for violation in violations:
+        programs.setdefault(_short(violation, view, 1), set()).add(violation.program)
+    found: dict[tuple[object, ...], tuple[Violation, str]] = {}
+    for violation in violations:
+        text = _short(violation, view, 1)
+        by = f", by {escape(violation.program)}" if len(programs[text]) > 1 else ""
+        # What the reader has not seen yet is explained, and that tells it apart.
+        key: tuple[object, ...] = (text, by) if violation.number in shown else (text, by, violation.number)
+        known = found.get(key)
+        found[key] = (violation if known is None else _recount(known[0], known[0].count + violation.count), by)
+    return list(found.values())
+
+
+def _short(violation: Violation, view: View, count: int, by: str = "") -> str:
+    """One violation in a line."""
+    culprit = view.culprit(violation.stack)
+    where = f", {view.path(culprit.path)}:{culprit.line}" if culprit else ""
+    return _phase(violation, view) + shorten(what(_recount(violation, count)), _TEXT_MAX) + by + where
+
+
 def _entry(
-    violation: Violation, view: View, explained: set[tuple[object, ...]], shown: Collection[int]
+    violation: Violation, view: View, explained: set[tuple[object, ...]], shown: Collection[int], by: str
 ) -> Iterator[Line]:
     key = (violation.what, violation.rule, violation.marker, violation.config, violation.chain, violation.mode)
     if violation.number not in shown and key not in explained:
         explained.add(key)
         yield from details(violation, view)
         return
-    culprit = view.culprit(violation.stack)
-    where = f", {view.path(culprit.path)}:{culprit.line}" if culprit else ""
-    yield Line(_phase(violation, view) + shorten(what(violation), _TEXT_MAX) + where, WHAT)
+    yield Line(_short(violation, view, violation.count, by), WHAT)
     if key not in explained:
         explained.add(key)
         yield from _remedy(violation, view)

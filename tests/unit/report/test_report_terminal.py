@@ -210,3 +210,26 @@ def test_the_headline_is_one_line_however_many_there_are() -> None:
 def test_what_is_endless_is_cut() -> None:
     lines = section(at("t.py::test_a", what="write /" + "x" * 5000, rule="y" * 5000))
     assert max(map(len, lines)) < 500
+
+
+def test_no_line_stands_there_twice() -> None:
+    """What was shown above is a line each; the rest of what told them apart stands there."""
+    same = at("t.py::test_a", stack=(Frame("/proj/t.py", 1, "test_a"),))
+    several = [
+        same,
+        same._replace(number=1, rule="another rule", count=2),
+        same._replace(number=2, program="curl", is_test_process=False),
+        same._replace(number=3, what="connect 192.0.2.2:80/tcp"),
+        same._replace(number=4, stack=(Frame("/proj/t.py", 3, "test_a"), *same.stack)),
+    ]
+    lines = section(*several, shown=range(5))
+    assert [line for line in lines if line.startswith("  call: ")] == [
+        "  call: connect 192.0.2.1:80/tcp, 4 times, by python, t.py:1",
+        "  call: connect 192.0.2.1:80/tcp, by curl, t.py:1",
+        "  call: connect 192.0.2.2:80/tcp, t.py:1",
+    ]
+
+
+def test_what_was_not_shown_yet_is_explained_though_its_line_is_there() -> None:
+    lines = section(at("t.py::test_a"), at("t.py::test_a", 1, rule="another rule"), shown=[0])
+    assert "    refused: another rule" in lines

@@ -289,3 +289,37 @@ def test_where_only_a_marker_allows_it(fenced: Fenced, tmp_path: Path, kernel: s
         program=() if kernel == "with a list" else (sys.executable, "without_list.py"),
     )
     run.clean("test_it")
+
+
+def test_answer_to_a_name_that_the_kernel_gave(fenced: Fenced) -> None:
+    """A client that wants to know who answers gets a name without asking for one, whenever it says so."""
+    run = fenced.run(
+        """
+        import socket
+        import pytest
+
+        PASSCRED, PASSPIDFD = 16, 76
+
+        @pytest.mark.parametrize("option", [PASSCRED, PASSPIDFD])
+        @pytest.mark.parametrize("first", [True, False])
+        def test_it(option, first):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server, \\
+                    socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+                server.bind(f"\\0answers {option} {first}")
+                if not first:
+                    client.connect(server.getsockname())
+                try:
+                    client.setsockopt(socket.SOL_SOCKET, option, 1)
+                except OSError:
+                    pytest.skip("kernel: no SO_PASSPIDFD")
+                if first:
+                    client.connect(server.getsockname())
+                client.send(b"question")
+                asked = server.recvfrom(99)[1]
+                assert asked[:1] == b"\\0"
+                server.sendto(b"answer", asked)
+                assert client.recv(99) == b"answer"
+        """
+    )
+    assert run.status == 0, run
+    assert not run.ledger, run

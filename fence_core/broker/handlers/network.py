@@ -418,8 +418,11 @@ def _judge_filter(
 
 
 def _judge_unix(broker: Broker, process: Process, tid: int, borrowed: Borrowed, path: bytes, raw: bytes) -> Verdict:
-    if borrowed.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED):
-        broker.unix.add(borrowed.fd)  # the kernel gives it an abstract name (unix_autobind)
+    nameless = borrowed.type == socket.SOCK_DGRAM and not borrowed.socket.getsockname()
+    if nameless or borrowed.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED):
+        # The kernel gives it an abstract name (unix_autobind): now, or when it sends, as soon as the program asks to be
+        # told who sends (SO_PASSCRED, SO_PASSPIDFD), which it may do later.
+        broker.unix.add(borrowed.fd)
     if path[:1] == b"\0":
         inside = broker.unix.has_abstract(borrowed.socket, path, borrowed.type, tid)
         if inside is None:

@@ -44,7 +44,7 @@ def usage_text(error: engine.FenceError) -> str:
         return "\n".join(["the fence's policy cannot be used:", *(f"  {problem}" for problem in error.problems)])
     if isinstance(error, engine.FenceUnavailable):
         return f"this run cannot be fenced: {error}"
-    return f"the fence could not be put up: {error}"
+    return f"could not set up the fence: {error}"
 
 
 def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine.Fence:

@@ -187,7 +187,7 @@ def _supervise(
         if not answer.isdigit():
             why = answer[1:].decode("utf-8", "replace") or "the fenced process ended before the fence stood"
             os.waitpid(child, 0)
-            leave_quietly(f"ERROR: fence: the fence could not be raised: {why}", EXIT_UNAVAILABLE)
+            leave_quietly(f"ERROR: fence: could not set up the fence: {why}", EXIT_UNAVAILABLE)
         listener = pidfd.get_fd(pidfd.open_pidfd(child), int(answer))
         broker = Broker(
             listener,
@@ -214,7 +214,7 @@ def _supervise(
     except BaseException as error:  # whatever it is: this process must not go on as an unfenced pytest
         os.kill(child, signal.SIGKILL)
         why = str(error) if isinstance(error, FenceError | OSError) else f"{type(error).__name__}: {error}"
-        leave_quietly(f"ERROR: fence: the fence could not be raised: {why}", EXIT_UNAVAILABLE)
+        leave_quietly(f"ERROR: fence: could not set up the fence: {why}", EXIT_UNAVAILABLE)
     supervisor.run()
 
 

@@ -202,7 +202,7 @@ class Judge:
     def _write(self, request: Write) -> Decision:
         path = request.path
         if not path.startswith("/"):
-            return _impossible(f"no rule can allow it: {printable(path)} is no absolute path")
+            return _impossible(f"no rule can allow it: {printable(path)} is not an absolute path")
         if request.op == "mknod device":
             return _impossible("no rule can allow it: a device node is a way to everything behind it")
         node = (self._of_own_repositories() if request.known == "own" else self._writes).node(path)
@@ -303,7 +303,7 @@ class Judge:
         if self._reads is None:
             return Decision(True, "reading is free: there is no filesystem.deny_read")
         if not request.path.startswith("/"):
-            return _impossible(f"no rule can allow it: {printable(request.path)} is no absolute path")
+            return _impossible(f"no rule can allow it: {printable(request.path)} is not an absolute path")
         node = self._reads.node(request.path)
         if node.deny is not None:
             return Decision(False, node.deny.says, "denied")
@@ -362,7 +362,7 @@ class Judge:
 
             if is_public(str(host)):
                 return Decision(True, "it is a public address of a name that is allowed")
-            return Decision(False, f"{host} is no public address, and {answer.rule}", "unlisted")
+            return Decision(False, f"{host} is not a public address, and {answer.rule}", "unlisted")
         if not answer.allowed and request.port == 0 and request.proto == "udp":
             return Decision(False, "nothing is sent: libc sorts addresses this way", answer.why, quiet=True)
         return answer
@@ -411,7 +411,7 @@ class Judge:
         except DomainError as error:
             return _impossible(f'no rule can allow it: "{printable(request.name)}" {error}')
         if isinstance(host, Address):
-            return Decision(True, "an address is no name: looking it up asks nobody")
+            return Decision(True, "this is an address, not a name: there is nothing to look up")
         if host in self._absent:
             return self._declared_absent(host)
         denied = self._denied.match_name(host)
@@ -480,7 +480,7 @@ class Judge:
         if path.startswith("\0"):
             return self._unlisted("network.allow_all_unix_sockets")  # abstract: no path that a pattern could name
         if not path.startswith("/"):
-            return _impossible(f"no rule can allow it: {printable(path)} is no absolute path")
+            return _impossible(f"no rule can allow it: {printable(path)} is not an absolute path")
         node = self._sockets.node(path)
         if node.allow is not None:
             return Decision(True, node.allow.says)

@@ -115,11 +115,11 @@ def _parse_ipv6(text: str) -> Address:
 
     bare, _, scope = text.partition("%")
     if "%" in text and not re.fullmatch(r"[A-Za-z0-9_.-]+", scope):
-        raise DomainError("has an IPv6 scope that is no interface name")
+        raise DomainError("has an IPv6 scope that is not an interface name")
     try:
         address = IPv6Address(bare)
     except ValueError:
-        raise DomainError("is no IPv6 address") from None
+        raise DomainError("is not an IPv6 address") from None
     mapped = address.ipv4_mapped
     return Address(6, int(address)) if mapped is None else Address(4, int(mapped))
 
@@ -143,7 +143,7 @@ def canonical_host(text: str) -> str | Address:
             # UTS 46 is what browsers and curl do first: full-width letters and dots become plain ones.
             name = idna.encode(name, uts46=True).decode("ascii")
         except (idna.IDNAError, UnicodeError):
-            raise DomainError("is no valid internationalised name") from None
+            raise DomainError("is not a valid internationalised name") from None
     name = name.lower()
     if name.endswith("."):
         name = name[:-1]
@@ -211,7 +211,7 @@ def _split_port(text: str) -> tuple[str, int | None]:
     if not colon:
         return host, None
     if not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= 65535 and len(port) <= 5):
-        raise DomainError("has a port that is no number from 1 to 65535")
+        raise DomainError("has a port that is not a number from 1 to 65535")
     return host, int(port)
 
 
@@ -223,7 +223,7 @@ def _parse_network(host: str) -> Network:
     bits = 32 if address.version == 4 else 128
     mapped = 96 if ":" in base and address.version == 4 else 0  # ::ffff:10.0.0.0/104 is 10.0.0.0/8
     if not (length.isascii() and length.isdigit() and len(length) <= 3 and mapped <= int(length) <= bits + mapped):
-        raise DomainError(f"has a network prefix that is no number from 0 to {bits}")
+        raise DomainError(f"has a network prefix that is not a number from 0 to {bits}")
     prefix = int(length) - mapped
     if prefix < _SHORTEST_PREFIX[address.version]:
         raise DomainError(f"is too broad: a network of at least /{_SHORTEST_PREFIX[address.version]} is needed")
@@ -269,7 +269,7 @@ def parse_endpoint(text: str) -> tuple[str, int | None]:
     host, port = _split_port(text)
     address = canonical_host(host)
     if not isinstance(address, Address):
-        raise DomainError("is no IP address")
+        raise DomainError("is not an IP address")
     return str(address), port
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from fence_core.policy.requests import UNNAMED, Write
+from fence_core.policy.decide import RESOLVER_PORTS
+from fence_core.policy.requests import UNNAMED, Connect, Write
 from fence_core.policy.siblings import meant_by
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["hint", "is_shared_root"]
 
 _SHARED_OF_HOME = {
-    "": 'monkeypatch.setenv("HOME", str(tmp_path))',
+    "": "HOME",
     ".cache": "XDG_CACHE_HOME",
     ".config": "XDG_CONFIG_HOME",
     ".local": "XDG_DATA_HOME or XDG_STATE_HOME",
@@ -82,6 +83,8 @@ def is_shared_root(path: str, rules: FilesystemRules) -> bool:
 
 def hint(request: Request, rules: FilesystemRules, decision: Decision, entries: list[str] | None) -> str:
     """One sentence, or nothing. `entries`: what `remedy` offers to add to `allow_write`; None where that is nothing."""
+    if isinstance(request, Connect) and request.port in RESOLVER_PORTS and decision.why == "unlisted":
+        return "allow the names that are looked up, not the name server: --fence-mode=warn reports each of them"
     if not isinstance(request, Write) or decision.allowed:
         return ""
     path, home = request.path.removesuffix(UNNAMED).rstrip("/"), rules.home.rstrip("/")
@@ -94,25 +97,25 @@ def hint(request: Request, rules: FilesystemRules, decision: Decision, entries: 
         return "what lies there is run by you and by other programs, without a fence"
     for place, variable in _OWN_VARIABLES.items():
         if below_home == place or below_home.startswith(place + "/"):
-            return f"{variable} moves it, to a directory of the tests' own"
+            return f"point {variable} at a place of the tests' own"
     if entries is None:
         if path == home or (below_home and below_home in _SHARED_OF_HOME):
             return _of_shared_root(below_home)
         if is_shared_root(path, rules):
-            return "allow what is written below it, not the whole of it: missing directories above may then be made"
-        return "the name is new in each run: let the code be told where to write, and give it tmp_path"
+            return "allow what is written below it, not all of it: the tests may then make missing directories above"
+        return "the name is new in each run: let the caller say where the code writes, and pass tmp_path"
     return ""
 
 
 def _of_shared_root(below_home: str) -> str:
     shown = f"~/{below_home}" if below_home else "~"
     variable = _SHARED_OF_HOME[below_home]
-    text = f'a rule for what is meant below it, as "{shown}/NAME", lets the tests make it as well'
+    text = f'allow only what is needed below it, such as "{shown}/NAME": the tests may then make {shown} as well'
     if not variable:
         return text
     known = _OF_THE_ROOTS.get(below_home)
     others = f" ({known})" if known else ""
-    return f"{text}; or {variable}{others}, for a directory of the tests' own"
+    return f"{text}; or point {variable}{others} at a directory of the tests' own"
 
 
 def _of_protected(path: str, below_home: str, rules: FilesystemRules) -> str:
@@ -120,8 +123,8 @@ def _of_protected(path: str, below_home: str, rules: FilesystemRules) -> str:
         return ""
     for each in (path, *meant_by(path)):
         if each.endswith("/.gitconfig") or "/.config/git/" in f"{each}/":
-            return "GIT_CONFIG_GLOBAL, or HOME, names a file or a directory of the test's own"
-    return 'a home of the test\'s own does: monkeypatch.setenv("HOME", str(tmp_path))'
+            return "point GIT_CONFIG_GLOBAL at a file of the test's own, or HOME at a directory of its own"
+    return 'give the test a home directory of its own: monkeypatch.setenv("HOME", str(tmp_path))'
 
 
 def _holds_programs(path: str, entry: str, rules: FilesystemRules) -> bool:

@@ -211,7 +211,7 @@ def _read_toml(path: Path, source: str) -> Mapping[str, object] | None:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise _error(source, "", f"is no valid TOML: {error}", "a file that parses") from None
+        raise _error(source, "", f"is not valid TOML: {error}", "a file that parses") from None
     tool = data.get("tool")
     if not isinstance(tool, dict) or "fence" not in tool:
         return None
@@ -257,13 +257,13 @@ def _parse_json(text: str, source: str) -> object:
         return result
 
     def constant(name: str) -> object:
-        raise _error(source, "", f"holds {name}, which is no JSON", "a file that parses")
+        raise _error(source, "", f"holds {name}, which is not JSON", "a file that parses")
 
     try:
         return json.loads(plain, object_pairs_hook=pairs, parse_constant=constant)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise _error(source, where, f"is no valid JSON: {error.msg}", "a file that parses") from None
+        raise _error(source, where, f"is not valid JSON: {error.msg}", "a file that parses") from None
     except RecursionError:
         raise _error(source, "", "is nested too deeply", "a file that parses") from None
 
@@ -302,6 +302,6 @@ def _parse_yaml(text: str, source: str) -> object:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise _error(source, where, f"is no valid YAML: {problem}", "a file that parses") from None
+        raise _error(source, where, f"is not valid YAML: {problem}", "a file that parses") from None
     except RecursionError:
         raise _error(source, "", "is nested too deeply", "a file that parses") from None

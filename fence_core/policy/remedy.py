@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from fence_core.policy import domains, siblings
-from fence_core.policy.decide import ID_MAPS, Judge
+from fence_core.policy.decide import ID_MAPS, RESOLVER_PORTS, Judge
 from fence_core.policy.hints import hint, is_shared_root
 from fence_core.policy.record import Record
 from fence_core.policy.requests import UNNAMED, Bind, Connect, Move, Resolve, UnixConnect, Write
@@ -33,7 +33,6 @@ class Remedy(Record):
 
 _DIRECTORY_OPS = frozenset({"create", "rename", "link", "symlink", "mknod"})
 """Calls that rarely come alone: whoever renames into a directory wrote there before, under a name of the moment."""
-_RESOLVER_PORTS = (53, 853)
 _PASSING_PORTS = 32768
 """From here on the kernel chooses ports (`net.ipv4.ip_local_port_range`)."""
 _PRIVATE = {
@@ -109,7 +108,7 @@ def _change(request: Request, policy: Policy) -> tuple[str, str, bool | list[str
         return "network", "allow_unix_sockets", [_shorten(request.path, policy.filesystem)]
     if isinstance(request, Resolve):
         return "network", "allowed_domains", [str(domains.canonical_host(request.name))]
-    if isinstance(request, Connect) and request.port in _RESOLVER_PORTS:
+    if isinstance(request, Connect) and request.port in RESOLVER_PORTS:
         return None  # a name server: what names may be looked up is said by name
     if isinstance(request, (Connect, Bind)):
         return _reach(request)

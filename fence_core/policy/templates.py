@@ -91,7 +91,7 @@ def preset(name: str, context: TemplateContext) -> Preset:
     """The policy of this name and its settings, for this run. Raises PolicyError for an unknown name."""
     if name not in _NAMES:
         known = ", ".join(f'"{each}"' for each in _NAMES)
-        raise PolicyError((Problem("the fence", "extends", f'"{name}" is no template', known),))
+        raise PolicyError((Problem("the fence", "extends", f'"{name}" is not a template', known),))
     with open(os.path.join(_DIRECTORY, f"{name}.json"), encoding="utf-8") as file:
         raw = json.load(file)
     filesystem = raw.get("filesystem", {})

@@ -147,7 +147,7 @@ def unwatched(source: str, which: str = "the run") -> Problem:
     return Problem(
         source,
         "filesystem.deny_read",
-        f"cannot be kept: {which} does not watch what is read, which has to be said before its start",
+        f"cannot be kept: {which} does not watch reads, and that has to be switched on before it starts",
         f"watch_reads = true, or a deny_read, in the configuration of {which} (nothing is watched otherwise, since "
         "each open for reading then takes some 30 microseconds longer)",
     )
@@ -193,7 +193,7 @@ class _Parser:
             elif flat and owner.section in _FLAT_SECTIONS:
                 self._key(owner, name, value)
             else:
-                self.problem(name, "stands outside its section", f'under "{owner.section}": {owner.section}.{name}')
+                self.problem(name, "is outside its section", f'under "{owner.section}": {owner.section}.{name}')
 
     def _section(self, section: str, value: object) -> None:
         if value is None:
@@ -221,14 +221,14 @@ class _Parser:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         path = f"{section}.{name}" if section else name
         if close:
-            self.problem(path, "is no key of the fence", f'"{close[0]}" (did you mean that?)')
+            self.problem(path, f'is not a key of the fence; did you mean "{close[0]}"?', "")
             return
         for other in _SECTIONS:
             if name in _BY_SECTION[other]:
-                self.problem(path, "stands in the wrong section", f"{other}.{name}")
+                self.problem(path, "is in the wrong section", f"{other}.{name}")
                 return
         listed = ", ".join(key for key in known if key == key.lower())
-        self.problem(path, "is no key of the fence", listed)
+        self.problem(path, "is not a key of the fence", listed)
 
     def _key(self, key: Key, path: str, value: object) -> None:
         if key.path in self.written:
@@ -397,7 +397,11 @@ class _Parser:
         found = []
         for here, text in self._strings(path, value, "*_TOKEN"):
             if "=" in text or "[" in text or text != text.strip():
-                self.problem(here, f"{_quote(text)} is no name", 'the name of a variable, with "*" and "?" as globs')
+                self.problem(
+                    here,
+                    f"{_quote(text)} is not the name of a variable",
+                    'the name of a variable, with "*" and "?" as globs',
+                )
             found.append(Entry(text, self.source))
         return tuple(found)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import re
 import socket
 from collections.abc import Sequence
@@ -136,7 +137,9 @@ async def _connect(loop: asyncio.AbstractEventLoop, host: str, port: int) -> soc
         if isinstance(error, asyncio.TimeoutError):
             raise UnreachableError(f"{host} port {port}: timed out") from None
         if isinstance(error, OSError):
-            raise UnreachableError(f"{host} port {port}: {error.strerror or error}") from None
+            # asyncio has put words of its own into `strerror`: "Connect call failed ('127.0.0.1', 8443)"
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise UnreachableError(f"{host} port {port}: {why}") from None
         raise
     return sock
 
@@ -189,7 +192,7 @@ async def _dial_by_proxy(loop: asyncio.AbstractEventLoop, target: Target) -> tup
     except ValueError:
         host, port = None, 0
     if url.scheme != "http" or not host:
-        raise UnreachableError("the upstream proxy is no http://host:port")
+        raise UnreachableError("the upstream proxy is not of the form http://host:port")
     try:
         sock = await _connect_any(loop, await _resolve(loop, host, port), port)
     except UnreachableError as error:

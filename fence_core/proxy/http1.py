@@ -45,7 +45,7 @@ class RequestHead:
     def __init__(self, line: bytes, fields: list[Field]) -> None:
         match = _REQUEST_LINE.fullmatch(line)
         if match is None:
-            raise AmbiguousError("its first line is no request line")
+            raise AmbiguousError("its first line is not a request line")
         self.line = line
         self.method: bytes = match[1]
         self.target: bytes = match[2]
@@ -82,7 +82,7 @@ class RequestHead:
                 raise AmbiguousError("it has a Transfer-Encoding in HTTP/1.0")
             return Chunked()
         if lengths and not re.fullmatch(rb"[0-9]{1,18}", lengths[0]):
-            raise AmbiguousError("its Content-Length is no number")
+            raise AmbiguousError("its Content-Length is not a number")
         return Sized(int(lengths[0]) if lengths else 0)
 
 
@@ -206,7 +206,7 @@ class Chunked:
         if self._state == "size":
             match = _CHUNK_SIZE.fullmatch(line)
             if match is None:
-                raise AmbiguousError("the size of a chunk is no plain number")
+                raise AmbiguousError("the size of a chunk is not a plain number")
             self._left = int(match[1], 16)
             self._state = "data" if self._left else "trailer"
         elif self._state == "data end":

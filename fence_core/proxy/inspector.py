@@ -221,7 +221,7 @@ class Inspector:
         try:
             asked = str(canonical_host(name.decode("ascii")))
         except (DomainError, UnicodeDecodeError):
-            raise tls.MalformedHelloError("its server name is no host name") from None
+            raise tls.MalformedHelloError("its server name is not a host name") from None
         if asked != self._name:
             raise RefusedError(0, f"TLS for {asked} through a tunnel to {self._where}", RULE_OWN_NAME)
 

@@ -128,7 +128,7 @@ def _parse_server_name(content: bytes) -> bytes:
     if not names.at_end():
         raise MalformedHelloError("it names several servers")
     if kind or not name:
-        raise MalformedHelloError("its server name is no host name")
+        raise MalformedHelloError("its server name is not a host name")
     return name
 
 

@@ -285,7 +285,7 @@ def _hopeless(violation: Violation) -> str:
     if rule.endswith(" would allow it)") or (violation.hint and rule.startswith("no rule in ")):
         return ""
     if rule.startswith("denied: "):
-        return "no permission beats a denial: only taking that rule away allows this"
+        return "a denial overrides every permission: remove that rule to allow this"
     return "nothing can allow this yet" if rule.startswith("names cannot be allowed yet") else "nothing can allow this"
 
 

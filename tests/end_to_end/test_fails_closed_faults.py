@@ -220,6 +220,6 @@ def test_fence_cannot_be_raised(runs: Runs, fault: str) -> None:
         assert ended.status in (0, 4)
         return
     assert ended.status == 4, ended
-    assert ended.err.startswith(("ERROR: fence: the fence could not be raised: ", "ERROR: this run cannot be fenced: "))
+    assert ended.err.startswith(("ERROR: fence: could not set up the fence: ", "ERROR: this run cannot be fenced: "))
     assert "Traceback" not in ended.err
     assert not (runs.directory / "ran").exists()

@@ -288,7 +288,7 @@ def test_no_room_for_the_fence(pytester: pytest.Pytester, runs: Runs) -> None:
     if os.geteuid() == 0 and ended.status == 0:
         return  # CAP_SYS_RESOURCE
     assert ended.status == 4, ended
-    assert re.fullmatch("ERROR: fence: the fence could not be raised: .*File too large\n", ended.err)
+    assert re.fullmatch("ERROR: fence: could not set up the fence: .*File too large\n", ended.err)
     assert "ran" not in ended.out
 
 

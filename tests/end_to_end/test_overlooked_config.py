@@ -128,7 +128,7 @@ def test_cannot_be_read(runs: Runs, package: Path) -> None:
     ended = runs.pytest("-q", "packages/a")
     assert ended.status == 4, ended
     assert "fence.json" in ended.err
-    assert "no valid JSON" in ended.err
+    assert "not valid JSON" in ended.err
     assert "Traceback" not in ended.err
 
 

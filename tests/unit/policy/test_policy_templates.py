@@ -181,7 +181,7 @@ def test_decisions_name_the_preset() -> None:
 
 def test_an_unknown_template_lists_ours() -> None:
     with pytest.raises(
-        PolicyError, match=r'"code" is no template.*"default-deny", "pytest", "strict", "no-secrets", "command"'
+        PolicyError, match=r'"code" is not a template.*"default-deny", "pytest", "strict", "no-secrets", "command"'
     ):
         template("code", CONTEXT)
 

@@ -116,11 +116,11 @@ def test_a_relative_base_counts_from_the_working_directory(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("raw", "key", "found", "accepted"),
     [
-        ({"allowed_domain": []}, "allowed_domain", "no key of the fence", '"allowed_domains"'),
-        ({"allowedDomain": []}, "allowedDomain", "no key of the fence", '"allowedDomains"'),
+        ({"allowed_domain": []}, "allowed_domain", 'not a key of the fence; did you mean "allowed_domains"?', ""),
+        ({"allowedDomain": []}, "allowedDomain", 'not a key of the fence; did you mean "allowedDomains"?', ""),
         ({"network": {"allowWrite": []}}, "network.allowWrite", "wrong section", "filesystem.allowWrite"),
-        ({"network": {"zzz": 1}}, "network.zzz", "no key of the fence", "allowed_domains, denied_domains"),
-        ({"zzz": 1}, "zzz", "no key of the fence", "enabled"),
+        ({"network": {"zzz": 1}}, "network.zzz", "not a key of the fence", "allowed_domains, denied_domains"),
+        ({"zzz": 1}, "zzz", "not a key of the fence", "enabled"),
         ({"network": {7: 1}}, "network", "a key that is a number", "names"),
         ({"network": []}, "network", "a list", "a table"),
         ({"deny": ["x"]}, "deny", "outside its section", "command.deny"),
@@ -186,7 +186,7 @@ def test_problems_show_no_raw_control_characters() -> None:
 
 def test_json_keeps_its_sections() -> None:
     key, found, accepted = problem({"allowedDomains": []}, flat=False)
-    assert (key, found) == ("allowedDomains", "stands outside its section")
+    assert (key, found) == ("allowedDomains", "is outside its section")
     assert accepted == 'under "network": network.allowedDomains'
 
 

@@ -62,7 +62,7 @@ def test_what_nothing_may_allow_says_so() -> None:
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
-        ('denied: filesystem.deny_write "src" (pyproject.toml)', ["no permission beats a denial"]),
+        ('denied: filesystem.deny_write "src" (pyproject.toml)', ["a denial overrides every permission"]),
         ("names cannot be allowed yet: every look-up is refused", ["nothing can allow this yet"]),
         ('protected: ".git/config" (built in; filesystem.allow_git_config would allow it)', []),
     ],

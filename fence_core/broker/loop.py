@@ -20,9 +20,11 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from fence_core.broker import drafts
 from fence_core.broker.attribution import Process, ProcessTable
 from fence_core.broker.ceiling import Ceiling
 from fence_core.broker.control import OPEN_OF_ONE_MAX, Connection
+from fence_core.broker.drafts import Draft
 from fence_core.broker.handlers.acting import judged_path
 from fence_core.broker.handlers.ties import Ties
 from fence_core.broker.identity import Identities
@@ -138,6 +140,8 @@ class Broker:
         self.started = time.time()
         self.own_repositories: set[tuple[int, int]] = set()
         """Device and inode of each `.git` whose first configuration was put there inside: see `repositories.py`."""
+        self.drafts: list[Draft] = []
+        """Configurations of such repositories that somebody may be writing: see `drafts.py`."""
         self.ties = Ties()
         self.epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
@@ -251,6 +255,8 @@ class Broker:
         tid = notification[1]
         if self.unix.pending:
             self.unix.settle()
+        if self.drafts:
+            self._guarded(self.settle_drafts)
         if self._repeats is not None:
             self._key = self._repeats.key(tid, notification)
             kept = self._repeats.take(tid, notification[3], self._key)
@@ -444,6 +450,10 @@ class Broker:
 
     def allowed(self, process: Process, request: Request) -> bool:
         return all(judge.decide(request).allowed for _, judge in process.account().judges)
+
+    def settle_drafts(self, *, finally_: bool = False) -> None:
+        """Put into place what was written of configurations of git, or report it."""
+        drafts.settle(self, finally_=finally_)
 
     def same_network(self, tid: int) -> bool:
         return os.readlink(f"/proc/{tid}/ns/net") == self._network
@@ -649,6 +659,7 @@ class Broker:
             self.unwatch(pidfd)
             self.sinks.drain()  # while it is known who has sent that
             self.unix.settle()
+            self.settle_drafts()
             process = self.processes.forget(pidfd)
             os.close(pidfd)
             if process is not None:

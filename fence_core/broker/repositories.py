@@ -7,6 +7,7 @@ with `HEAD`, `objects` and `refs`, or with `HEAD` and `commondir`, whatever it i
   put there inside the fence, and so is no user's, they may be removed again, its sample hooks may be written, its
   `config` may be replaced, as long as that says nothing but harmless things (`policy/git_config.py`), and a rebase
   may be made in it.
+  What a program writes into it at once is a draft first (`drafts.py`).
 * A directory of another name may not become a repository while there is anything in it that git would obey, and what
   git obeys may not be put into one.
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from fence_core.policy import git_config
@@ -30,7 +32,16 @@ if TYPE_CHECKING:
     from fence_core.broker.resolve import Located
     from fence_core.policy.decide import Judge
 
-__all__ = ["is_free_place", "is_telling", "lets", "new_config", "objection", "objection_inside", "put"]
+__all__ = [
+    "is_free_place",
+    "is_telling",
+    "lets",
+    "may_replace_config",
+    "new_config",
+    "objection",
+    "objection_inside",
+    "put",
+]
 
 _PARTS = frozenset({"HEAD", "objects", "refs", "commondir", "config", "config.worktree", "hooks"})
 _OBEYED = frozenset({"config", "config.worktree", "commondir", "hooks"})
@@ -167,7 +178,7 @@ class _Directory:
             text, status = _read(b"config", directory)
             if git_config.objection(text):
                 return False
-            put(b"config", directory, text, status)
+            os.close(put(b"config", directory, text, status))
         except OSError:
             return False
         finally:
@@ -188,20 +199,26 @@ class NewConfig(NamedTuple):
     """Device and inode of the `.git` that becomes the tests' own by this."""
 
 
-def new_config(broker: Broker, process: Process, old: Located, new: Located) -> NewConfig | None:
-    """What a rename puts into a repository as its `config`; None where it does not, or that is not harmless.
+def may_replace_config(broker: Broker, parent: str, located: Located) -> bool:
+    """Whether this directory is a repository whose `config` the tests may make or replace, with a harmless one."""
+    if not parent.endswith("/.git"):
+        return _Directory(parent).is_repository()
+    try:
+        status = os.fstat(located.directory) if located.directory >= 0 else os.lstat(parent)
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) in broker.own_repositories or not os.path.lexists(f"{parent}/config")
 
-    git writes `config.lock` and renames that.
+
+def new_config(broker: Broker, process: Process, old: Located, new: Located) -> NewConfig | Write | None:
+    """What a rename puts into a repository as its `config`, if it does.
+
+    git writes `config.lock` and renames that. Where it is not harmless: the request to refuse, if the policy does.
     """
     parent, _, name = new.path.rpartition("/")
     if name != "config" or new.name != b"config" or not old.is_file or is_free_place(process, new.path):
         return None
-    dot = parent.endswith("/.git")
-    if not dot and not _Directory(parent).is_repository():
-        return None
-    status = os.fstat(new.directory)
-    identity = (status.st_dev, status.st_ino)
-    if dot and os.path.lexists(new.path) and identity not in broker.own_repositories:
+    if not may_replace_config(broker, parent, new):
         return None
     if not (process.may_write(old.path, "rename") and broker.allowed(process, Write("rename", new.path, known="own"))):
         return None
@@ -209,9 +226,13 @@ def new_config(broker: Broker, process: Process, old: Located, new: Located) -> 
         text, like = _read(old.name, old.directory)
     except OSError:
         return None
-    if like.st_nlink != 1 or git_config.objection(text):
+    if like.st_nlink != 1:
         return None
-    return NewConfig(text, like, identity if dot else None)
+    found = git_config.objection(text)
+    if found:
+        return Write("rename", new.path, known="config", around=found)
+    status = os.fstat(new.directory)
+    return NewConfig(text, like, (status.st_dev, status.st_ino) if parent.endswith("/.git") else None)
 
 
 def _read(name: bytes, directory: int) -> tuple[bytes, os.stat_result]:
@@ -226,27 +247,32 @@ def _read(name: bytes, directory: int) -> tuple[bytes, os.stat_result]:
         os.close(file)
 
 
-def put(name: bytes, directory: int, text: bytes, like: os.stat_result) -> None:
-    """A new file of this name, in the place of the one that there may be. Raises OSError.
+def put(
+    name: bytes, directory: int, text: bytes, like: os.stat_result, *, before: Callable[[int], object] = bool
+) -> int:
+    """A new file of this name, in the place of the one that there may be; open for us. Raises OSError.
+
+    `before`: done to it before it has the name.
 
     Until it has the name it has one that nobody can guess: nobody gets hold of it who could change it afterwards.
     """
     made = os.urandom(16).hex().encode()
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     base = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     try:
         file = os.open(made, flags, 0o600, dir_fd=base)
         try:
             if os.write(file, text) < len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            before(file)
             if os.geteuid() == 0:
                 os.fchown(file, like.st_uid, like.st_gid)
             os.fchmod(file, like.st_mode & 0o777)
             os.rename(made, name, src_dir_fd=base, dst_dir_fd=base)
         except OSError:
+            os.close(file)
             os.unlink(made, dir_fd=base)
             raise
-        finally:
-            os.close(file)
     finally:
         os.close(base)
+    return file

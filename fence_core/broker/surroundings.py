@@ -69,6 +69,8 @@ def objection(broker: Broker, process: Process, op: str, located: Located, *, ge
     `gets`: whether something gets this name by it, and does not just lose it.
     """
     asked = repositories.objection(broker, process, op, located) if gets else None
+    if asked is not None and broker.allowed(process, asked):
+        asked = None
     return asked or _of_environment(broker, process, op, located.path, gets) or _of_socket(broker, process, op, located)
 
 

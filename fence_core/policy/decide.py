@@ -209,7 +209,7 @@ class Judge:
         if node.locked is not None:
             return Decision(False, node.locked.says, "protected", quiet=re.search(_BYTE_CODE, path) is not None)
         if node.protect is not None:
-            return Decision(False, node.protect.says, "protected")
+            return Decision(False, _with_key(node.protect.says, request), "protected")
         if request.op in protected.CONTAINER_OPS:
             holder = self._writes.anchor(path) or (None if node.exempt else self._writes.container(path))
             if request.op == "create" and self._filesystem.allow_git_config and path.endswith("/.git"):
@@ -229,7 +229,7 @@ class Judge:
             if not (lifts and self._filesystem.allow_git_config):
                 tail = "; filesystem.allow_git_config would allow it" if lifts else ""
                 says = "protected: git takes its directory for a repository, and obeys what this makes it hold"
-                return Decision(False, f"{says} (built in{tail})", "protected")
+                return Decision(False, _with_key(f"{says} (built in{tail})", request), "protected")
         if _of_a_process_outside(path):
             return _impossible("no rule can allow it: it belongs to a process outside of the fence")
         if request.known == "environment" and not self._names_environment(request.around, path):
@@ -547,6 +547,14 @@ _WANTED_ABSENT = re.compile(
 def _of_a_process_outside(path: str) -> bool:
     """Those inside are `/proc/self`, see `Judge.may_write`."""
     return path.startswith("/proc/") and path[6:7].isdigit()
+
+
+def _with_key(says: str, request: Write) -> str:
+    """The reason why git's configuration is protected, with what it was that would have been set there."""
+    if request.known != "config" or not request.around:
+        return says
+    head, built_in, tail = says.partition(" (built in")
+    return f"{head}; here {printable(request.around)}{built_in}{tail}"
 
 
 def _impossible(rule: str) -> Decision:

@@ -207,8 +207,9 @@ class Write(_Asked):
     "write"; `create` is an open that makes the file, `terminal` one of a terminal that is neither this run's nor was
     opened inside. `toward`: of a directory, the one below it that the program wants to make, where it has said so.
     `known`: what somebody who looked at the disk knows of it. `own`: it lies in a repository of git that tests made,
-    and git obeys nothing of what is done; `config`, `hooks`: git would. `environment`: it belongs to a virtual
-    environment (at `around`) that was there before the run. `socket`: it is one on which somebody outside listens.
+    and git obeys nothing of what is done; `config`, `hooks`: git would (`around`: the key, if that is known).
+    `environment`: it belongs to a virtual environment (at `around`) that was there before the run. `socket`: it is one
+    on which somebody outside listens.
     """
 
     kind = "write"

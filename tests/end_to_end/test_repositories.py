@@ -161,10 +161,6 @@ def test_hooks_by_a_move(tmp_path):
     with pytest.raises(PermissionError):
         os.rename(tmp_path, "made/.git/hooks")
 
-def test_config_at_once():
-    with pytest.raises(PermissionError):
-        open("made/.git/config", "a")
-
 def test_config_that_is_open():
     with open("made/.git/config.lock", "w") as lock:
         lock.write("[core]\\n\\trepositoryformatversion = 0\\n")
@@ -179,6 +175,10 @@ def test_config_with_another_name():
     os.link("made/.git/config.lock", "other")
     with pytest.raises(PermissionError):
         os.rename("made/.git/config.lock", "made/.git/config")
+
+def test_old_config_at_once():
+    with pytest.raises(PermissionError):
+        open("old/.git/config", "a")
 
 def test_old_config():
     with pytest.raises(PermissionError):
@@ -211,11 +211,13 @@ def test_rebase_by_a_move():
     for key in SETTINGS.values():
         refused = run.refused(f"test_setting[{key}]", f"rename {here}/made/.git/config", by=["git"])
         assert refused.plain["marker"] == "@pytest.mark.fence(allow_git_config=True)"
+        section, *_, name = key.lower().split(".")
+        assert f"here {section}.{name} (" in refused.plain["rule"]
     run.refused("test_hook", f"write {here}/made/.git/hooks/pre-commit")
     run.refused("test_hook_by_a_sample", f"rename {here}/made/.git/hooks/pre-commit.sample")
     run.refused("test_hook_by_a_link", f"symlink {here}/made/.git/hooks/post-commit")
     run.refused("test_hooks_by_a_move", f"rename {here}/made/.git/hooks")
-    run.refused("test_config_at_once", f"write {here}/made/.git/config")
+    run.refused("test_old_config_at_once", f"write {here}/old/.git/config")
     run.clean("test_config_that_is_open")
     run.refused("test_config_with_another_name", f"rename {here}/made/.git/config")
     run.refused("test_old_config", f"rename {here}/old/.git/config")
@@ -224,6 +226,163 @@ def test_rebase_by_a_move():
     run.refused("test_rebase_that_goes_on", f"write {here}/busy/.git/rebase-merge/git-rebase-todo")
     run.refused("test_rebase_made_up", f"mkdir {here}/old/.git/rebase-merge")
     run.refused("test_rebase_by_a_move", f"rename {here}/old/.git/rebase-merge")
+
+
+def test_config_written_at_once(fenced: Fenced) -> None:
+    """As libgit2 and GitPython do it, not by way of `config.lock`; whoever opens it finds what was written."""
+    run = fenced.run(
+        GIT
+        + """
+CONFIG = "made/.git/config"
+
+def read(path=CONFIG):
+    with open(path) as file:
+        return file.read()
+
+def test_libgit2():  # git_repository_init, src/libgit2/repository.c
+    os.makedirs("made/.git")
+    os.close(os.open(CONFIG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666))
+    assert os.stat(CONFIG).st_mode & 0o777 == 0o666 & ~os.umask(0o022)
+    with open(CONFIG + ".lock", "x") as lock:
+        lock.write("[core]\\n\\tbare = false\\n")
+    with pytest.raises(FileExistsError):
+        os.link(CONFIG + ".lock", CONFIG)
+    os.rename(CONFIG + ".lock", CONFIG)
+    assert "bare" in read()
+
+def test_by_hand():
+    with open(CONFIG, "w") as file:
+        for number in range(20):
+            file.write(f"[user]\\n\\tname = {number}\\n")
+            file.flush()
+            assert read().endswith(f"name = {number}\\n")
+    with open(CONFIG, "a") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write("\\temail = x\\n")
+    assert read().count("name") == 20 and read().endswith("email = x\\n")
+    assert os.stat(CONFIG).st_mode & 0o777 == 0o600
+    with open(CONFIG, "r+") as file:
+        assert file.read().count("name") == 20
+        file.seek(0)
+        file.truncate()
+        file.write("[user]\\n\\tname = y\\n")
+    assert read() == "[user]\\n\\tname = y\\n"
+
+def test_twice():
+    with open(CONFIG, "a") as first, open(CONFIG, "a") as second:
+        first.write("\\temail = 1\\n")
+        first.flush()
+        second.write("\\temail = 2\\n")
+    assert read().endswith("email = 1\\n\\temail = 2\\n")
+
+def test_child():
+    subprocess.run(["sh", "-c", "echo '[init]' >> made/.git/config; grep init made/.git/config"], check=True)
+    assert read().endswith("[init]\\n")
+
+def test_for_git():
+    git("init", "made")
+    with open(CONFIG, "a") as file:
+        file.write("[remote 'x']\\n".replace("'", '"') + "\\turl = https://example.com/x\\n")
+    assert git("remote", cwd="made") == "x\\n"
+
+def test_half():
+    with open(CONFIG, "w") as file:
+        file.write("[user]\\n\\tnam")
+        file.flush()
+        assert "nam\\n" not in read() + "\\n"
+        file.write("e = half\\n")
+    assert read().endswith("name = half\\n")
+
+def test_removed():
+    with open(CONFIG, "a") as file:
+        shutil.rmtree("made")
+        file.write("[core]\\n\\tfsmonitor = id\\n")
+    assert not os.path.exists("made")
+
+@pytest.mark.fence(allow_git_config=True)
+def test_setting():
+    git("init", "--bare", "bare.git")
+    with open("bare.git/config", "a") as file:
+        file.write("[core]\\n\\tfsmonitor = id\\n")
+    assert "fsmonitor" in read("bare.git/config")
+    git("config", "core.hooksPath", "x", cwd="bare.git")
+""",
+        env={"HOME": str(fenced.outside)},
+    )
+    run.clean("test_libgit2", "test_by_hand", "test_twice", "test_child", "test_for_git", "test_half")
+    run.clean("test_removed", "test_setting")
+    run.nothing_else()
+
+
+def test_config_written_at_once_that_git_would_obey(fenced: Fenced) -> None:
+    """It is never there to be found, whoever looks when."""
+    run = fenced.run(
+        GIT
+        + """
+def read(path="made/.git/config"):
+    with open(path) as file:
+        return file.read()
+
+def test_it():
+    git("init", "made")
+    before = read()
+    with open("made/.git/config", "a") as file:
+        file.write("[core]\\n\\tfsmonitor = id\\n")
+        file.flush()
+        assert read() == before
+        assert git("config", "core.fsmonitor", cwd="made", fails=True) == ""
+    assert read() == before
+
+def test_the_first():
+    os.makedirs("first/.git")
+    with open("first/.git/config", "w") as file:
+        file.write("[alias]\\n\\tst = !id\\n")
+    assert read("first/.git/config") == ""
+
+def test_in_two_steps():
+    with open("made/.git/config", "w") as file:
+        file.write("[user]\\n")
+        file.flush()
+        assert read() == "[user]\\n"
+        file.write("[include]\\n\\tpath = x\\n")
+    assert read() == "[user]\\n"
+
+def test_by_the_draft_itself():
+    with open("made/.git/config", "w") as file:
+        again = os.open(f"/proc/self/fd/{file.fileno()}", os.O_WRONLY)
+    os.write(again, b"[core]\\n\\thooksPath = x\\n")
+    os.close(again)
+    assert "hooksPath" not in read()
+
+def test_child():
+    subprocess.run(["sh", "-c", "printf '[core]\\n\\tpager = id\\n' > made/.git/config"], check=True)
+    assert "pager" not in read()
+
+def test_changed_mind():
+    with open("made/.git/config", "w") as file:
+        file.write("[alias]\\n\\tst = !id\\n")
+        file.flush()
+        file.truncate(0)
+        file.seek(0)
+        file.write("[user]\\n\\tname = x\\n")
+    assert read() == "[user]\\n\\tname = x\\n"
+""",
+        env={"HOME": str(fenced.outside)},
+    )
+    here = fenced.directory
+    for test, path, key in (
+        ("test_it", "made/.git", "core.fsmonitor"),
+        ("test_the_first", "first/.git", "alias.st"),
+        ("test_in_two_steps", "made/.git", "include.path"),
+        ("test_by_the_draft_itself", "made/.git", "core.hookspath"),
+        ("test_child", "made/.git", "core.pager"),
+    ):
+        (refused,) = run.attempts(test)
+        assert (refused.what, refused.phase) == (f"write {here}/{path}/config", "call"), run
+        assert f"here {key}" in refused.plain["rule"]
+        assert refused.plain["marker"] == "@pytest.mark.fence(allow_git_config=True)"
+        run.blamed(test)
+    run.clean("test_changed_mind")
 
 
 @pytest.mark.parametrize("last", ["HEAD", "objects", "refs", "config"])

@@ -11,7 +11,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from fence_core.broker import opener, repositories, surroundings
+from fence_core.broker import drafts, opener, repositories, surroundings
 from fence_core.broker.handlers import reads, terminals
 from fence_core.broker.handlers.acting import (
     DIRECTORY_ENDS,
@@ -132,6 +132,10 @@ def _open_located(
     may = not located.is_file or process.may_write(judged, op) or repositories.lets(broker, process, op, located)
     asked = surroundings.objection(broker, process, op, located) if may and located.is_file else None
     if not may or asked is not None:
+        if located.path.endswith("/.git/config") and drafts.may_open(broker, process, located, flags):
+            opened = drafts.open_draft(broker, process, tid, located, flags, mode)
+            if opened != CONTINUE:
+                return opened
         if flags & os.O_CREAT and not flags & (CHANGES & ~os.O_CREAT | os.O_EXCL) and _exists(located):
             # It changes nothing where the file exists; were it gone by then, Landlock would make none.
             if broker.watches_reads:

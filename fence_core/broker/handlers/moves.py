@@ -49,9 +49,9 @@ def _rename(broker: Broker, tid: int, old_fd: int, old_at: int, new_fd: int, new
         return found
     old, new = found
     config = None if flags else repositories.new_config(broker, process, old, new)
-    if config is not None:
+    if isinstance(config, repositories.NewConfig):
         return _rename_config(broker, tid, config, old, new)
-    refused = _judge(broker, process, tid, "rename", old, new, flags)
+    refused = _judge(broker, process, tid, "rename", old, new, flags, why=config)
     if refused is not None:
         return refused
     if broker.ceiling.covers(old.path) and broker.ceiling.covers(new.path):
@@ -71,7 +71,7 @@ def _rename_config(broker: Broker, tid: int, config: repositories.NewConfig, old
         return broker.succeed() if native == NO_CHANGE else native
 
     def act() -> None:
-        repositories.put(b"config", new.directory, config.text, config.like)
+        os.close(repositories.put(b"config", new.directory, config.text, config.like))
         os.unlink(old.name, dir_fd=old.directory)
         if config.repository is not None:
             broker.own_repositories.add(config.repository)
@@ -115,8 +115,13 @@ def _judge(
     old: Located,
     new: Located,
     flags: int = 0,
+    *,
+    why: Write | None = None,
 ) -> Reply | None:
-    """The refusal, if there is one; None where the call is to be carried out."""
+    """The refusal, if there is one; None where the call is to be carried out.
+
+    `why`: what is known against the new name, should that be refused.
+    """
     for located in (old, new):
         # A second name in a writable place would make the file behind it writable: the source of a link must be, too.
         # What has no place on a disk (a file of O_TMPFILE) was opened by somebody who might. To a source that is not
@@ -130,6 +135,8 @@ def _judge(
                 continue
         else:
             asked = Write(op, located.path)
+        if located is new and why is not None:
+            asked = why
         native = native_errno(op, old, tid, flags=flags, other=new)
         if native:
             return broker.succeed() if native == NO_CHANGE else native

@@ -151,39 +151,6 @@ def test_proxy_for_those_who_were_not_told(fenced: Fenced) -> None:
     run.refused("test_by_hand", f"connect 127.0.0.1:{proxy}/tcp")
 
 
-def test_expose_ports(fenced: Fenced) -> None:
-    """A socket is tied to loopback, unless its port is to be reached by other machines."""
-    port = free_port()
-    run = fenced.run(
-        f"""
-        import socket
-
-        TO_DEVICE = 25
-
-        def device(server):
-            return server.getsockopt(socket.SOL_SOCKET, TO_DEVICE, 16)
-
-        def test_exposed():
-            with socket.socket() as server:
-                server.bind(("0.0.0.0", {port}))
-                server.listen()
-                assert device(server) == b""
-                with socket.create_connection(server.getsockname()) as client:
-                    assert device(client) == b"lo\\0"
-
-        def test_others():
-            with socket.socket() as bound, socket.socket() as listening, \\
-                    socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-                bound.bind(("0.0.0.0", 0))
-                listening.listen()
-                datagrams.bind(("0.0.0.0", {port}))
-                assert device(bound) == device(listening) == device(datagrams) == b"lo\\0"
-        """,
-        policy=f"[tool.fence.network]\nexpose_ports = [{port}]\n",
-    )
-    run.clean("test_exposed", "test_others")
-
-
 def test_name_in_etc_hosts(fenced: Fenced) -> None:
     """A program that finds a name there asks nobody: the report says why it is an address, and of which name."""
     lines = [line.partition("#")[0].split() for line in Path("/etc/hosts").read_text().splitlines()]

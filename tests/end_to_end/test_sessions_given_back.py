@@ -67,14 +67,17 @@ def test_hellos_without_end(fenced: Fenced) -> None:
         """
         from greeting import costs, run
 
-        def test_many():
-            memory, descriptors = costs()
-            said = run('''
+        CODE = '''
         answers = [greet() for _ in range(3000)]
         good = sum("error" not in answer for answer in answers)
         print(good, answers[-1]["error"])
-        ''')
-            assert said == "32 32 fenced sessions are open in this process already\\n"
+        '''
+
+        def test_many():
+            for _ in range(5):  # what the broker imports, and what it keeps of the last sessions, is not growth
+                run(CODE)
+            memory, descriptors = costs()
+            assert run(CODE) == "32 32 fenced sessions are open in this process already\\n"
             more, now = costs()
             assert more - memory < 4000, "KiB"
             assert now <= descriptors + 4

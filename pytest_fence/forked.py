@@ -167,7 +167,8 @@ class ForkedTests:
         test.output.start()
         delay, interval = real.setitimer(_ITIMER_REAL, 0)
         try:
-            test.pid = self._fence.fork_test()
+            with self._line.lent():
+                test.pid = self._fence.fork_test()
         except OSError:
             real.setitimer(_ITIMER_REAL, delay, interval)
             test.output.stop()

@@ -56,7 +56,6 @@ class Sender:
         self._pid = real.getpid()
         self._in_step = in_step
         self._cut = False
-        line.take()
 
     def send(self, *message: object) -> None:
         if real.getpid() != self._pid:

@@ -1,8 +1,8 @@
 """A line from a fork to the process that made it, in memory that the two share. Run by fenced processes.
 
 No descriptor belongs to it: a test may write into all that it finds, close them, put others in their place, fill them
-or make them not wait, and so may what it has started. Nobody else has this memory: an exec drops it, and a fork of the
-fork has none of it (MADV_DONTFORK).
+or make them not wait, and so may what it has started. Nobody else has this memory: an exec drops it, and no fork has
+it (MADV_DONTFORK) but the one that is made while the parent says so (`lent`). Fixtures fork, too.
 
 A ring of bytes with two counters. Layout, little-endian u32 words:
 
@@ -17,8 +17,10 @@ word  meaning
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
+from collections.abc import Iterator
 
 from fence_core.kernel import futex, libc
 
@@ -43,11 +45,11 @@ _mmap = libc.function(
 )
 _madvise = libc.function("madvise", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _MAP_FAILED = ctypes.c_void_p(-1).value
-_MADV_DONTFORK = 10  # include/uapi/asm-generic/mman-common.h
+_MADV_DONTFORK, _MADV_DOFORK = 10, 11  # include/uapi/asm-generic/mman-common.h
 
 
 class Line:
-    """Both ends: the parent makes it, `clear`s it before each fork, `read`s and `answer`s; the fork `write`s."""
+    """Both ends: the parent `clear`s it, forks while it is `lent`, `read`s and `answer`s; the fork `write`s."""
 
     def __init__(self) -> None:
         """Raises KernelCallError."""
@@ -59,7 +61,21 @@ class Line:
         self._words = memory[:16].cast("I")
         self._data = memory[_DATA_AT:]
         self._step = 0
+        self._advise(_MADV_DONTFORK)
         futex.prepare(_PATIENCE_MS, *_WAITS_MS)
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """The fork that is made within has the line, and that fork's own forks have not. Raises KernelCallError."""
+        self._advise(_MADV_DOFORK)
+        try:
+            yield
+        finally:
+            self._advise(_MADV_DONTFORK)
+
+    def _advise(self, advice: int) -> None:
+        if _madvise(self._address, _SIZE, advice):
+            libc.fail("madvise")
 
     # ------------------------------------------------------------ parent
 
@@ -96,10 +112,6 @@ class Line:
         futex.wake(self._address + 8)
 
     # ------------------------------------------------------------ fork
-
-    def take(self) -> None:
-        """Called first in the fork, to which this end belongs from now on; forks of its own have none of it."""
-        _madvise(self._address, _SIZE, _MADV_DONTFORK)
 
     def write(self, data: bytes, *, in_step: bool) -> None:
         """Waits while there is no room; `in_step`: and until the parent has dealt with it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import resource
 import signal
 import warnings
 from collections.abc import Callable, Mapping
@@ -19,7 +21,8 @@ from pytest_fence.forked_wire import Reader, Sender, Unreadable
 def in_fork(line: Line, function: Callable[[Sender], object], *, in_step: bool = False) -> int:
     """The pid of a fork that has told this."""
     line.clear()
-    pid = os.fork()
+    with line.lent():
+        pid = os.fork()
     if pid == 0:
         try:
             function(Sender(line, in_step=in_step))
@@ -113,6 +116,31 @@ def test_a_fork_of_the_sender_is_not_heard() -> None:
 
     line = Line()
     assert heard(line, in_fork(line, forks)) == []
+
+
+def test_only_the_fork_that_it_is_lent_to_has_the_line() -> None:
+    """A process that a wider fixture has forked has the address, and nothing there."""
+
+    def ended(pid: int) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def fork(writes: Line) -> int:
+        pid = os.fork()
+        if pid == 0:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            faulthandler.disable()
+            writes.write(b'["end"]\n', in_step=False)
+            os._exit(0)
+        return pid
+
+    line = Line()
+    assert ended(fork(line)) == -signal.SIGSEGV
+    assert line.read() == b""
+    with line.lent():
+        pid = fork(line)
+    assert ended(pid) == 0
+    assert line.read() == b'["end"]\n'
+    assert ended(fork(line)) == -signal.SIGSEGV
 
 
 def test_reports_are_rebuilt() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -176,7 +175,7 @@ def test_process_of_a_session_that_is_over(fenced: Fenced) -> None:
     assert [run.report(test)["outcome"] for test in ("test_few", "test_many", "test_control")] == ["passed"] * 3, run
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root sees the descriptors of a supervisor")
+@pytest.mark.needs("user:root")  # nobody else sees the descriptors of a supervisor
 def test_suite_of_a_plugin(runs: Runs) -> None:
     """Nested pytest runs, in this process and in others, leave no descriptor."""
     runs.load("pytester")

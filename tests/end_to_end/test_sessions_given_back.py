@@ -192,10 +192,11 @@ def test_nested(pytester, how):
     pytester.makepyfile("def test(): pass")
     run = getattr(pytester, "runpytest_" + how)
     counts = []
-    for _ in range(4):
+    for _ in range(7):
         run("-p", "pytest_fence.plugin", "--fence", "-p", "no:cacheprovider").assert_outcomes(passed=1)
         counts.append(len(os.listdir(f"/proc/{SUPERVISOR}/fd")))
-    assert counts[-1] <= counts[0] + 1, counts
+    # The first opens what is kept; and of what has just ended something may still be open.
+    assert counts[-1] <= counts[1] + 3, counts
 """
     )
     ended = runs.pytest("-p", "no:cacheprovider", env={"PYTHONPATH": str(Path(__file__).resolve().parents[2])})

@@ -232,7 +232,7 @@ def test_terminals_of_others(fenced: Fenced, other: str, reads: bool) -> None:
 
 
 INSIDE = """
-    import fcntl, os, pty, shutil, subprocess, sys, termios, time
+    import fcntl, os, pty, subprocess, sys, termios, time
     import pytest
 
     def read_all(fd):
@@ -281,12 +281,10 @@ INSIDE = """
         assert read_all(fd).split() == [b"one", b"two", b"three"]
         os.waitpid(pid, 0)
 
-    @pytest.mark.skipif(not shutil.which("script"), reason="program: script is not installed")
     def test_script():
         words = ["script", "-qec", "echo one > /dev/tty; echo two > $(tty)", "/dev/null"]
         assert subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True).stdout.split() == [b"one", b"two"]
 
-    @pytest.mark.skipif(not shutil.which("tmux"), reason="program: tmux is not installed")
     def test_tmux(tmp_path):
         tmux = ["tmux", "-S", str(tmp_path / "s"), "-f", "/dev/null"]
         command = f"sh -c 'echo one > /dev/tty; echo two > $(tty); {' '.join(tmux)} wait-for -S done; cat'"
@@ -306,6 +304,7 @@ INSIDE = """
 """
 
 
+@pytest.mark.needs("program:script", "program:tmux")
 @pytest.mark.parametrize("reads", [False, True], ids=["", "reads watched"])
 def test_terminals_made_inside(fenced: Fenced, reads: bool) -> None:
     policy = f"[tool.fence]\nextends = 'strict'\nallow_write = ['./*']\nwatch_reads = {str(reads).lower()}"
@@ -314,7 +313,7 @@ def test_terminals_made_inside(fenced: Fenced, reads: bool) -> None:
     assert not run.ledger, run
 
 
-@pytest.mark.needs("user:root", "program:unshare")
+@pytest.mark.needs("user:root", "program:unshare", "program:script", "program:tmux")
 def test_terminals_of_another_instance(fenced: Fenced) -> None:
     """As in a container, where `ptmx` lies beside the terminals."""
     run = fenced.run(INSIDE, prefix=OWN_DEV)

@@ -285,13 +285,16 @@ INSIDE = """
         words = ["script", "-qec", "echo one > /dev/tty; echo two > $(tty)", "/dev/null"]
         assert subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True).stdout.split() == [b"one", b"two"]
 
-    def test_tmux(tmp_path):
+    def test_tmux(tmp_path, monkeypatch):
+        monkeypatch.setenv("SHELL", "/bin/sh")  # it runs commands by the user's shell, which may be nologin
         tmux = ["tmux", "-S", str(tmp_path / "s"), "-f", "/dev/null"]
         command = f"sh -c 'echo one > /dev/tty; echo two > $(tty); {' '.join(tmux)} wait-for -S done; cat'"
         subprocess.run([*tmux, "new-session", "-d", command], check=True)
-        subprocess.run([*tmux, "wait-for", "done"], check=True, timeout=20)
-        shown = subprocess.run([*tmux, "capture-pane", "-p"], check=True, capture_output=True).stdout
-        subprocess.run([*tmux, "kill-server"], check=True)
+        try:
+            subprocess.run([*tmux, "wait-for", "done"], check=True, timeout=20)
+            shown = subprocess.run([*tmux, "capture-pane", "-p"], check=True, capture_output=True).stdout
+        finally:
+            subprocess.run([*tmux, "kill-server"])
         assert shown.split() == [b"one", b"two"]
 
     def test_peer():

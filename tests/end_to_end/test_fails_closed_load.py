@@ -351,13 +351,13 @@ def test_death_in_the_middle_of_a_call(runs: Runs) -> None:
                         if n % 2:
                             socket.socket().connect(full.getsockname())
                         while True:
-                            os.close(os.open(tmp_path / str(n), os.O_RDWR | os.O_CREAT))
                             try:
                                 os.mkdir("forbidden")
                             except PermissionError:
                                 pass
+                            os.close(os.open(tmp_path / str(n), os.O_RDWR | os.O_CREAT))
                     children.append(pid)
-                for pid in children:
+                for n, pid in enumerate(children):
                     while n % 2 == 0 and not (tmp_path / str(n)).exists():
                         time.sleep(0.001)
                     os.kill(pid, signal.SIGKILL)

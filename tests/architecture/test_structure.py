@@ -1,0 +1,492 @@
+"""How the code is put together: no circles of imports, one place that knows the whole, handlers that take one call,
+functions that fit the eye, and one referee.
+
+What does not keep a rule yet stands in its list of `KNOWN`, which only ever shrinks: what is mended is taken out of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+
+import pytest
+
+from tests.architecture.test_layers import ROOT, dotted, imports, modules
+
+ASSEMBLING = "fence_core.broker.assemble"
+"""The one file that puts the broker's parts together, and so knows all of them."""
+WHOLE = {"Broker"}
+"""What the class that holds all parts is called, whatever else that file defines."""
+ABOVE = ("fence_core.launcher", "fence_core.cli")
+"""Who starts a broker, and may name it."""
+HANDLERS = ("fence_core.broker.handlers", "fence_core.broker.calls")
+PARAMETERS_MAX = 5
+LINES_MAX = 60
+JUDGE = "fence_core.policy"
+DECISIONS = {"Decision", "Rule"}
+"""What is made by the judge, and by nobody else."""
+REFUSING = {"refuse", "note", "report"}
+"""What is called to refuse something, and to write down that it was."""
+FAULT = re.compile(r"fault|_?failed")
+"""Functions about faults of the fence itself, which no rule is the cause of."""
+
+KNOWN: Mapping[str, set[str]] = {
+    "circle": {
+        "fence_core.broker.control",
+        "fence_core.broker.drafts",
+        "fence_core.broker.handlers.acting",
+        "fence_core.broker.handlers.ancillary",
+        "fence_core.broker.handlers.changing",
+        "fence_core.broker.handlers.exec",
+        "fence_core.broker.handlers.files",
+        "fence_core.broker.handlers.flags",
+        "fence_core.broker.handlers.inodes",
+        "fence_core.broker.handlers.messages",
+        "fence_core.broker.handlers.moves",
+        "fence_core.broker.handlers.network",
+        "fence_core.broker.handlers.options",
+        "fence_core.broker.handlers.privileged",
+        "fence_core.broker.handlers.queues",
+        "fence_core.broker.handlers.reads",
+        "fence_core.broker.handlers.sending",
+        "fence_core.broker.handlers.terminals",
+        "fence_core.broker.handlers.ties",
+        "fence_core.broker.handlers.trees",
+        "fence_core.broker.handlers.xattrs",
+        "fence_core.broker.loop",
+        "fence_core.broker.opener",
+        "fence_core.broker.repeats",
+        "fence_core.broker.repositories",
+        "fence_core.broker.sinks",
+        "fence_core.broker.surroundings",
+        "fence_core.broker.table",
+        "fence_core.broker.tunnels",
+        "fence_core.launcher.handle",
+        "fence_core.launcher.join",
+        "fence_core.launcher.per_test",
+        "fence_core.policy.templates",
+        "fence_core.policy.validate",
+        "fence_core.proxy.classic",
+        "fence_core.proxy.hub",
+        "fence_core.proxy.relay",
+        "pytest_fence.forked",
+        "pytest_fence.items",
+        "pytest_fence.reporting",
+        "pytest_fence.verdicts",
+    },
+    "whole": {
+        "fence_core.broker.control",
+        "fence_core.broker.drafts",
+        "fence_core.broker.handlers.acting",
+        "fence_core.broker.handlers.ancillary",
+        "fence_core.broker.handlers.changing",
+        "fence_core.broker.handlers.exec",
+        "fence_core.broker.handlers.files",
+        "fence_core.broker.handlers.flags",
+        "fence_core.broker.handlers.inodes",
+        "fence_core.broker.handlers.messages",
+        "fence_core.broker.handlers.moves",
+        "fence_core.broker.handlers.network",
+        "fence_core.broker.handlers.options",
+        "fence_core.broker.handlers.privileged",
+        "fence_core.broker.handlers.queues",
+        "fence_core.broker.handlers.reads",
+        "fence_core.broker.handlers.sending",
+        "fence_core.broker.handlers.terminals",
+        "fence_core.broker.handlers.ties",
+        "fence_core.broker.handlers.xattrs",
+        "fence_core.broker.loop",
+        "fence_core.broker.opener",
+        "fence_core.broker.repositories",
+        "fence_core.broker.sinks",
+        "fence_core.broker.surroundings",
+        "fence_core.broker.table",
+        "fence_core.broker.tunnels",
+    },
+    "parameters": {
+        "fence_core.broker.handlers.acting.entry",
+        "fence_core.broker.handlers.acting.refusal",
+        "fence_core.broker.handlers.acting.through_a_stranger",
+        "fence_core.broker.handlers.changing.change",
+        "fence_core.broker.handlers.changing.change_descriptor",
+        "fence_core.broker.handlers.changing.change_path",
+        "fence_core.broker.handlers.changing.find_path",
+        "fence_core.broker.handlers.files._mknod",
+        "fence_core.broker.handlers.files._open",
+        "fence_core.broker.handlers.files._open_located",
+        "fence_core.broker.handlers.inodes._change_times",
+        "fence_core.broker.handlers.messages._Call.__init__",
+        "fence_core.broker.handlers.moves._judge",
+        "fence_core.broker.handlers.moves._link",
+        "fence_core.broker.handlers.moves._rename",
+        "fence_core.broker.handlers.network._connect_to_sink",
+        "fence_core.broker.handlers.network._judge_filter",
+        "fence_core.broker.handlers.network._judge_name",
+        "fence_core.broker.handlers.network._judge_unix",
+        "fence_core.broker.handlers.network.judge_destination",
+        "fence_core.broker.handlers.options._bind_to_device",
+        "fence_core.broker.handlers.options._carry_out",
+        "fence_core.broker.handlers.options._group",
+        "fence_core.broker.handlers.options._interface",
+        "fence_core.broker.handlers.options._route",
+        "fence_core.broker.handlers.queues._judge",
+        "fence_core.broker.handlers.reads.hand_over",
+        "fence_core.broker.handlers.reads.open_to_read",
+        "fence_core.broker.handlers.reads.refuse_program",
+        "fence_core.broker.handlers.terminals.open_to_write",
+        "fence_core.broker.handlers.xattrs._Attribute.__init__",
+        "fence_core.broker.handlers.xattrs._at",
+    },
+    "lines": {
+        "fence_core.broker.handlers.files._open_located",
+        "fence_core.broker.handlers.network.judge_destination",
+        "fence_core.broker.loop.Broker.__init__",
+        "fence_core.launcher.fork._supervise",
+    },
+    "referee": {
+        "fence_core.broker.handlers.acting.refusal",
+        "fence_core.broker.handlers.acting.through_a_stranger",
+        "fence_core.broker.handlers.exec.setns",
+        "fence_core.broker.handlers.files._mknod",
+        "fence_core.broker.handlers.messages._Call._refuse_interface",
+        "fence_core.broker.handlers.messages._Call._refuse_route",
+        "fence_core.broker.handlers.network._judge_filter",
+        "fence_core.broker.handlers.network.judge_destination",
+        "fence_core.broker.handlers.network.listen",
+        "fence_core.broker.handlers.network.socket_",
+        "fence_core.broker.handlers.options._bind_to_device",
+        "fence_core.broker.handlers.options._interface",
+        "fence_core.broker.handlers.options._route",
+        "fence_core.broker.handlers.privileged.refuse",
+        "fence_core.broker.loop.Broker._refuse_message",
+        "fence_core.broker.loop.Broker.report_sent",
+        "fence_core.broker.tunnels.Tunnels._addresses",
+        "fence_core.broker.tunnels.Tunnels._ask",
+    },
+}
+
+Sources = Mapping[str, ast.Module]
+"""Modules by their dotted names."""
+Found = Mapping[str, str]
+"""Who offends, by a dotted name, and how."""
+
+
+def functions(node: ast.AST, above: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """All of them, those in others too, by their dotted names."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            name = f"{above}.{child.name}"
+            if not isinstance(child, ast.ClassDef):
+                yield name, child
+            yield from functions(child, name)
+        else:
+            yield from functions(child, above)
+
+
+def below(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+# ---------------------------------------------------------------- circles of imports
+
+
+def imported(sources: Sources) -> dict[str, set[str]]:
+    """Which modules each one imports: at the top, inside functions, and for the types only."""
+    found: dict[str, set[str]] = {}
+    for name, tree in sources.items():
+        path = ROOT / (name.replace(".", "/") + ".py")
+        if not path.exists() and path.with_suffix("").is_dir():
+            path = path.with_suffix("") / "__init__.py"
+        targets = set()
+        for full, _, _ in imports(tree, path):
+            target = full if full in sources else full.rpartition(".")[0]
+            if target in sources and target != name:
+                targets.add(target)
+        found[name] = targets
+    return found
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
+    """Tarjan's: the sets of modules of which each leads to all others."""
+    order = itertools.count()
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = next(order)
+        stack.append(name)
+        for target in sorted(graph[name]):
+            if target not in index:
+                visit(target)
+                low[name] = min(low[name], low[target])
+            elif target in stack:
+                low[name] = min(low[name], index[target])
+        if low[name] == index[name]:
+            place = stack.index(name)
+            if len(stack) - place > 1:
+                found.append(set(stack[place:]))
+            del stack[place:]
+
+    for name in sorted(graph):
+        if name not in index:
+            visit(name)
+    return found
+
+
+def in_circles(sources: Sources) -> Found:
+    graph = imported(sources)
+    return {
+        name: f"imports {', '.join(sorted(graph[name] & circle))}, which lead back to it"
+        for circle in circles(graph)
+        for name in circle
+    }
+
+
+# ---------------------------------------------------------------- who knows the whole
+
+
+def naming_the_whole(sources: Sources) -> Found:
+    """Modules below the assembling file that import it, or name the class that holds all parts: as a type, too."""
+    wholes = set(WHOLE)
+    if ASSEMBLING in sources:
+        wholes |= {node.name for node in sources[ASSEMBLING].body if isinstance(node, ast.ClassDef)}
+    found = {}
+    for name, tree in sources.items():
+        if name == ASSEMBLING or below(name, ABOVE) or not below(name, ("fence_core",)):
+            continue
+        for node in ast.walk(tree):
+            names: set[str] = set()
+            if isinstance(node, ast.Name):
+                names = {node.id}
+            elif isinstance(node, ast.Attribute):
+                names = {node.attr}
+            elif isinstance(node, ast.ClassDef):
+                names = {node.name}
+            elif isinstance(node, ast.alias):
+                names = {node.name.rpartition(".")[2], *([ASSEMBLING] if node.name == ASSEMBLING else [])}
+            elif isinstance(node, ast.ImportFrom) and node.module == ASSEMBLING:
+                names = {ASSEMBLING}
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in wholes:
+                names = {node.value}
+            for one in names & (wholes | {ASSEMBLING, ASSEMBLING.rpartition(".")[2]}):
+                found[name] = f"line {getattr(node, 'lineno', 0)} names {one}"
+    return found
+
+
+# ---------------------------------------------------------------- functions
+
+
+def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """How many there are, `self` and `cls` apart."""
+    given = node.args
+    names = [argument.arg for argument in (*given.posonlyargs, *given.args)]
+    own = names[:1] in (["self"], ["cls"])
+    return len(names) - own + len(given.kwonlyargs) + (given.vararg is not None) + (given.kwarg is not None)
+
+
+def with_many_parameters(sources: Sources) -> Found:
+    return {
+        name: f"{parameters(node)} parameters"
+        for module, tree in sources.items()
+        if below(module, HANDLERS)
+        for name, node in functions(tree, module)
+        if parameters(node) > PARAMETERS_MAX
+    }
+
+
+def too_long(sources: Sources) -> Found:
+    return {
+        name: f"{lines} lines"
+        for module, tree in sources.items()
+        for name, node in functions(tree, module)
+        if (lines := (node.end_lineno or 0) - node.lineno + 1) > LINES_MAX
+    }
+
+
+# ---------------------------------------------------------------- one referee
+
+
+def called(node: ast.Call) -> str:
+    """The last part of what is called, without the underscore of a private name."""
+    function = node.func
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return name.lstrip("_") if name.lstrip("_") in REFUSING else name
+
+
+def is_text(node: ast.AST) -> bool:
+    """Words that stand there: a string, an f-string, two of them, one or the other."""
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, str) and node.value != ""
+    if isinstance(node, ast.IfExp):
+        return is_text(node.body) or is_text(node.orelse)
+    return isinstance(node, ast.JoinedStr) or (
+        isinstance(node, ast.BinOp) and (is_text(node.left) or is_text(node.right))
+    )
+
+
+def offence(node: ast.AST) -> str:
+    """What a referee of one's own says: it makes a decision, gives a reason or words a rule."""
+    if isinstance(node, ast.Call):
+        name = called(node)
+        if name in DECISIONS:
+            return f"makes a {name}"
+        if name in REFUSING and any(given.arg in ("reason", "rule", "why") for given in node.keywords):
+            return f"gives {name} a reason"
+    elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        pairs = [(target, node.value) for target in targets]
+        for target, value in list(pairs):
+            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                pairs += zip(target.elts, value.elts, strict=False)
+        if any(isinstance(target, ast.Name) and target.id == "rule" and is_text(value) for target, value in pairs):
+            return "words a rule"
+    elif isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values, strict=True):
+            if isinstance(key, ast.Constant) and key.value == "rule" and is_text(value):
+                return "words a rule"
+    return ""
+
+
+def other_referees(sources: Sources) -> Found:
+    """Who outside of the judge decides, or says in words of its own why something is refused."""
+    found: dict[str, str] = {}
+
+    def search(node: ast.AST, owner: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            own = owner
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                own = f"{owner}.{child.name}"
+                if FAULT.search(child.name):
+                    continue
+            if text := offence(child):
+                found[own] = f"line {getattr(child, 'lineno', 0)} {text}"
+            search(child, own)
+
+    for module, tree in sources.items():
+        if below(module, ("fence_core",)) and not below(module, (JUDGE,)):
+            search(tree, module)
+    return found
+
+
+# ---------------------------------------------------------------- the rules, over the code that is there
+
+
+RULES: Mapping[str, Callable[[Sources], Found]] = {
+    "circle": in_circles,
+    "whole": naming_the_whole,
+    "parameters": with_many_parameters,
+    "lines": too_long,
+    "referee": other_referees,
+}
+
+
+@cache
+def sources() -> Sources:
+    return {dotted(path): ast.parse(path.read_text(encoding="utf-8")) for path in modules()}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_rule_holds(rule: str) -> None:
+    found = RULES[rule](sources())
+    new = [f"{name}: {text}" for name, text in sorted(found.items()) if name not in KNOWN[rule]]
+    assert not new, "\n".join(["", *new])
+    mended = KNOWN[rule] - found.keys()
+    assert not mended, f"take out of KNOWN[{rule!r}], since they keep the rule now: {sorted(mended)}"
+
+
+# ---------------------------------------------------------------- the rules can fail
+
+
+PLANTED: Mapping[str, list[tuple[dict[str, str], set[str]]]] = {
+    "circle": [
+        (
+            {
+                "fence_core.broker.a": "from fence_core.broker import b\nfrom fence_core.kernel import libc",
+                "fence_core.broker.b": "def f():\n    from fence_core.broker.c import C",
+                "fence_core.broker.c": "if TYPE_CHECKING:\n    from .a import A",
+                "fence_core.broker.d": "import fence_core.broker.a",
+                "fence_core.kernel.libc": "import os",
+            },
+            {"fence_core.broker.a", "fence_core.broker.b", "fence_core.broker.c"},
+        ),
+        ({"pytest_fence.a": "from pytest_fence.b import B", "pytest_fence.b": "import os"}, set()),
+    ],
+    "whole": [
+        (
+            {
+                ASSEMBLING: "class Broker: pass\nclass Everything: pass",
+                "fence_core.broker.typed": "def f(broker: Broker): pass",
+                "fence_core.broker.quoted": "def f(whole: 'Everything'): pass",
+                "fence_core.broker.importing": "from fence_core.broker.assemble import supervise",
+                "fence_core.broker.sideways": "from fence_core.broker import assemble",
+                "fence_core.proxy.plain": f"import {ASSEMBLING}",
+                "fence_core.broker.loop": "class Broker: pass",
+                "fence_core.broker.innocent": "from fence_core.errors import BrokerError\nbroker = 'the broker'",
+                "fence_core.launcher.fork": "from fence_core.broker.assemble import Broker",
+            },
+            {
+                *(f"fence_core.broker.{name}" for name in ("typed", "quoted", "importing", "sideways", "loop")),
+                "fence_core.proxy.plain",
+            },
+        )
+    ],
+    "parameters": [
+        (
+            {
+                "fence_core.broker.handlers.x": "def f(a, b, c, *, d, e): pass\ndef g(a, b, c, *d, e, f): pass",
+                "fence_core.broker.calls.y": "class C:\n    def f(self, a, b, c, d, e): pass\n"
+                "    def g(self, a, b, c, d, e, f): pass\ndef h():\n    async def i(a, b, c, d, e, f=1): pass",
+                "fence_core.broker.delivery": "def f(a, b, c, d, e, f): pass",
+            },
+            {
+                "fence_core.broker.handlers.x.g",
+                "fence_core.broker.calls.y.C.g",
+                "fence_core.broker.calls.y.h.i",
+            },
+        )
+    ],
+    "lines": [
+        (
+            {
+                "fence_core.x": "class C:\n    def long(self):\n" + "        pass\n" * 60,
+                "pytest_fence.y": "def just():\n" + "    pass\n" * 59,
+            },
+            {"fence_core.x.C.long"},
+        )
+    ],
+    "referee": [
+        (
+            {
+                "fence_core.broker.calls.a": "def f(call):\n    return call.refuse(request, 1, reason=WHY)",
+                "fence_core.broker.calls.b": "def f(call):\n    return Decision(False, 'no')",
+                "fence_core.broker.c": "def f():\n    rule = f'{x} may not'\n    note(rule)",
+                "fence_core.broker.d": "class C:\n    def f(self): return {'rule': 'it is not known'}",
+                "fence_core.broker.e": "def f():\n    a, rule = 1, 'no' if b else decision.rule",
+                "fence_core.proxy.f": "def f():\n    return tree.Rule('lock', '')",
+                "fence_core.policy.decide": "def f(): return Decision(False, 'no')",
+                "fence_core.broker.fine": "def f(call):\n    rule = judge.decide(x).rule\n    call.refuse(x, 1)\n"
+                "def _fault():\n    rule = 'it is ours'\ndef g():\n    rule = ''",
+            },
+            {
+                "fence_core.broker.calls.a.f",
+                "fence_core.broker.calls.b.f",
+                "fence_core.broker.c.f",
+                "fence_core.broker.d.C.f",
+                "fence_core.broker.e.f",
+                "fence_core.proxy.f.f",
+            },
+        )
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "planted", "offenders"), [(rule, *case) for rule, cases in PLANTED.items() for case in cases]
+)
+def test_offenders_are_found(rule: str, planted: dict[str, str], offenders: set[str]) -> None:
+    assert RULES[rule]({name: ast.parse(text) for name, text in planted.items()}).keys() == offenders

@@ -18,7 +18,7 @@ from fence_core.policy.validate import KEYS, camel, parse_overlay, unwatched
 
 if TYPE_CHECKING:
     from fence_core.events.model import Violation as Violation
-    from fence_core.launcher.line import Line
+    from fence_core.link.one_test import Line
 
 __all__ = [
     "Config",

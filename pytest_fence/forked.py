@@ -11,7 +11,7 @@ import fcntl
 import select
 import signal
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,7 @@ from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks
 from _pytest.warnings import catch_warnings_for_item
 
 from fence_core.launcher.per_test import end as leave
+from fence_core.link.one_test import Line, Message, Reader, Sender, Unreadable
 from fence_core.untouched import real
 from pytest_fence import engine, forked_coverage, forked_crash, forked_wire
 from pytest_fence.forked_capture import OutputMeanwhile
@@ -36,8 +37,6 @@ from pytest_fence.forked_child import (
 from pytest_fence.forked_watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from fence_core.launcher.line import Line
-    from pytest_fence.forked_wire import Message
     from pytest_fence.items import TestHooks
 
 INTERRUPTED_S = 2.0
@@ -179,7 +178,7 @@ class ForkedTests:
                 take_the_timer(delay, interval)
                 keep_from_the_controller(self._config)
                 leave_the_fork_server()
-                line = forked_wire.Sender(self._line, in_step=in_step)
+                line = Sender(self._line, in_step=in_step)
                 self._hooks.forked()
                 self._messenger.take_over(line, test.known)
                 self.child = Child(item, line, self._messenger, measured=self._measured)
@@ -232,7 +231,7 @@ class Test:
         self._hooks = hooks
         self._setup_seconds = setup_seconds
         self._brought_up = len(item._report_sections)
-        self._reader = forked_wire.Reader()
+        self._reader = Reader(forked_wire.SHAPES)
         self.output = OutputMeanwhile(item.config)
         self._started = real.clock()
         self._wall_time = real.wall_time()
@@ -312,7 +311,7 @@ class Test:
                 line.wait()
         except KeyboardInterrupt as interrupt:
             self._interrupt(interrupt)
-        except forked_wire.Unreadable as error:
+        except Unreadable as error:
             self._kill()
             with self.output.paused():
                 self._crashed(f"what the test's process told of itself cannot be read: {error}")
@@ -327,37 +326,41 @@ class Test:
 
     def _hear(self, message: Message) -> None:
         kind, *rest = message
-        item = self._item
-        if kind == "report":
-            self._report(*rest)
-        elif kind == "warning":
-            plain, when, nodeid, location = rest
-            try:
-                warning = forked_wire.to_warning(plain)
-            except Exception as error:
-                raise forked_wire.Unreadable(f"{type(error).__name__}: {error}") from None
-            item.ihook.pytest_warning_recorded.call_historic(
-                kwargs={
-                    "warning_message": warning,
-                    "when": when,
-                    "nodeid": nodeid,
-                    "location": tuple(location) if location else None,
-                }
-            )
-        elif kind == "coverage":
-            forked_coverage.merge(rest[0])
-        elif kind == "wishes":
-            item.session.shouldstop, item.session.shouldfail = rest
-        elif kind == "exit":
-            self._error = pytest.exit.Exception(*rest)
-        elif kind == "interrupt":
-            self._told = True
-            self._error = _interrupt_at(*rest)
-        elif kind == "fault":
-            # Whatever a test has made of its process: the others are not run in that.
-            self._crashed(f"pytest itself failed in the test's process:\n{rest[0]}")
-        elif kind == "end":
-            self._ended = True
+        _HEARD[kind](self, *rest)
+
+    def _warning(self, plain: dict[str, Any], when: str, nodeid: str, location: list[Any] | None) -> None:
+        try:
+            warning = forked_wire.to_warning(plain)
+        except Exception as error:
+            raise Unreadable(f"{type(error).__name__}: {error}") from None
+        self._item.ihook.pytest_warning_recorded.call_historic(
+            kwargs={
+                "warning_message": warning,
+                "when": when,
+                "nodeid": nodeid,
+                "location": tuple(location) if location else None,
+            }
+        )
+
+    def _coverage(self, covered: str) -> None:
+        forked_coverage.merge(covered)
+
+    def _wishes(self, stop: str | bool, fail: str | bool) -> None:
+        self._item.session.shouldstop, self._item.session.shouldfail = stop, fail
+
+    def _exit(self, message: Any, status: int | None) -> None:
+        self._error = pytest.exit.Exception(message, status)
+
+    def _interrupted_at(self, path: str, line: int) -> None:
+        self._told = True
+        self._error = _interrupt_at(path, line)
+
+    def _fault(self, text: str) -> None:
+        """Whatever a test has made of its process: the others are not run in that."""
+        self._crashed(f"pytest itself failed in the test's process:\n{text}")
+
+    def _end(self) -> None:
+        self._ended = True
 
     def _report(self, data: dict[str, Any], shown_only: bool) -> None:
         config = self._item.config
@@ -368,7 +371,7 @@ class Test:
             forked_wire.mend(report, data, shown_only=shown_only)
             told = _told_by(report)
         except Exception as error:
-            raise forked_wire.Unreadable(f"{type(error).__name__}: {error}") from None
+            raise Unreadable(f"{type(error).__name__}: {error}") from None
         if report.when == "setup" and not self._any:
             report.duration += self._setup_seconds
             report.start -= self._setup_seconds
@@ -488,6 +491,18 @@ class Test:
         """What the test meant for the whole run."""
         if self._error is not None:
             raise self._error
+
+
+_HEARD: dict[object, Callable[..., None]] = {
+    forked_wire.REPORT: Test._report,
+    forked_wire.WARNING: Test._warning,
+    forked_wire.COVERAGE: Test._coverage,
+    forked_wire.WISHES: Test._wishes,
+    forked_wire.EXIT: Test._exit,
+    forked_wire.INTERRUPT: Test._interrupted_at,
+    forked_wire.FAULT: Test._fault,
+    forked_wire.END: Test._end,
+}
 
 
 class Ending:

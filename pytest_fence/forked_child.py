@@ -17,9 +17,9 @@ import pytest
 from _pytest.warnings import catch_warnings_for_item
 
 from fence_core.launcher.per_test import end as leave
+from fence_core.link.one_test import Sender
 from fence_core.untouched import real
 from pytest_fence import forked_wire
-from pytest_fence.forked_wire import Sender
 
 TOLD = ("pytest_runtest_logreport", "pytest_warning_recorded")
 SILENT = ("pytest_runtest_logstart", "pytest_runtest_logfinish")
@@ -52,7 +52,8 @@ class Messenger:
         while self._waiting and self.line is not None:
             report = self._waiting[0]
             data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
-            self.line.send("report", forked_wire.slim(data, self.known), forked_wire.is_shown_only(report, data))
+            shown_only = forked_wire.is_shown_only(report, data)
+            self.line.send(forked_wire.REPORT, forked_wire.slim(data, self.known), shown_only)
             del self._waiting[0]
 
     def pytest_warning_recorded(
@@ -63,7 +64,7 @@ class Messenger:
         location: tuple[str, int, str] | None,
     ) -> None:
         if self.line is not None:
-            self.line.send("warning", forked_wire.plain_warning(warning_message), when, nodeid, location)
+            self.line.send(forked_wire.WARNING, forked_wire.plain_warning(warning_message), when, nodeid, location)
 
     def take_over(self, line: Sender, known: dict[str, Any]) -> None:
         """In a fork: from now on results are told to the parent and to nobody else here."""
@@ -139,10 +140,10 @@ class Child:
                     stream.flush()  # type: ignore[union-attr]
                 except Exception:
                     pass  # it is the test's: closed, or of another kind
-            self._line.send("end")
+            self._line.send(forked_wire.END)
         except BaseException as fault:
             try:
-                self._line.send("fault", described(fault))
+                self._line.send(forked_wire.FAULT, described(fault))
             except BaseException:
                 pass  # then it has ended without a word
         finally:
@@ -152,25 +153,25 @@ class Child:
         if self._recording is not None:
             covered = self._recording.result()
             if covered:
-                self._line.send("coverage", covered)
+                self._line.send(forked_wire.COVERAGE, covered)
         wishes = (self._session.shouldstop, self._session.shouldfail)
         if wishes != self._wishes:
-            self._line.send("wishes", *wishes)
+            self._line.send(forked_wire.WISHES, *wishes)
         for process in _started_by_multiprocessing() - self._inherited:
             if process.daemon and process.is_alive():
                 process.terminate()  # as at the end of an interpreter
 
     def _tell_error(self, error: BaseException) -> None:
         if isinstance(error, pytest.exit.Exception):
-            self._line.send("exit", error.msg, error.returncode)
+            self._line.send(forked_wire.EXIT, error.msg, error.returncode)
         elif isinstance(error, KeyboardInterrupt):
             at = error.__traceback__
             while at is not None and at.tb_next is not None:
                 at = at.tb_next
             place = (at.tb_frame.f_code.co_filename, at.tb_lineno) if at is not None else ("", 0)
-            self._line.send("interrupt", *place)
+            self._line.send(forked_wire.INTERRUPT, *place)
         else:
-            self._line.send("fault", described(error))
+            self._line.send(forked_wire.FAULT, described(error))
 
     def _abandon(self) -> None:
         """The test was left in the middle: what it has set up is torn down as at the end of a session."""

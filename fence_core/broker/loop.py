@@ -30,7 +30,6 @@ from fence_core.broker.handlers.ties import Ties
 from fence_core.broker.identity import Identities
 from fence_core.broker.look_ups import LookUps, Query
 from fence_core.broker.names import Names
-from fence_core.broker.page import create as create_page
 from fence_core.broker.recorder import Recorder
 from fence_core.broker.repeats import KEPT_S, Answer, Key, Repeats, has_an_effect
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
@@ -45,6 +44,8 @@ from fence_core.broker.unix_sockets import UnixSockets
 from fence_core.errors import KernelCallError
 from fence_core.kernel import arch as arches
 from fence_core.kernel import seccomp, signals
+from fence_core.link import doors
+from fence_core.link.page import create as create_page
 from fence_core.policy.domains import is_loopback_name, is_this_machine
 from fence_core.policy.requests import Connect, Kind, Read, Request, Resolve, Run, Write, printable
 
@@ -633,7 +634,7 @@ class Broker:
 
     def doors(self, process: Process, tid: int, raw: bytes) -> Reply:
         """The opens that only a broker can answer. Unfenced they fail: procfs lets nobody create files."""
-        if raw == b"/proc/fence/control":
+        if raw == doors.CONTROL:
             if process.lines_open >= OPEN_OF_ONE_MAX:
                 return errno.EMFILE
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -641,15 +642,16 @@ class Broker:
             connection = Connection(self, ours, process)
             self.watch(ours.fileno(), connection.readable)
             return HandOver(theirs.detach(), cloexec=True)
-        if raw == b"/proc/fence/page" and process.workers and process.workers[-1].page_fd >= 0:
+        if raw == doors.PAGE and process.workers and process.workers[-1].page_fd >= 0:
             # Once: whoever has it mapped needs no descriptor, and nor do we.
             fd, process.workers[-1].page_fd = process.workers[-1].page_fd, -1
             return HandOver(fd, cloexec=True)
-        if raw == b"/proc/fence/stack" and process.workers:
+        if raw == doors.STACK and process.workers:
             return HandOver(self.recorder.open_pipe(process), cloexec=True)
         # Nothing to hand over: that the call is made says all there is to say.
-        if raw.startswith(b"/proc/fence/test/") and raw[17:].isdigit():
-            self.processes.expect_test(process, int(raw[17:]))
+        pid = doors.pid_of_test(raw)
+        if pid is not None:
+            self.processes.expect_test(process, pid)
         return errno.ENOENT
 
     # ------------------------------------------------------------ processes and names

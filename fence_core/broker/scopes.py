@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fence_core.broker.page import Page, read_note
 from fence_core.errors import PolicyError, Problem
 from fence_core.events.ledger import Ledger
 from fence_core.events.phases import PHASES
+from fence_core.link.page import Page, read_note
 from fence_core.policy.decide import Judge
 from fence_core.policy.domains import parse_pattern
 from fence_core.policy.merge import merge

@@ -11,17 +11,17 @@ import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fence_core.broker.page import Note, Page
 from fence_core.errors import BrokerError, PolicyError, Problem
 from fence_core.events.phases import PHASES
 from fence_core.events.wire import from_wire
-from fence_core.launcher.doors import knock
+from fence_core.link import doors
+from fence_core.link.page import Note, Page
 from fence_core.untouched import real
 
 if TYPE_CHECKING:
     from fence_core.events.model import Violation
-    from fence_core.launcher.line import Line
     from fence_core.launcher.per_test import Layer
+    from fence_core.link.one_test import Line
 
 _F_DUPFD_CLOEXEC = fcntl.F_DUPFD_CLOEXEC
 _STACK_SIGNAL = int(signal.SIGRTMAX) - 3
@@ -72,7 +72,7 @@ class Fence:
         """Variables that `env_deny` keeps from the tests."""
         self.closed: tuple[tuple[int, str], ...] = tuple((fd, what) for fd, what in answer["closed"])
         """Descriptors that the caller had left open and that were closed here, each with what it led to."""
-        page = knock("page")
+        page = doors.knock(doors.PAGE)
         if page is None:
             raise BrokerError("the broker gave no page")
         self._page = Page(page)
@@ -122,10 +122,11 @@ class Fence:
 
     def prepare_forks(self) -> Line:
         """Some tests are to have processes of their own. The line to this process, for one of them at a time."""
-        from fence_core.launcher import line, per_test
+        from fence_core.launcher import per_test
+        from fence_core.link.one_test import Line
 
         self._per_test = per_test
-        return line.Line()
+        return Line()
 
     def fork_test(self) -> int:
         """Fork for one test: 0 in the child, which is this session's process as well, its pid here. Raises OSError.
@@ -195,7 +196,7 @@ class Fence:
 
     def _offer_stacks(self) -> None:
         """Let the broker ask for the Python stack of a thread that it is about to refuse something."""
-        fd = knock("stack")
+        fd = doors.knock(doors.STACK)
         if fd is None:
             return
         fd = out_of_the_way(fd)
@@ -244,14 +245,14 @@ def _line() -> int:
 
     A test may have used up all descriptors, or have lowered their limit: then it is raised for the moment of the call.
     """
-    line = knock("control")
+    line = doors.knock(doors.CONTROL)
     if line is None:
         try:
             soft, hard = real.getrlimit(_RLIMIT_NOFILE)
             if soft != hard:
                 real.setrlimit(_RLIMIT_NOFILE, (hard, hard))
                 try:
-                    line = knock("control")
+                    line = doors.knock(doors.CONTROL)
                 finally:
                     real.setrlimit(_RLIMIT_NOFILE, (soft, hard))
         except (OSError, ValueError):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from fence_core.kernel import features
-from fence_core.launcher.doors import is_fenced, knock
+from fence_core.link import doors
 from fence_core.policy.load import source_kind
 from fence_core.untouched import real
 
@@ -28,7 +28,7 @@ def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nes
     only narrow what the surrounding test may do. The first process of a fenced session gets that session, whatever it
     says. Raises BrokerError, FenceUnavailable where a layer that `config` requires is missing.
     """
-    if not is_fenced():
+    if not doors.is_fenced():
         return None
     from fence_core.launcher.handle import Fence
 
@@ -71,7 +71,7 @@ def bind_forks() -> None:
     global _hooked
     if not _hooked:
         _hooked = True
-        os.register_at_fork(after_in_child=lambda: _tell("bind"))
+        os.register_at_fork(after_in_child=lambda: _knock(doors.BIND))
 
 
 @contextmanager
@@ -85,10 +85,10 @@ def unannounced() -> Iterator[None]:
         _silent = False
 
 
-def _tell(what: str) -> None:
+def _knock(door: bytes) -> None:
     """A call that has no effect but that the broker sees, and with it this process."""
     if _silent:
         return
-    door = knock(what)
-    if door is not None:
-        real.close(door)
+    fd = doors.knock(door)
+    if fd is not None:
+        real.close(fd)

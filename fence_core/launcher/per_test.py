@@ -14,8 +14,8 @@ from fence_core.errors import KernelCallError
 from fence_core.kernel import landlock, libc
 from fence_core.launcher import join
 from fence_core.launcher.child import FILES, add_places
-from fence_core.launcher.doors import knock
 from fence_core.launcher.handle import out_of_the_way
+from fence_core.link import doors
 from fence_core.untouched import real
 
 __all__ = ["Layer", "end", "fork"]
@@ -73,7 +73,7 @@ def fork(layer: Layer | None, others: Iterable[Layer | None]) -> int:
             real.write(2, f"fence: the process of a test could not be set up: {error}\n".encode(errors="replace"))
             libc.exit_now(1)
     else:
-        knock(f"test/{pid}")  # here and not in the child, which has no need to wait for it
+        doors.knock(doors.of_test(pid))  # here and not in the child, which has no need to wait for it
     return pid
 
 

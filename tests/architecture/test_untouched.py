@@ -22,21 +22,22 @@ LAST = "runs after the last test"
 SUPERVISOR = "runs in the supervisor"
 
 INSIDE: dict[str, Mapping[str, str]] = {
-    "fence_core/broker/page.py": {
-        **dict.fromkeys(("_map", "_bytes_at", "Page.__init__", "Note.__init__"), BEFORE),
-        **dict.fromkeys(("read_note", "create"), SUPERVISOR),
-    },
     "fence_core/errors.py": {},
     "fence_core/events/model.py": {},
     "fence_core/events/phases.py": {},
     "fence_core/events/wire.py": {},
     "fence_core/kernel/libc.py": dict.fromkeys(("gettid", "bare_fork", "variable_names", "set_name"), BEFORE),
-    "fence_core/launcher/doors.py": {},
     "fence_core/kernel/futex.py": {"prepare": COLLECTING},
+    "fence_core/kernel/mapping.py": {"view": COLLECTING},
     "fence_core/launcher/handle.py": {"Fence.prepare_forks": COLLECTING},
-    "fence_core/launcher/line.py": {"Line.__init__": COLLECTING},
     "fence_core/launcher/per_test.py": {},
     "fence_core/launcher/join.py": {"maybe_join": BEFORE, "base_dir": BEFORE, "bind_forks": BEFORE},
+    "fence_core/link/doors.py": {},
+    "fence_core/link/one_test.py": {},
+    "fence_core/link/page.py": {
+        "Note.__init__": BEFORE,
+        **dict.fromkeys(("read_note", "create"), SUPERVISOR),
+    },
     "fence_core/report/stack.py": {"_stdlib_paths": BEFORE},
     "fence_core/report/terminal.py": {},
     "fence_core/report/text.py": {},

@@ -26,6 +26,7 @@ from fence_core.broker.handlers.acting import (
 from fence_core.broker.handlers.arguments import AT_FDCWD, AT_REMOVEDIR, Arguments, signed
 from fence_core.broker.reply import CONTINUE, Reply
 from fence_core.broker.resolve import Located
+from fence_core.link.doors import DOORS
 from fence_core.policy.requests import UNNAMED, Write
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def creat(broker: Broker, tid: int, args: Arguments) -> Reply:
 def _open(broker: Broker, tid: int, dirfd: int, address: int, flags: int, mode: int) -> Reply:
     process = broker.processes.find(tid)
     raw = process.read_string(tid, address)
-    if raw.startswith(b"/proc/fence/"):
+    if raw.startswith(DOORS):
         return broker.doors(process, tid, raw)
     if flags & os.O_PATH:
         return CONTINUE

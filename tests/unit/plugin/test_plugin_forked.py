@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from fence_core.launcher.line import Line
+from fence_core.link.one_test import Line, Reader, Sender, Unreadable
 from pytest_fence import forked, forked_crash, forked_wire
 from pytest_fence.categories import FenceWarning
-from pytest_fence.forked_wire import Reader, Sender, Unreadable
 
 
 def in_fork(line: Line, function: Callable[[Sender], object], *, in_step: bool = False) -> int:
@@ -33,7 +32,7 @@ def in_fork(line: Line, function: Callable[[Sender], object], *, in_step: bool =
 
 def heard(line: Line, pid: int, *, answer: bool = False) -> list[list[Any]]:
     """All that arrives until the fork has ended."""
-    reader, found = Reader(), []
+    reader, found = Reader(forked_wire.SHAPES), []
     over = False
     while True:
         over = over or os.waitpid(pid, os.WNOHANG)[0] != 0
@@ -71,7 +70,7 @@ def test_a_line_serves_one_fork_after_another() -> None:
 
 
 def test_a_message_without_its_end_was_never_said() -> None:
-    assert list(Reader().feed(b'["end"]\n["end"')) == [["end"]]
+    assert list(Reader(forked_wire.SHAPES).feed(b'["end"]\n["end"')) == [["end"]]
 
 
 def test_a_message_that_was_broken_off_is_left_out() -> None:
@@ -101,7 +100,7 @@ def test_a_message_that_was_broken_off_is_left_out() -> None:
 )  # fmt: skip
 def test_what_no_test_says_is_not_believed(garbage: bytes) -> None:
     with pytest.raises(Unreadable):
-        list(Reader().feed(garbage + b"\n"))
+        list(Reader(forked_wire.SHAPES).feed(garbage + b"\n"))
 
 
 def test_what_is_no_plain_data_goes_as_text() -> None:
@@ -185,6 +184,10 @@ def test_warnings(given: Warning, category: type[Warning], text: str) -> None:
     found = forked_wire.to_warning(plain)
     assert (found.category, str(found.message)) == (category, text)
     assert (found.filename, found.lineno) == (caught[0].filename, caught[0].lineno)
+
+
+def test_every_kind_of_message_is_dealt_with() -> None:
+    assert forked._HEARD.keys() == forked_wire.SHAPES.keys()
 
 
 def test_a_warning_imports_nothing() -> None:

@@ -7,7 +7,7 @@ word  meaning
 ====  ==========================================================
 0     sequence: odd while the process is writing (a seqlock)
 1     policy number
-2     phase, an index into `events.model.PHASES`
+2     phase, an index into `events.phases.PHASES`
 3     length of the node id in bytes
 4     violations so far (written by the broker only)
 5...  node id, UTF-8
@@ -23,44 +23,15 @@ it first sees the fork, however much later that is, and however the fork was mad
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
 import struct
 
 from fence_core.errors import KernelCallError
-from fence_core.kernel import libc, memory
+from fence_core.kernel import mapping, memory
 
 PAGE_BYTES = 65536
 _NODEID_AT = 40
-_mmap = libc.function(
-    "mmap",
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_long,
-)
-_munmap = libc.function("munmap", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
-_MAP_FAILED = ctypes.c_void_p(-1).value
 _NODEID_MAX = PAGE_BYTES - _NODEID_AT
-
-
-def _map(size: int, flags: int, fd: int) -> int:
-    """By mmap(2) itself: Python's `mmap` object keeps a descriptor of its own, which suites that count theirs see.
-
-    Raises KernelCallError.
-    """
-    address = _mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
-    if address in (None, _MAP_FAILED):
-        libc.fail("mmap")
-    return int(address)
-
-
-def _bytes_at(address: int, size: int) -> memoryview:
-    return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
 
 
 class Page:
@@ -70,8 +41,8 @@ class Page:
 
     def __init__(self, fd: int) -> None:
         """Maps the page; `fd` may be closed afterwards. Raises KernelCallError."""
-        self._address = _map(PAGE_BYTES, mmap.MAP_SHARED, fd)
-        self._bytes = _bytes_at(self._address, PAGE_BYTES)
+        self._address = mapping.of_file(fd, PAGE_BYTES)
+        self._bytes = mapping.view(self._address, PAGE_BYTES)
         self._words = self._bytes.cast("Q")
 
     def release(self) -> None:
@@ -81,7 +52,7 @@ class Page:
         kept = memoryview(bytearray(self._bytes[: _NODEID_AT + min(self._words[3], _NODEID_MAX)].tobytes() + bytes(7)))
         self._bytes = kept[: len(kept) & ~7]
         self._words = self._bytes.cast("Q")
-        _munmap(self._address, PAGE_BYTES)
+        mapping.unmap(self._address, PAGE_BYTES)
         self._address = 0
 
     def write(self, nodeid: bytes, phase: int, policy: int) -> None:
@@ -148,8 +119,8 @@ class Note:
 
     def __init__(self) -> None:
         """Raises KernelCallError."""
-        self.address = _map(_NOTE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
-        self._bytes = _bytes_at(self.address, _NOTE_BYTES)
+        self.address = mapping.private(_NOTE_BYTES)
+        self._bytes = mapping.view(self.address, _NOTE_BYTES)
         self._words = self._bytes.cast("Q")
         self.token = int.from_bytes(os.urandom(8), "little")
         self._words[0] = self.token
@@ -174,7 +145,7 @@ class Note:
         """Give the memory back. What is written goes nowhere any more."""
         self._bytes = memoryview(bytearray(_NOTE_BYTES))
         self._words = self._bytes.cast("Q")
-        _munmap(self.address, _NOTE_BYTES)
+        mapping.unmap(self.address, _NOTE_BYTES)
 
 
 _HEAD = struct.Struct("=QQQ")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, Protocol
 from fence_core.errors import FenceError, FenceUnavailable, PolicyError, Problem
 from fence_core.policy import load
 from fence_core.policy.merge import merge, merge_settings
-from fence_core.policy.model import Config
+from fence_core.policy.model import Config, Source
 from fence_core.policy.templates import TemplateContext
 from fence_core.policy.validate import KEYS, camel, parse_overlay, unwatched
 
@@ -89,7 +89,8 @@ def find_config(
     context = TemplateContext.of_run(root, cache_dir=cache_dir, extra_write=extra_write, extra_temp_dirs=temp_dirs)
     found = load.find_config(root, explicit, context=context)
     parsed = [
-        parse_overlay(raw, source=source, base_dir=root, settings=True, home=context.home) for source, raw in overlays
+        parse_overlay(raw, source=Source(source), base_dir=root, settings=True, home=context.home)
+        for source, raw in overlays
     ]
     # Flags hold no rules, so no refusal is to name them as where one was looked for; each entry knows its own source.
     policy = merge(found.policy, *parsed)._replace(sources=found.policy.sources)
@@ -105,7 +106,7 @@ def config_in(directory: str) -> tuple[Path, str, bool] | None:
 
 def check_marker(raw: Mapping[str, object], *, source: str, base_dir: str) -> None:
     """Raises PolicyError with everything that is wrong with these marker arguments."""
-    parse_overlay(raw, source=source, base_dir=base_dir)
+    parse_overlay(raw, source=Source(source), base_dir=base_dir)
 
 
 def denies_reading(raw: Mapping[str, object]) -> bool:

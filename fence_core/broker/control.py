@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fence_core.broker.scopes import Scope, Worker
 from fence_core.errors import PolicyError
+from fence_core.policy.model import Source
 from fence_core.policy.requests import printable
 from fence_core.policy.validate import unwatched
 from fence_core.policy.wire import policy_from_wire
@@ -174,7 +175,7 @@ def _proxy(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict
 
 
 def _policy(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
-    return {"number": _own(process).scope.register(request["raw"], str(request["source"]))}
+    return {"number": _own(process).scope.register(request["raw"], Source(str(request["source"])))}
 
 
 def _ceiling(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from fence_core.link.page import Page, read_note
 from fence_core.policy.decide import Judge
 from fence_core.policy.domains import parse_pattern
 from fence_core.policy.merge import merge
-from fence_core.policy.model import Policy
+from fence_core.policy.model import Policy, Source
 from fence_core.policy.validate import parse_overlay, unwatched
 
 POLICIES_MAX = 20_000
@@ -93,15 +93,19 @@ class Scope:
         self.reach_out: list[bool] = [_lists_addresses(base)]
         """For each policy, whether it lists addresses that a socket could reach directly."""
 
-    def register(self, raw: Mapping[str, Any], source: str) -> int:
+    def register(self, raw: Mapping[str, Any], source: Source) -> int:
         """The number of the base policy with these marker arguments merged in. Raises PolicyError."""
         overlay = parse_overlay(raw, source=source, base_dir=self.base_dir)
         if len(self.policies) >= POLICIES_MAX:
             raise PolicyError(
-                (Problem(source, "fence", f"more than {POLICIES_MAX} different policies", "fewer different markers"),)
+                (
+                    Problem(
+                        source.name, "fence", f"more than {POLICIES_MAX} different policies", "fewer different markers"
+                    ),
+                )
             )
         if overlay.filesystem.deny_read and not self.watches_reads:
-            raise PolicyError((unwatched(source),))
+            raise PolicyError((unwatched(source.name),))
         policy = merge(self.base, overlay)
         self.policies.append(policy)
         self.judges.append(Judge(policy))

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from fence_core.launcher.early_modules import protect_early_modules, trusted_path
 from fence_core.launcher.fork import EXIT_UNAVAILABLE, check_layers, fork_fenced, leave_quietly
 from fence_core.launcher.withhold import check_restart, withhold
-from fence_core.policy.model import Config, Entry, Settings
+from fence_core.policy.model import Config, Entry, Settings, Source
 from fence_core.policy.wire import policy_from_wire, policy_to_wire
 
 _START = (
@@ -68,7 +68,7 @@ def supervise(order: dict[str, Any]) -> NoReturn:
             mode=order["mode"],
             leftovers=order["leftovers"],
             watch_reads=order["watch_reads"],
-            env_deny=tuple(Entry(*each) for each in order["env_deny"]),
+            env_deny=tuple(Entry(text, Source(*source)) for text, source, _ in order["env_deny"]),
             keep_fds=tuple(order["keep_fds"]),
         ),
         source=order["source"],

@@ -77,5 +77,5 @@ def _taken(settings: Settings, needed: Callable[[str], bool], why: str) -> list[
         names = sorted(name for name in filter(matcher((entry,)), os.environ) if needed(name))
         if names:
             found = f'"{entry.text}" takes {", ".join(names)} away, {why}'
-            problems.append(Problem(entry.source, "env_deny", found, accepted))
+            problems.append(Problem(entry.source.name, "env_deny", found, accepted))
     return problems

@@ -499,8 +499,8 @@ class Judge:
         """With where such a rule could stand (preset, file, markers), and whatever else has one of this key."""
         section, _, name = key.partition(".")
         rules = getattr(self._network if section == "network" else self._filesystem, name, ())
-        others = [each.source for each in rules if hasattr(each, "source")] if isinstance(rules, tuple) else []
-        sources = ", ".join(dict.fromkeys([*self._sources, *others]))
+        others = [each.source.name for each in rules if hasattr(each, "source")] if isinstance(rules, tuple) else []
+        sources = ", ".join(dict.fromkeys([*(each.name for each in self._sources), *others]))
         tried = printable(sources) if sources else "the policy is empty"
         return Decision(False, f"no rule in {key} allows it ({tried})", "unlisted")
 

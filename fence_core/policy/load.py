@@ -74,7 +74,7 @@ def find_config(
     Raises PolicyError for a file that cannot be read or parsed, for more than one config, and for all problems in it.
     """
     from fence_core.policy.merge import merge, merge_settings
-    from fence_core.policy.model import Config
+    from fence_core.policy.model import Config, Source
     from fence_core.policy.templates import TemplateContext, preset
     from fence_core.policy.validate import parse_overlay
 
@@ -87,7 +87,12 @@ def find_config(
     path, source, raw = found
     kind = source_kind(path)
     overlay = parse_overlay(
-        raw, source=source, base_dir=path.parent.absolute(), flat=kind != "json", settings=True, home=context.home
+        raw,
+        source=Source(source, os.path.abspath(path)),
+        base_dir=path.parent.absolute(),
+        flat=kind != "json",
+        settings=True,
+        home=context.home,
     )
     base = preset(overlay.extends or default_template, context)
     return Config(merge(_lock(base.policy, path), overlay), merge_settings(base.settings, overlay), source, path)

@@ -14,7 +14,7 @@ from fence_core.policy.record import Record
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from fence_core.policy.model import Sources
+    from fence_core.policy.model import Source, Sources
 
 __all__ = ["Overlay", "merge", "merge_settings"]
 
@@ -28,7 +28,7 @@ _NETWORK, _FILES, _COMMANDS, _SETTINGS = NetworkRules(), FilesystemRules(), Comm
 class Overlay(Record):
     """What one source says. A scalar counts only if the `sources` of its rules name it; the rest were not written."""
 
-    source: str
+    source: Source
     network: NetworkRules = _NETWORK
     filesystem: FilesystemRules = _FILES
     command: CommandRules = _COMMANDS

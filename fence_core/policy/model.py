@@ -16,8 +16,6 @@ Mode = Literal["enforce", "warn", "audit"]
 Leftovers = Literal["end", "wait"]
 TestScope = Literal["session", "test"]
 
-Sources = tuple[tuple[str, str], ...]
-"""Pairs of a scalar's name and where its value was written. A name that is not there has its built-in default."""
 
 NOT_SUPPORTED_YET = frozenset(
     {
@@ -33,24 +31,43 @@ than none. Whoever builds the enforcement deletes the name here.
 """
 
 
+class Source(Record):
+    """Where something was written."""
+
+    name: str  # for the user: "pyproject.toml [tool.fence]", "preset pytest", "@pytest.mark.fence of the test"
+    file: str = ""
+    """The absolute path, where it is a file of the project's: its config, or the module of a marker."""
+    line: int | None = None
+    """Counted from 1. Of a config file it is found only when somebody asks for it."""
+    at: tuple[str | int, ...] = ()
+    """Where in a config file, by its own keys and places in lists: ("network", "allowedDomains", 0)."""
+
+    def __str__(self) -> str:
+        # It may come from a test: see `wire.py`.
+        return printable(self.name)
+
+
+Sources = tuple[tuple[str, Source], ...]
+"""Pairs of a scalar's name and where its value was written. A name that is not there has its built-in default."""
+
+
 class Entry(Record):
     """One item of a list: as it was written, and where."""
 
     text: str
-    source: str  # "pyproject.toml [tool.fence]", "preset pytest", "marker of tests/test_x.py::test_y"
+    source: Source
     pattern: str = ""
     """Of a path: with `~` and the directory it is relative to filled in. Empty: the same as the text."""
 
     def __str__(self) -> str:
-        # Text and source may come from a test: see `wire.py`.
-        return f'"{printable(self.text)}" ({printable(self.source)})'
+        return f'"{printable(self.text)}" ({self.source})'
 
 
-def _source(sources: Sources, name: str) -> str:
-    for key, source in sources:
-        if key == name:
-            return printable(source)
-    return "the built-in default"
+_BUILT_IN = Source("the built-in default")
+
+
+def _source(sources: Sources, name: str) -> Source:
+    return next((source for key, source in sources if key == name), _BUILT_IN)
 
 
 class NetworkRules(Record):
@@ -75,7 +92,7 @@ class NetworkRules(Record):
     """Names and where they are; an empty address: the name does not exist, and asking for it is no violation."""
     sources: Sources = ()
 
-    def source_of(self, name: str) -> str:
+    def source_of(self, name: str) -> Source:
         """Where the scalar of this name got its value."""
         return _source(self.sources, name)
 
@@ -106,7 +123,7 @@ class FilesystemRules(Record):
     """Where Python keeps all byte code (PYTHONPYCACHEPREFIX), if that is one place: no test may."""
     sources: Sources = ()
 
-    def source_of(self, name: str) -> str:
+    def source_of(self, name: str) -> Source:
         """Where the scalar of this name got its value."""
         return _source(self.sources, name)
 
@@ -119,7 +136,7 @@ class CommandRules(Record):
     use_defaults: bool = True
     sources: Sources = ()
 
-    def source_of(self, name: str) -> str:
+    def source_of(self, name: str) -> Source:
         """Where the scalar of this name got its value."""
         return _source(self.sources, name)
 
@@ -130,7 +147,7 @@ class Policy(Record):
     network: NetworkRules = NetworkRules()
     filesystem: FilesystemRules = FilesystemRules()
     command: CommandRules = CommandRules()
-    sources: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
     """All that took part, in the order of merging: "preset pytest", "pyproject.toml [tool.fence]"."""
 
 
@@ -153,7 +170,7 @@ class Settings(Record):
     """Descriptors that the caller has left open, and that the tests are to have."""
     sources: Sources = ()
 
-    def source_of(self, name: str) -> str:
+    def source_of(self, name: str) -> Source:
         """Where the setting of this name got its value."""
         return _source(self.sources, name)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from fence_core.errors import PolicyError, Problem
 from fence_core.policy import paths
 from fence_core.policy.merge import merge, merge_settings
-from fence_core.policy.model import FilesystemRules, Policy, Settings
+from fence_core.policy.model import FilesystemRules, Policy, Settings, Source
 from fence_core.policy.protected import config_names
 from fence_core.policy.record import Record
 from fence_core.policy.validate import parse_overlay
@@ -99,7 +99,7 @@ def preset(name: str, context: TemplateContext) -> Preset:
         if key in filesystem:
             filesystem[key] = [item for text in filesystem[key] for item in _fill(text, context)]
     overlay = parse_overlay(
-        raw, source=f"preset {name}", base_dir=context.root, flat=False, settings=True, home=context.home
+        raw, source=Source(f"preset {name}"), base_dir=context.root, flat=False, settings=True, home=context.home
     )
     if overlay.extends:
         below = preset(overlay.extends, context)

@@ -28,7 +28,7 @@ from fence_core.policy.requests import printable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fence_core.policy.model import Leftovers, Mode, Sources, TestScope
+    from fence_core.policy.model import Leftovers, Mode, Source, Sources, TestScope
 
 __all__ = ["KEYS", "Key", "camel", "is_known", "parse_overlay", "unwatched"]
 
@@ -121,7 +121,7 @@ def is_known(name: object) -> bool:
 def parse_overlay(
     raw: Mapping[str, object],
     *,
-    source: str,
+    source: Source,
     base_dir: Path | str,
     flat: bool = True,
     settings: bool = False,
@@ -156,7 +156,7 @@ def unwatched(source: str, which: str = "the run") -> Problem:
 class _Parser:
     """Collects the values and the problems of one source."""
 
-    def __init__(self, source: str, base: str, home: str) -> None:
+    def __init__(self, source: Source, base: str, home: str) -> None:
         self.source = source
         self.base = base
         self.home = home
@@ -166,7 +166,7 @@ class _Parser:
         self._settings = False
 
     def problem(self, key: str, found: str, accepted: str) -> None:
-        self.problems.append(Problem(self.source, printable(key), found, accepted))
+        self.problems.append(Problem(self.source.name, printable(key), found, accepted))
 
     # --- which key is meant ---
 

@@ -12,7 +12,7 @@ import pytest
 
 from fence_core.broker.handlers.ties import Ties, receives_from
 from fence_core.policy.merge import merge
-from fence_core.policy.model import Policy
+from fence_core.policy.model import Policy, Source
 from fence_core.policy.validate import parse_overlay
 
 LOOPBACK, OTHER = 1, 2
@@ -20,7 +20,7 @@ LOOPBACK, OTHER = 1, 2
 
 def policy(allowed: list[str], denied: list[str] | None = None) -> Policy:
     rules = {"allowed_domains": allowed, "denied_domains": denied or []}
-    return merge(Policy(), parse_overlay({"network": rules}, source="test", base_dir=Path("/")))
+    return merge(Policy(), parse_overlay({"network": rules}, source=Source("test"), base_dir=Path("/")))
 
 
 def takes(program: bytes, source: str, port: int, interface: int = OTHER) -> bool:

@@ -13,7 +13,7 @@ from fence_core.policy import decide, tree
 from fence_core.policy.compiler import Links
 from fence_core.policy.decide import Judge
 from fence_core.policy.merge import merge
-from fence_core.policy.model import FilesystemRules, Policy
+from fence_core.policy.model import FilesystemRules, Policy, Source
 from fence_core.policy.protected import PROTECTED, config_names, containers
 from fence_core.policy.requests import Read, Run, Write
 from fence_core.policy.validate import parse_overlay
@@ -28,7 +28,7 @@ PLACES = FilesystemRules(
 
 
 def policy(places: FilesystemRules = PLACES, **keys: Any) -> Policy:
-    overlay = parse_overlay(keys, source="test.toml", base_dir="/home/ci/proj", home="/home/ci")
+    overlay = parse_overlay(keys, source=Source("test.toml"), base_dir="/home/ci/proj", home="/home/ci")
     return merge(Policy(filesystem=places), overlay)
 
 
@@ -93,8 +93,8 @@ def test_a_decision_names_the_rule_that_allows() -> None:
 
 def test_a_refusal_names_all_sources_that_could_have_allowed() -> None:
     both = merge(
-        Policy(sources=("preset pytest",)),
-        parse_overlay({"allow_write": ["x"]}, source="pyproject.toml [tool.fence]", base_dir="/p", home="/h"),
+        Policy(sources=(Source("preset pytest"),)),
+        parse_overlay({"allow_write": ["x"]}, source=Source("pyproject.toml [tool.fence]"), base_dir="/p", home="/h"),
     )
     assert Judge(both).decide(Write("open", "/y")).rule == (
         "no rule in filesystem.allow_write allows it (preset pytest, pyproject.toml [tool.fence])"
@@ -254,7 +254,7 @@ def test_reading_is_free_without_deny_read() -> None:
 
 def test_deny_read_is_judged_where_it_is_set() -> None:
     rules = policy().filesystem
-    secret = parse_overlay({"deny_write": ["~/.aws", "*.pem"]}, source="s", base_dir="/p", home="/home/ci")
+    secret = parse_overlay({"deny_write": ["~/.aws", "*.pem"]}, source=Source("s"), base_dir="/p", home="/home/ci")
     it = Judge(Policy(filesystem=rules._replace(deny_read=secret.filesystem.deny_write)), links=NO_LINKS)
     assert it.decide(Read("/home/ci/.aws/credentials")).why == "denied"
     assert it.decide(Read("/x/a.pem")).rule == 'denied: filesystem.deny_read "*.pem" (s)'

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from fence_core.policy.compiler import Links
 from fence_core.policy.decide import Judge
 from fence_core.policy.merge import merge
-from fence_core.policy.model import Policy
+from fence_core.policy.model import Policy, Source
 from fence_core.policy.requests import Bind, Connect, OpenSocket, Request, Resolve, UnixConnect
 from fence_core.policy.validate import parse_overlay
 
 
 def judge(**keys: Any) -> Judge:
     links = Links({"/var/run": "/run"}.get, lambda path: True)
-    overlay = parse_overlay(keys, source="test.toml", base_dir="/proj", home="/home/ci")
-    return Judge(merge(Policy(sources=("preset x",)), overlay), links=links)
+    overlay = parse_overlay(keys, source=Source("test.toml"), base_dir="/proj", home="/home/ci")
+    return Judge(merge(Policy(sources=(Source("preset x"),)), overlay), links=links)
 
 
 @pytest.mark.parametrize(

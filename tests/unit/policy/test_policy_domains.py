@@ -19,11 +19,11 @@ from fence_core.policy.domains import (
     is_loopback_name,
     parse_pattern,
 )
-from fence_core.policy.model import Entry
+from fence_core.policy.model import Entry, Source
 
 
 def rules(*texts: str) -> DomainRules:
-    return DomainRules(Entry(text, "test") for text in texts)
+    return DomainRules(Entry(text, Source("test")) for text in texts)
 
 
 labels = st.text(string.ascii_lowercase + string.digits + "-_", min_size=1, max_size=12).filter(

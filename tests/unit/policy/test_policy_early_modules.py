@@ -7,7 +7,7 @@ import pytest
 from fence_core.policy.compiler import Links
 from fence_core.policy.decide import Judge
 from fence_core.policy.merge import merge
-from fence_core.policy.model import FilesystemRules, Policy
+from fence_core.policy.model import FilesystemRules, Policy, Source
 from fence_core.policy.requests import Move, Write
 from fence_core.policy.validate import parse_overlay
 from fence_core.policy.wire import policy_from_wire, policy_to_wire
@@ -23,7 +23,7 @@ PLACES = FilesystemRules(
 
 def judge(*allow: str, links: dict[str, str] | None = None) -> Judge:
     found = links or {}
-    overlay = parse_overlay({"allow_write": list(allow)}, source="test.toml", base_dir="/p", home="/home/ci")
+    overlay = parse_overlay({"allow_write": list(allow)}, source=Source("test.toml"), base_dir="/p", home="/home/ci")
     return Judge(merge(Policy(filesystem=PLACES), overlay), links=Links(found.get, lambda path: False))
 
 

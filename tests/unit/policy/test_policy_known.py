@@ -7,7 +7,7 @@ import pytest
 from fence_core.launcher.early_modules import protect_early_modules
 from fence_core.policy.decide import Judge
 from fence_core.policy.merge import merge
-from fence_core.policy.model import FilesystemRules, Policy
+from fence_core.policy.model import FilesystemRules, Policy, Source
 from fence_core.policy.requests import Write
 from fence_core.policy.validate import parse_overlay
 
@@ -15,7 +15,7 @@ PLACES = FilesystemRules(root="/home/ci/proj", home="/home/ci", scratch=("/tmp",
 
 
 def judge(places: FilesystemRules = PLACES, **keys: object) -> Judge:
-    overlay = parse_overlay(keys, source="s", base_dir="/home/ci/proj", home="/home/ci")
+    overlay = parse_overlay(keys, source=Source("s"), base_dir="/home/ci/proj", home="/home/ci")
     return Judge(merge(Policy(filesystem=places), overlay))
 
 

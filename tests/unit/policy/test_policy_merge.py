@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from fence_core.policy.compiler import Links
 from fence_core.policy.decide import Judge
 from fence_core.policy.merge import Overlay, merge, merge_settings
-from fence_core.policy.model import FilesystemRules, NetworkRules, Policy, Settings
+from fence_core.policy.model import FilesystemRules, NetworkRules, Policy, Settings, Source
 from fence_core.policy.requests import Connect, Write
 from fence_core.policy.validate import parse_overlay
 
 
 def overlay(source: str, /, **keys: Any) -> Overlay:
-    return parse_overlay(keys, source=source, base_dir="/proj", settings=True, home="/home/ci")
+    return parse_overlay(keys, source=Source(source), base_dir="/proj", settings=True, home="/home/ci")
 
 
 def test_lists_add_up_and_each_entry_keeps_its_source() -> None:
@@ -25,11 +25,11 @@ def test_lists_add_up_and_each_entry_keeps_its_source() -> None:
         overlay("file", allowed_domains=["a.test"], allow_write=["/a"], allow_local_outbound_ports=[1]),
         overlay("marker", allowed_domains=["b.test", "a.test"], allow_write=["/a"], allow_local_outbound_ports=[2, 1]),
     )
-    assert [(entry.text, entry.source) for entry in policy.network.allowed_domains] == [
+    assert [(entry.text, entry.source.name) for entry in policy.network.allowed_domains] == [
         ("a.test", "file"), ("b.test", "marker"), ("a.test", "marker"),
     ]  # fmt: skip
     assert policy.network.allow_local_outbound_ports == (1, 2)
-    assert policy.sources == ("file", "marker")
+    assert policy.sources == (Source("file"), Source("marker"))
 
 
 def test_the_closest_scalar_counts_and_says_where_it_was_written() -> None:
@@ -40,10 +40,10 @@ def test_the_closest_scalar_counts_and_says_where_it_was_written() -> None:
         overlay("marker", allow_write=["/a"]),
     )
     assert policy.network.allow_local_binding is False
-    assert policy.network.source_of("allow_local_binding") == "file"
+    assert str(policy.network.source_of("allow_local_binding")) == "file"
     assert policy.network.allow_local_outbound is True
     assert policy.filesystem.allow_git_config is True
-    assert policy.filesystem.source_of("allow_git_config") == "preset"
+    assert str(policy.filesystem.source_of("allow_git_config")) == "preset"
 
 
 def test_ports_of_loopback_and_the_closest_word_on_all_of_them() -> None:
@@ -63,7 +63,9 @@ def test_ports_of_loopback_and_the_closest_word_on_all_of_them() -> None:
 
 
 def test_a_scalar_that_is_not_written_replaces_nothing() -> None:
-    base = Policy(network=NetworkRules(allow_all_unix_sockets=True, sources=(("allow_all_unix_sockets", "file"),)))
+    base = Policy(
+        network=NetworkRules(allow_all_unix_sockets=True, sources=(("allow_all_unix_sockets", Source("file")),))
+    )
     assert merge(base, overlay("marker")).network == base.network
 
 
@@ -96,8 +98,8 @@ def test_settings_merge_alike() -> None:
         overlay("--fence-mode", mode="audit", require=["seccomp", "landlock"]),
     )
     assert (settings.enabled, settings.mode, settings.require) == (True, "audit", ("landlock", "seccomp"))
-    assert settings.source_of("mode") == "--fence-mode"
-    assert settings.source_of("enabled") == "file"
+    assert str(settings.source_of("mode")) == "--fence-mode"
+    assert str(settings.source_of("enabled")) == "file"
 
 
 keys = st.fixed_dictionaries(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fence_core.policy.compiler import Links
 from fence_core.policy.decide import Judge
 from fence_core.policy.merge import merge
-from fence_core.policy.model import FilesystemRules, Policy
+from fence_core.policy.model import FilesystemRules, Policy, Source
 from fence_core.policy.protected import PROTECTED
 from fence_core.policy.requests import Move, Write
 from fence_core.policy.validate import parse_overlay
@@ -29,7 +29,7 @@ def judge(
     places: FilesystemRules = PLACES, links: dict[str, str] | None = None, deny_read: tuple[str, ...] = (), **keys: Any
 ) -> Judge:
     def read(**given: Any) -> Policy:
-        overlay = parse_overlay(given, source="test.toml", base_dir="/home/ci/proj", home="/home/ci")
+        overlay = parse_overlay(given, source=Source("test.toml"), base_dir="/home/ci/proj", home="/home/ci")
         return merge(Policy(filesystem=places), overlay)
 
     policy = read(**{"allow_write": ["/"], **keys})

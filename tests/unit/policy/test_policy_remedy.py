@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fence_core.policy.decide import Judge
 from fence_core.policy.merge import merge
-from fence_core.policy.model import FilesystemRules, Policy
+from fence_core.policy.model import FilesystemRules, Policy, Source
 from fence_core.policy.remedy import advice, remedy
 from fence_core.policy.requests import Bind, Connect, OpenSocket, Read, Request, Resolve, UnixConnect, Write
 from fence_core.policy.validate import parse_overlay
@@ -47,7 +47,7 @@ def config_table(text: str, syntax: str) -> Mapping[str, Any]:
 
 
 def with_change(raw: Mapping[str, Any], *, flat: bool = True) -> Policy:
-    return merge(EMPTY, parse_overlay(raw, source="s", base_dir="/home/ci/proj", flat=flat, home="/home/ci"))
+    return merge(EMPTY, parse_overlay(raw, source=Source("s"), base_dir="/home/ci/proj", flat=flat, home="/home/ci"))
 
 
 def check(request: Request) -> None:

@@ -10,6 +10,7 @@ from fence_core.errors import PolicyError
 from fence_core.policy.compiler import Links
 from fence_core.policy.decide import Judge
 from fence_core.policy.merge import merge
+from fence_core.policy.model import Source
 from fence_core.policy.requests import Bind, Connect, Read, Request, Resolve, UnixConnect, Write
 from fence_core.policy.templates import TemplateContext, preset, template
 from fence_core.policy.validate import parse_overlay
@@ -244,7 +245,7 @@ def test_terminals_by_name() -> None:
     it = judge(PYTEST)
     assert it.may_write("/dev/pts/7")
     assert not it.decide(Write("terminal", "/dev/pts/7")).allowed
-    overlay = parse_overlay({"allow_write": ["/dev/pts/7"]}, source="a marker", base_dir=ROOT)
+    overlay = parse_overlay({"allow_write": ["/dev/pts/7"]}, source=Source("a marker"), base_dir=ROOT)
     named = Judge(merge(template(PYTEST, CONTEXT), overlay), links=Links(lambda path: None))
     assert named.decide(Write("terminal", "/dev/pts/7")).allowed
     assert not named.decide(Write("terminal", "/dev/pts/8")).allowed
@@ -264,7 +265,9 @@ def test_command(path: str) -> None:
 
 def test_processes_outside_cannot_be_allowed() -> None:
     """Whoever asks about those inside says /proc/self."""
-    overlay = parse_overlay({"allow_write": ["/proc/*/comm", "/proc/12/comm"]}, source="a marker", base_dir=ROOT)
+    overlay = parse_overlay(
+        {"allow_write": ["/proc/*/comm", "/proc/12/comm"]}, source=Source("a marker"), base_dir=ROOT
+    )
     it = Judge(merge(template(DEFAULT, CONTEXT), overlay), links=Links(lambda path: None))
     assert it.may_write("/proc/self/comm")
     assert not it.may_write("/proc/12/comm")

@@ -9,12 +9,12 @@ import pytest
 
 from fence_core.errors import PolicyError
 from fence_core.policy.merge import Overlay
-from fence_core.policy.model import NOT_SUPPORTED_YET, Entry
+from fence_core.policy.model import NOT_SUPPORTED_YET, Entry, Source
 from fence_core.policy.validate import KEYS, camel, parse_overlay
 
 
 def parse(raw: dict[str, Any], *, flat: bool = True, settings: bool = True) -> Overlay:
-    return parse_overlay(raw, source="here", base_dir="/proj", flat=flat, settings=settings, home="/home/ci")
+    return parse_overlay(raw, source=Source("here"), base_dir="/proj", flat=flat, settings=settings, home="/home/ci")
 
 
 def problems(raw: dict[str, Any], *, flat: bool = True, settings: bool = True) -> list[tuple[str, str, str]]:
@@ -41,10 +41,10 @@ def problem(raw: dict[str, Any], **how: bool) -> tuple[str, str, str]:
 )
 def test_one_meaning_in_every_spelling(raw: dict[str, Any]) -> None:
     network = parse(raw).network
-    assert network.allowed_domains == (Entry("a.example", "here"),)
+    assert network.allowed_domains == (Entry("a.example", Source("here")),)
     assert network.allow_local_binding is True
-    assert network.source_of("allow_local_binding") == "here"
-    assert network.source_of("allow_all_unix_sockets") == "the built-in default"
+    assert str(network.source_of("allow_local_binding")) == "here"
+    assert str(network.source_of("allow_all_unix_sockets")) == "the built-in default"
 
 
 def test_camel_case_is_that_of_the_go_tool() -> None:
@@ -94,12 +94,14 @@ def test_all_settings() -> None:
     assert (settings.enabled, settings.mode, settings.require, settings.leftovers) == (
         True, "warn", ("landlock",), "wait",
     )  # fmt: skip
-    assert settings.source_of("mode") == "here"
+    assert str(settings.source_of("mode")) == "here"
     assert parse({"extends": "strict"}).extends == "strict"
 
 
 def test_paths_may_be_path_objects() -> None:
-    assert parse({"allow_write": [Path("/data/x")]}).filesystem.allow_write == (Entry("/data/x", "here", "/data/x"),)
+    assert parse({"allow_write": [Path("/data/x")]}).filesystem.allow_write == (
+        Entry("/data/x", Source("here"), "/data/x"),
+    )
 
 
 def test_an_empty_section_or_key_sets_nothing() -> None:
@@ -109,7 +111,7 @@ def test_an_empty_section_or_key_sets_nothing() -> None:
 
 def test_a_relative_base_counts_from_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    overlay = parse_overlay({"allow_write": ["x"]}, source="s", base_dir=Path(), home="/h")
+    overlay = parse_overlay({"allow_write": ["x"]}, source=Source("s"), base_dir=Path(), home="/h")
     assert overlay.filesystem.allow_write[0].pattern == f"{tmp_path}/x"
 
 

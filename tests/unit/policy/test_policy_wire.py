@@ -9,7 +9,7 @@ import pytest
 
 from fence_core.policy.decide import Judge
 from fence_core.policy.merge import merge
-from fence_core.policy.model import Policy
+from fence_core.policy.model import Policy, Source
 from fence_core.policy.requests import Bind, Connect, Write
 from fence_core.policy.templates import TemplateContext, template
 from fence_core.policy.validate import parse_overlay
@@ -28,7 +28,7 @@ def full_policy() -> Policy:
             "deny_write": ["*.key"],
             "allow_git_config": True,
         },
-        source="fence.json",
+        source=Source("fence.json"),
         base_dir="/p",
         home="/h",
     )
@@ -38,6 +38,9 @@ def full_policy() -> Policy:
             hosts=(("a.test", "127.0.0.1:1"),), upstream_proxy="http://x", http_proxy_port=1
         )
     )
+
+
+SOURCE = {"name": "x", "file": "", "line": None, "at": []}
 
 
 @pytest.mark.parametrize("policy", [Policy(), full_policy()], ids=["empty", "full"])
@@ -53,8 +56,11 @@ def test_there_and_back(policy: Policy) -> None:
         ("network", "allow_local_outbound", "yes"),
         ("network", "allow_local_outbound_ports", [True]),
         ("network", "allowed_domains", ["a.test"]),
-        ("network", "allowed_domains", [{"text": "a.test", "source": "x"}]),
-        ("network", "allowed_domains", [{"text": 1, "source": "x", "pattern": ""}]),
+        ("network", "allowed_domains", [{"text": "a.test", "source": SOURCE}]),
+        ("network", "allowed_domains", [{"text": 1, "source": SOURCE, "pattern": ""}]),
+        ("network", "allowed_domains", [{"text": "a.test", "source": {**SOURCE, "line": "1"}, "pattern": ""}]),
+        ("network", "allowed_domains", [{"text": "a.test", "source": {**SOURCE, "at": [None]}, "pattern": ""}]),
+        ("filesystem", "early_names", [["/x", "name"]]),
         ("network", "allowed_domains", "abc"),
         ("network", "hosts", [["a.test"]]),
         ("filesystem", "scratch", [1]),
@@ -80,9 +86,9 @@ def test_a_missing_field_is_refused() -> None:
 def test_decisions_show_nothing_raw_of_a_policy_from_elsewhere() -> None:
     """A nested session may name its sources and patterns as it likes."""
     plain = json.loads(json.dumps(policy_to_wire(full_policy())))
-    plain["sources"] = ["\x1b[2J"]
-    plain["network"]["sources"] = [["allow_local_binding", "\x1b[31m"]]
-    plain["filesystem"]["deny_write"] = [{"text": "/x\u202e", "source": "\x07", "pattern": "/x"}]
+    plain["sources"] = [{**SOURCE, "name": "\x1b[2J"}]
+    plain["network"]["sources"] = [["allow_local_binding", {**SOURCE, "name": "\x1b[31m"}]]
+    plain["filesystem"]["deny_write"] = [{"text": "/x\u202e", "source": {**SOURCE, "name": "\x07"}, "pattern": "/x"}]
     judge = Judge(policy_from_wire(plain))
     for request in (Write("open", "/etc/y"), Write("open", "/x"), Bind("127.0.0.1", 1), Connect("192.0.2.1", 1)):
         answer = judge.decide(request)

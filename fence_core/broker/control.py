@@ -1,4 +1,4 @@
-"""The control socket: newline-delimited JSON, one reply per request, from a pytest process inside the fence.
+"""The control socket: answers to what pytest processes inside the fence ask (`fence_core/link/control.py`).
 
 What arrives here comes from inside: it is data, checked, and chooses only among what the session's policy permits.
 A request never widens more than a marker may; see `docs/security-model.md` for what test code can say about itself.
@@ -6,7 +6,6 @@ A request never widens more than a marker may; see `docs/security-model.md` for 
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from fence_core.broker.scopes import Scope, Worker
 from fence_core.errors import PolicyError
+from fence_core.link import control as link
+from fence_core.link.operations import Operation, misfit
 from fence_core.policy.model import Source
 from fence_core.policy.requests import printable
 from fence_core.policy.validate import unwatched
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from fence_core.broker.loop import Broker
     from fence_core.events.ledger import Record
 
-REQUEST_MAX = 16 << 20
-"""Bytes of one request; more is no request of ours."""
 OPEN_OF_ONE_MAX = 64
 """Lines that one process may hold open at a time. Ours are closed after one reply."""
 SESSIONS_OF_ONE_MAX = 32
@@ -48,12 +47,12 @@ class Connection:
 
     def readable(self) -> None:
         try:
-            chunk = self._socket.recv(1 << 16)
+            chunk = self._socket.recv(link.CHUNK)
         except BlockingIOError:
             return
         except OSError:
             chunk = b""
-        if not chunk or len(self._received) > REQUEST_MAX:
+        if not chunk or len(self._received) > link.REQUEST_MAX:
             self._close()
             return
         self._received += chunk
@@ -64,7 +63,7 @@ class Connection:
         if rest or self._to_send:
             self._close()  # one request, one reply: who sends more before reading is nobody of ours
             return
-        self._to_send += json.dumps(self._answer(line)).encode() + b"\n"
+        self._to_send += link.answer(self._answer(line))
         self._flush()
 
     def _flush(self) -> None:
@@ -85,23 +84,21 @@ class Connection:
 
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
-            request = json.loads(line)
-            operation = _OPERATIONS[request["op"]]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return {"error": "no such request"}
-        if operation is not _hello and not _is_pytest(self._process):
-            return {"error": "only a pytest process may ask this"}
+            operation, request = link.read_request(line)
+        except link.NoRequestError:
+            return link.refusal("no such request")
+        if operation is not link.HELLO and not _is_pytest(self._process):
+            return link.refusal("only a pytest process may ask this")
+        wrong = misfit(request, operation.asks)
+        if wrong:
+            return link.refusal(f"no such request, for its {wrong!r}")
         try:
-            return operation(self._broker, self._process, request)
+            return _ANSWERS[operation](self._broker, self._process, request)
         except PolicyError as error:
-            return {
-                "problems": [
-                    [problem.source, problem.key, problem.found, problem.accepted] for problem in error.problems
-                ]
-            }
+            return link.problems(error)
         except Exception as error:
             # Whatever it was, the request made it happen: an answer for who asked, and no fault of ours.
-            return {"error": f"{type(error).__name__}: {error}"}
+            return link.refusal(f"{type(error).__name__}: {error}")
 
 
 def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,25 +112,28 @@ def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict
         return _welcome(broker, "session", process.workers[0], (address, token))
     here = process.account()
     if len(process.workers) >= SESSIONS_OF_ONE_MAX:
-        return {"error": f"{SESSIONS_OF_ONE_MAX} fenced sessions are open in this process already"}
+        return link.refusal(f"{SESSIONS_OF_ONE_MAX} fenced sessions are open in this process already")
     if broker.processes.sessions_open() >= SESSIONS_MAX:
-        return {"error": f"{SESSIONS_MAX} fenced sessions are open in this run already"}
+        return link.refusal(f"{SESSIONS_MAX} fenced sessions are open in this run already")
     if role == "worker":
         # A worker may register policies, which only pytest may: so not whatever program a test starts is one, but
         # what a process starts that has said it would, outside of any test.
         started_by = process.binding
         if not started_by.worker.expects_workers or started_by.nodeid or process.workers:
-            return {"error": "no workers are expected here"}
+            return link.refusal("no workers are expected here")
         return _welcome(broker, "worker", _worker(broker, process), (address, token))
-    config = request["config"]
+    config = request["config"] or {}
+    wrong = misfit(config, link.CONFIG)
+    if wrong:
+        return link.refusal(f"a session without a config, for its {wrong!r}")
     policy = policy_from_wire(config["policy"])
     if policy.filesystem.deny_read and not broker.watches_reads:
-        raise PolicyError((unwatched(printable(str(config["source"])), "the session around this one"),))
+        raise PolicyError((unwatched(printable(config["source"]), "the session around this one"),))
     scope = Scope(
         policy,
         mode=config["mode"] if config["mode"] in _MODES else "enforce",
-        source=str(config["source"]),
-        syntax=str(config["syntax"]),
+        source=config["source"],
+        syntax=config["syntax"],
         base_dir=Path(config["base_dir"]),
         watches_reads=broker.watches_reads,
     )
@@ -175,7 +175,7 @@ def _proxy(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict
 
 
 def _policy(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
-    return {"number": _own(process).scope.register(request["raw"], Source(str(request["source"])))}
+    return {"number": _own(process).scope.register(request["raw"], Source(request["source"]))}
 
 
 def _ceiling(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def _ceiling(broker: Broker, process: Process, request: Mapping[str, Any]) -> di
     no layer would stand on anything.
     """
     worker = _own(process)
-    judges = [worker.judge(int(request["policy"])), *(judge for _, judge in worker.outer_judges)]
+    judges = [worker.judge(request["policy"]), *(judge for _, judge in worker.outer_judges)]
     if not broker.ceiling.floor:
         return {"places": None}
     return {
@@ -196,8 +196,8 @@ def _ceiling(broker: Broker, process: Process, request: Mapping[str, Any]) -> di
 def _stacks(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     """The handler of the stack signal stands, and writes to this descriptor."""
     if process.stacks is not None:
-        process.stacks.target_fd = int(request["fd"])
-        process.stacks.signal = int(request["signal"])
+        process.stacks.target_fd = request["fd"]
+        process.stacks.signal = request["signal"]
     return {}
 
 
@@ -217,11 +217,11 @@ def _take(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[
     broker.recorder.collect()
     worker = _own(process)
     ledger = worker.scope.ledger
-    nodeid = str(request["nodeid"])
+    nodeid = request["nodeid"]
     if process.pid != worker.tgid:
         # A fork, of which its parent need not believe that it told of all it has taken.
         records = ledger.take(worker.number, nodeid, keep=True)
-    elif request.get("by_fork"):
+    elif request["by_fork"]:
         records = ledger.kept(worker.number, nodeid)
     else:
         records = [*ledger.kept(worker.number, nodeid), *ledger.take(worker.number, nodeid)]
@@ -233,14 +233,11 @@ def _ledger(broker: Broker, process: Process, request: Mapping[str, Any]) -> dic
     broker.settle_drafts()
     broker.recorder.collect()
     ledger = _own(process).scope.ledger
-    return {
-        "violations": _wire(ledger.records),
-        "dropped": ledger.dropped,
-    }
+    return {"violations": _wire(ledger.records)}
 
 
 def _settle(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
-    _own(process).scope.ledger.settle(int(request["upto"]))
+    _own(process).scope.ledger.settle(request["upto"])
     return {}
 
 
@@ -254,7 +251,7 @@ def _bye(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[s
 
 def _fork_server(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     """This session has started the fork server of `multiprocessing`."""
-    broker.processes.serves_forks(process, int(request["pid"]))
+    broker.processes.serves_forks(process, request["pid"])
     return {}
 
 
@@ -268,16 +265,16 @@ def _own(process: Process) -> Worker:
     return process.workers[-1] if process.workers else process.binding.worker
 
 
-_OPERATIONS: dict[str, Callable[[Broker, Process, Mapping[str, Any]], dict[str, Any]]] = {
-    "hello": _hello,
-    "workers": _workers,
-    "policy": _policy,
-    "ceiling": _ceiling,
-    "proxy": _proxy,
-    "stacks": _stacks,
-    "take": _take,
-    "ledger": _ledger,
-    "settle": _settle,
-    "bye": _bye,
-    "fork_server": _fork_server,
+_ANSWERS: dict[Operation, Callable[[Broker, Process, Mapping[str, Any]], dict[str, Any]]] = {
+    link.HELLO: _hello,
+    link.WORKERS: _workers,
+    link.POLICY: _policy,
+    link.CEILING: _ceiling,
+    link.PROXY: _proxy,
+    link.STACKS: _stacks,
+    link.TAKE: _take,
+    link.LEDGER: _ledger,
+    link.SETTLE: _settle,
+    link.BYE: _bye,
+    link.FORK_SERVER: _fork_server,
 }

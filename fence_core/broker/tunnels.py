@@ -5,13 +5,11 @@ instead and notes the address of the socket's own end. The filter, a process of 
 it accepts who has opened it and what for; what nobody has announced here is not ours. No byte of a handshake is spoken
 on the program's socket, and `connect` waits for nobody outside.
 
-One referee: whatever the filter must know of the policy it asks here, one packet a question (JSON; the protocol is in
-`fence_core/proxy/referee.py`).
+One referee: whatever the filter must know of the policy it asks here (`fence_core/link/filter.py`).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -19,6 +17,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fence_core.broker.names import raw_address
+from fence_core.link import filter as link
+from fence_core.link.operations import Operation
 from fence_core.policy.requests import Connect, printable
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from fence_core.broker.loop import Broker
     from fence_core.broker.sockets import Borrowed
 
-PACKET_MAX = 1 << 16
 _OPEN_MAX = 100_000
 _AT_ONCE = 64
 
@@ -125,7 +124,7 @@ class Tunnels:
             if end is None:
                 return
             try:
-                packet = end.control.recv(PACKET_MAX)
+                packet = end.control.recv(link.PACKET_MAX)
             except BlockingIOError:
                 return
             except OSError:
@@ -133,10 +132,10 @@ class Tunnels:
             if not packet:
                 self._lost("it has ended")
                 return
-            request = json.loads(packet)
-            answer = _OPERATIONS[request["op"]](self, request)
+            number, operation, request = link.read_question(packet)
+            answer = _ANSWERS[operation](self, request)
             try:
-                end.control.send(json.dumps({"id": request["id"], **answer}).encode(), socket.MSG_NOSIGNAL)
+                end.control.send(link.answer(number, answer), socket.MSG_NOSIGNAL)
             except OSError:
                 self._lost("it does not read our answers")  # better none than one that waits
 
@@ -149,15 +148,15 @@ class Tunnels:
         place = (request["host"], request["port"])
         tunnel = self._announced.pop(place, None)
         if tunnel is None:
-            return {"kind": "nobody"}
+            return {"kind": link.NOBODY}
         self._open.pop(place, None)
         if len(self._open) > _OPEN_MAX:
             del self._open[next(iter(self._open))]  # the oldest: a port has been used again long ago
         self._open[place] = tunnel
-        answer: dict[str, Any] = {"kind": "tunnel" if tunnel.name else "proxy", "upstream_proxy": tunnel.upstream_proxy}
-        if tunnel.name:
-            answer |= {"name": tunnel.name, "port": tunnel.port, "to": tunnel.to}
-        return answer
+        if not tunnel.name:
+            return {"kind": link.PROXY, "upstream_proxy": tunnel.upstream_proxy}
+        to_where = {"name": tunnel.name, "port": tunnel.port, "to": tunnel.to, "upstream_proxy": tunnel.upstream_proxy}
+        return {"kind": link.TUNNEL, **to_where}
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """A name asked for by a program that knows of the proxy: judged by what its test may do now."""
@@ -218,10 +217,10 @@ class Tunnels:
         return self._open.get((request["host"], request["from"]))
 
 
-_OPERATIONS: dict[str, Callable[[Tunnels, Mapping[str, Any]], dict[str, Any]]] = {
-    "who": Tunnels._who,
-    "ask": Tunnels._ask,
-    "addresses": Tunnels._addresses,
-    "violation": Tunnels._violation,
-    "fault": Tunnels._fault,
+_ANSWERS: dict[Operation, Callable[[Tunnels, Mapping[str, Any]], dict[str, Any]]] = {
+    link.WHO: Tunnels._who,
+    link.ASK: Tunnels._ask,
+    link.ADDRESSES: Tunnels._addresses,
+    link.VIOLATION: Tunnels._violation,
+    link.FAULT: Tunnels._fault,
 }

@@ -1,8 +1,8 @@
 """The order of work in the forked child, before any code of a test or conftest runs.
 
-Run by the fenced child (and, for a while, by the guardian it forks). Imports only `kernel`, `errors` and
-`untouched`. A step that
-fails ends the process: the supervisor is told why, and nothing runs unfenced.
+Run by the fenced child (and, for a while, by the guardian it forks). Imports only `kernel`,
+`errors`, `untouched` and `link.start`. A step that fails ends the process: the supervisor is told why, and nothing runs
+unfenced.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable
 
 from fence_core.errors import FenceError
 from fence_core.kernel import landlock, libc, process, seccomp
+from fence_core.link import start
 from fence_core.untouched import real
 
 BLOCKED = frozenset(signal.valid_signals()) - {
@@ -30,7 +30,6 @@ BLOCKED = frozenset(signal.valid_signals()) - {
 }
 """Signals blocked around the fork, and in the supervisor for good: everything that somebody else sends. What a process
 brings upon itself keeps its meaning."""
-_CHUNK = 1 << 16
 _PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_DIRECTORY
 FILES = (
@@ -50,47 +49,7 @@ FILES = (
 the broker truncates by path itself. Not IOCTL_DEV: harmless requests to devices would fail."""
 
 
-def pack_plan(program: bytes, places: Iterable[tuple[str, str]]) -> bytes:
-    """The supervisor's message to the child: the seccomp filter, and the places of the ceiling."""
-    text = b"\0".join(what.encode() + os.fsencode(place) for place, what in places)
-    return b"%d %d\n" % (len(program), len(text)) + program + text
-
-
-def _read_plan(fd: int) -> tuple[bytes, list[tuple[str, str]]]:
-    data = b""
-    while True:
-        chunk = os.read(fd, _CHUNK)
-        if not chunk:
-            raise OSError(errno.ESRCH, "the supervisor is gone")
-        data += chunk
-        head, line, rest = data.partition(b"\n")
-        if line:
-            program, text = map(int, head.split())
-            if len(rest) == program + text:
-                break
-    places = [(os.fsdecode(item[1:]), item[:1].decode()) for item in rest[program:].split(b"\0") if item]
-    return rest[:program], places
-
-
-class Orders(NamedTuple):
-    """What the supervisor has prepared before the fork."""
-
-    wait_killable: bool
-    signal_scope: bool
-    network_floor: bool
-    """Landlock refuses TCP bind and connect that the broker has not made itself."""
-    file_floor: bool
-    """Landlock refuses writes outside of the ceiling."""
-    supervisor_pid: int
-    supervisor_pidfd: int
-    to_supervisor: int
-    """Pipe: the listener's number, or why there is none."""
-    from_supervisor: int
-    """Pipe: the seccomp filter, and one byte once the supervisor is about to answer."""
-    guardian_control: int
-
-
-def raise_fence(orders: Orders, guard: Callable[..., object], meanwhile: Callable[[], object]) -> None:
+def raise_fence(orders: start.Orders, guard: Callable[..., object], meanwhile: Callable[[], object]) -> None:
     """Fence this process and everything it will ever start. Returns when the broker answers.
 
     `meanwhile`: what can be done while the supervisor makes the filter.
@@ -99,11 +58,10 @@ def raise_fence(orders: Orders, guard: Callable[..., object], meanwhile: Callabl
         listener = _raise(orders, guard, meanwhile)
     except BaseException as error:  # whatever it is: this process must not go on as an unfenced pytest
         why = str(error) if isinstance(error, OSError | FenceError) else f"{type(error).__name__}: {error}"
-        os.write(orders.to_supervisor, b"!" + why.encode("utf-8", "replace")[:4000])
+        start.tell_failure(orders.to_supervisor, why)
         libc.exit_now(1)
-    # The number only: sendmsg, which could carry the descriptor, is trapped already, by a broker not yet there.
-    os.write(orders.to_supervisor, b"%d" % listener)
-    ready = os.read(orders.from_supervisor, 1)
+    start.tell_listener(orders.to_supervisor, listener)
+    ready = os.read(orders.from_supervisor, len(start.GO))
     os.close(listener)
     for fd in (orders.to_supervisor, orders.from_supervisor, orders.supervisor_pidfd, orders.guardian_control):
         os.close(fd)
@@ -111,7 +69,7 @@ def raise_fence(orders: Orders, guard: Callable[..., object], meanwhile: Callabl
         libc.exit_now(1)
 
 
-def _raise(orders: Orders, guard: Callable[..., object], meanwhile: Callable[[], object]) -> int:
+def _raise(orders: start.Orders, guard: Callable[..., object], meanwhile: Callable[[], object]) -> int:
     libc.set_parent_death_signal(signal.SIGKILL)
     if os.getppid() != orders.supervisor_pid:  # it ended before the death signal was set
         raise OSError(errno.ESRCH, "the supervisor is gone")
@@ -128,7 +86,7 @@ def _raise(orders: Orders, guard: Callable[..., object], meanwhile: Callable[[],
             scoped=orders.signal_scope,
         )
     meanwhile()
-    program, places = _read_plan(orders.from_supervisor)
+    program, places = start.read_walls(orders.from_supervisor)
     network = scopes = 0
     if orders.signal_scope:
         network = landlock.ACCESS_NET_BIND_TCP | landlock.ACCESS_NET_CONNECT_TCP if orders.network_floor else 0
@@ -144,9 +102,8 @@ def _raise(orders: Orders, guard: Callable[..., object], meanwhile: Callable[[],
     return seccomp.install_listener(program, wait_killable=orders.wait_killable)
 
 
-def add_places(ruleset: int, places: Iterable[tuple[str, str]]) -> None:
-    """Let a ruleset allow writing in these directories and to these files. With each its letter: "d" for a directory in
-    which names may change, too; "f" for a file, "o" for a directory of devices (see `broker/ceiling.py`).
+def add_places(ruleset: int, places: start.Places) -> None:
+    """Let a ruleset allow writing in these directories and to these files.
 
     A place that is gone by now is left out: writing there is refused then, which is the safe side.
     """

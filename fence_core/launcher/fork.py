@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, NoReturn
 from fence_core.errors import BrokerError, FenceError
 from fence_core.kernel import arch, features, landlock, libc, pidfd, process
 from fence_core.launcher import guardian, inherited, set_aside
-from fence_core.launcher.child import BLOCKED, Orders, pack_plan, raise_fence
+from fence_core.launcher.child import BLOCKED, raise_fence
 from fence_core.launcher.join import base_dir, maybe_join
+from fence_core.link import start
 from fence_core.policy.load import source_kind
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def fork_fenced(
     to_supervisor_r, to_supervisor_w = os.pipe2(os.O_CLOEXEC)
     from_supervisor_r, from_supervisor_w = os.pipe2(os.O_CLOEXEC)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    orders = Orders(
+    orders = start.Orders(
         wait_killable=found.available("wait_killable"),
         signal_scope=found.available("landlock_scopes"),
         network_floor=config.settings.mode != "audit",
@@ -169,26 +170,19 @@ def _supervise(
             watches_reads=watch_reads,
         )
         places = existing(root.judges[0].places) if _has_file_floor(config, found) else None
-        plan = memoryview(
-            pack_plan(
-                filter_program(arch.current(), watch_reads=watch_reads, as_root=os.geteuid() == 0),
-                places or (),
-            )
-        )
-        while plan:
-            plan = plan[os.write(to_child, plan) :]
+        program = filter_program(arch.current(), watch_reads=watch_reads, as_root=os.geteuid() == 0)
+        start.send_walls(to_child, program, places or ())
 
         from fence_core.broker.loop import Broker
         from fence_core.launcher.supervisor import Supervisor, raise_limits
 
         raise_limits()
         libc.set_dumpable(False)  # our memory holds the rules: not readable, even where Landlock is missing
-        answer = os.read(from_child, 8192)
-        if not answer.isdigit():
-            why = answer[1:].decode("utf-8", "replace") or "the fenced process ended before the fence stood"
+        number, why = start.read_listener(from_child)
+        if why:
             os.waitpid(child, 0)
             leave_quietly(f"ERROR: fence: could not set up the fence: {why}", EXIT_UNAVAILABLE)
-        listener = pidfd.get_fd(pidfd.open_pidfd(child), int(answer))
+        listener = pidfd.get_fd(pidfd.open_pidfd(child), number)
         broker = Broker(
             listener,
             root,
@@ -208,7 +202,7 @@ def _supervise(
             leftovers=config.settings.leftovers,
             scoped=found.available("landlock_scopes"),
         )
-        os.write(to_child, b"1")
+        os.write(to_child, start.GO)
         os.close(to_child)
         os.close(from_child)
     except BaseException as error:  # whatever it is: this process must not go on as an unfenced pytest

@@ -1,7 +1,7 @@
 """The guardian process: sees to it that nothing fenced outlives the supervisor.
 
-Run by a process of its own, forked by the fenced child before the tests begin. It imports only `kernel` and must not
-touch anything of pytest.
+Run by a process of its own, forked by the fenced child before the tests begin. It imports only `kernel` and
+`link.start`, and must not touch anything of pytest.
 
 A parent-death signal reaches one process only, and daemons leave the process tree. The kernel's Landlock signal scope
 does not: the guardian lives in domain D0, the tests in D1 inside it. The guardian may signal D1 and nothing outside
@@ -16,14 +16,10 @@ from __future__ import annotations
 import os
 import select
 import signal
-import struct
 from typing import NoReturn
 
 from fence_core.kernel import fds, libc, process
-
-PACKET = struct.Struct("=cQQ")
-"""Command, pid, start time: one datagram each way."""
-COUNT, LIST, TERMINATE, KILL, QUIT, KNOW = b"c", b"l", b"t", b"k", b"q", b"+"
+from fence_core.link.start import COUNT, KILL, KNOW, LIST, PACKET, QUIT, TERMINATE
 
 
 def run(supervisor_pidfd: int, control: int, supervisor_pid: int, *, scoped: bool) -> NoReturn:

@@ -11,10 +11,10 @@ import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fence_core.errors import BrokerError, PolicyError, Problem
+from fence_core.errors import BrokerError
 from fence_core.events.phases import PHASES
 from fence_core.events.wire import from_wire
-from fence_core.link import doors
+from fence_core.link import control, doors
 from fence_core.link.page import Note, Page
 from fence_core.untouched import real
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fence_core.events.model import Violation
     from fence_core.launcher.per_test import Layer
     from fence_core.link.one_test import Line
+    from fence_core.link.operations import Operation
 
 _F_DUPFD_CLOEXEC = fcntl.F_DUPFD_CLOEXEC
 _STACK_SIGNAL = int(signal.SIGRTMAX) - 3
@@ -56,8 +57,8 @@ class Fence:
         """Raises BrokerError; call `doors.is_fenced` first."""
         self._lock = real.Lock()
         self._note = Note()
-        greeting = {"op": "hello", "role": role, "config": config, "note": [self._note.address, self._note.token]}
-        answer = self._ask(greeting)
+        note = [self._note.address, self._note.token]
+        answer = self._ask(control.HELLO, role=role, config=config, note=note)
         self.role: str = answer["role"]
         """``session``, ``worker`` or ``nested``."""
         self.mode: str = answer["mode"]
@@ -83,7 +84,6 @@ class Fence:
         self._layers: dict[int, Layer | None] = {}
         """Rulesets for forks, by policy."""
         self._fork_server: int | None = None
-        self._stack_fd = -1
         if answer["stacks"]:
             self._offer_stacks()
 
@@ -118,7 +118,7 @@ class Fence:
 
         What a fork for one test takes, its parent gets once more; `by_fork`: nothing but that.
         """
-        return _violations(self._ask({"op": "take", "nodeid": nodeid or "", "by_fork": by_fork}))
+        return _violations(self._ask(control.TAKE, nodeid=nodeid or "", by_fork=by_fork))
 
     def prepare_forks(self) -> Line:
         """Some tests are to have processes of their own. The line to this process, for one of them at a time."""
@@ -136,7 +136,7 @@ class Fence:
         """
         per_test = self._per_test
         if self._policy not in self._layers:
-            places = self._ask({"op": "ceiling", "policy": self._policy})["places"]
+            places = self._ask(control.CEILING, policy=self._policy)["places"]
             self._layers[self._policy] = None if places is None else per_test.Layer(places)
         pid: int = per_test.fork(self._layers[self._policy], self._layers.values())
         if pid == 0:
@@ -147,32 +147,33 @@ class Fence:
 
     def register_policy(self, raw: Mapping[str, object], source: str) -> int:
         """The number of this session's policy with these marker arguments merged in. Raises PolicyError."""
-        return int(self._ask({"op": "policy", "raw": dict(raw), "source": source})["number"])
+        number: int = self._ask(control.POLICY, raw=dict(raw), source=source)["number"]
+        return number
 
     def proxy(self) -> str:
         """The URL of the filter, for programs that are to be told of a proxy."""
-        return str(self._ask({"op": "proxy"})["url"])
+        return str(self._ask(control.PROXY)["url"])
 
     def expect_workers(self) -> None:
         """From now on processes that this one starts outside of any test may join the session as its workers."""
-        self._ask({"op": "workers"})
+        self._ask(control.WORKERS)
 
     def ledger(self) -> list[Violation]:
         """Everything of this session, from all its processes."""
-        return _violations(self._ask({"op": "ledger"}))
+        return _violations(self._ask(control.LEDGER))
 
     def settle(self, upto: int) -> None:
         """The first `upto` of the ledger were shown to the user; the supervisor prints the rest.
 
         The exit status does not depend on it.
         """
-        self._ask({"op": "settle", "upto": upto})
+        self._ask(control.SETTLE, upto=upto)
 
     def close(self) -> None:
         """A nested session in this process is over. The outer session's page is in force again."""
         if self.role == "nested":
             try:
-                self._ask({"op": "bye"})
+                self._ask(control.BYE)
             except BrokerError:
                 pass
             self._page.release()
@@ -190,7 +191,7 @@ class Fence:
         if pid != self._fork_server and isinstance(pid, int):
             self._fork_server = pid
             try:
-                self._ask({"op": "fork_server", "pid": pid})
+                self._ask(control.FORK_SERVER, pid=pid)
             except BrokerError:
                 pass  # then they go on belonging to that test
 
@@ -204,16 +205,15 @@ class Fence:
             real.close(fd)
             return  # somebody uses it: no stacks rather than a surprise
         real.register_stack_signal(_STACK_SIGNAL, file=fd, all_threads=False, chain=False)
-        self._stack_fd = fd
-        self._ask({"op": "stacks", "signal": _STACK_SIGNAL, "fd": fd})
+        self._ask(control.STACKS, signal=_STACK_SIGNAL, fd=fd)
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, operation: Operation, **fields: Any) -> dict[str, Any]:
         """One request, one reply, on a line of its own.
 
         No line is kept open: suites count sockets and descriptors, close what they do not know, and fork. Raises
         BrokerError where the broker cannot be reached: it is gone, or a bug; PolicyError with the broker's problems.
         """
-        data = real.dumps(request).encode() + b"\n"
+        data = control.request(operation, fields)
         received = bytearray()
         with self._lock:
             line = _line()
@@ -221,7 +221,7 @@ class Fence:
                 while data:
                     data = data[real.write(line, data) :]
                 while not received.endswith(b"\n"):
-                    chunk = real.read(line, 1 << 16)
+                    chunk = real.read(line, control.CHUNK)
                     if not chunk:
                         raise BrokerError("the broker has closed the line")
                     received += chunk
@@ -229,15 +229,7 @@ class Fence:
                 raise BrokerError(f"the broker cannot be reached: {error}") from error
             finally:
                 _close(line)
-        try:
-            answer: dict[str, Any] = real.loads(received.decode())
-        except ValueError as error:  # somebody else has read or written here: a test that uses any descriptor it finds
-            raise BrokerError(f"the broker's answer is not understood: {error}") from error
-        if "problems" in answer:
-            raise PolicyError(tuple(Problem(*problem) for problem in answer["problems"]))
-        if "error" in answer:
-            raise BrokerError(f"the broker refused {request['op']!r}: {answer['error']}")
-        return answer
+        return control.read_answer(operation, bytes(received))
 
 
 def _line() -> int:

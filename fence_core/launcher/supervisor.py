@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fence_core.broker.attribution import program
 from fence_core.kernel import libc, process, signals
-from fence_core.launcher import guardian, witness
+from fence_core.launcher import witness
 from fence_core.launcher.child import BLOCKED
 from fence_core.launcher.filter import start_filter
+from fence_core.link import start
 from fence_core.policy.requests import printable
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Supervisor:
             import traceback
 
             traceback.print_exc()
-            self._ask(guardian.KILL)
+            self._ask(start.KILL)
             os.kill(self._child, signal.SIGKILL)
             libc.exit_now(3)
         self._finish()
@@ -157,8 +158,8 @@ class Supervisor:
         # What this process does not get at all (SIGCONT takes a waiting SIGTSTP away) says nothing of what comes later.
         self._noted = {sent: read for sent, read in self._noted.items() if read > now - _NOTE_TRUST_S}
         try:
-            while data := os.read(self._notes, witness.NOTE.size * 64):
-                self._noted.update((sent, now) for sent in witness.NOTE.iter_unpack(data))
+            while data := os.read(self._notes, start.NOTE.size * 64):
+                self._noted.update((sent, now) for sent in start.NOTE.iter_unpack(data))
         except OSError:
             pass
 
@@ -219,7 +220,7 @@ class Supervisor:
             self._broker.after(0.005, self._await_leftovers)
         else:
             self._left = [self._describe(pid) for pid in self._members()]
-            self._ask(guardian.TERMINATE)
+            self._ask(start.TERMINATE)
             self._deadline = time.monotonic() + TERM_S
             self._broker.after(0.005, self._await_end)
 
@@ -229,7 +230,7 @@ class Supervisor:
         elif time.monotonic() < self._deadline:
             self._broker.after(0.01, self._await_end)
         else:
-            self._ask(guardian.KILL)
+            self._ask(start.KILL)
             self._deadline = time.monotonic() + TERM_S
             self._broker.after(0.005, self._await_death)
 
@@ -258,15 +259,15 @@ class Supervisor:
         return f"{words[:200]} (pid {pid}{started})"
 
     def _anybody(self) -> bool:
-        return bool(self._ask(guardian.COUNT))
+        return bool(self._ask(start.COUNT))
 
     def _members(self) -> list[int]:
-        return self._ask(guardian.LIST)
+        return self._ask(start.LIST)
 
     def _tell(self, pid: int) -> None:
         """Without signal scopes the guardian can end only what it knows, and its children."""
         try:
-            self._untold.append(guardian.PACKET.pack(guardian.KNOW, pid, process.start_time(pid)))
+            self._untold.append(start.PACKET.pack(start.KNOW, pid, process.start_time(pid)))
         except OSError:
             return  # it is gone already
         self._tell_all(socket.MSG_DONTWAIT)
@@ -284,10 +285,10 @@ class Supervisor:
         found: list[int] = []
         try:
             self._tell_all()
-            self._control.send(guardian.PACKET.pack(command, 0, 0))
-            while packet := self._control.recv(guardian.PACKET.size):
-                kind, pid, _ = guardian.PACKET.unpack(packet)
-                if kind != guardian.LIST:
+            self._control.send(start.PACKET.pack(command, 0, 0))
+            while packet := self._control.recv(start.PACKET.size):
+                kind, pid, _ = start.PACKET.unpack(packet)
+                if kind != start.LIST:
                     break
                 found.append(pid)
         except OSError:
@@ -298,7 +299,7 @@ class Supervisor:
         status = self._status if self._status is not None else 0
         broken = self._report()
         try:
-            self._control.send(guardian.PACKET.pack(guardian.QUIT, 0, 0))
+            self._control.send(start.PACKET.pack(start.QUIT, 0, 0))
         except OSError:
             pass
         self._control.close()

@@ -1,7 +1,7 @@
 """The witness process: tells the supervisor which signals were sent to the whole process group.
 
-Run by a process of its own, a child of the supervisor that does nothing else. It imports only `kernel` and must not
-touch anything of pytest.
+Run by a process of its own, a child of the supervisor that does nothing else. It imports only `kernel` and
+`link.start`, and must not touch anything of pytest.
 
 ``kill -INT -<group>``, ``timeout`` and shells send a signal to every process of the group. It has reached the tests
 then, and the supervisor must not pass it on: a second SIGINT interrupts pytest in the middle of its report (measured).
@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import os
 import signal
-import struct
 from collections.abc import Iterable
 from typing import NoReturn
 
 from fence_core.kernel import fds, libc, signals
-
-NOTE = struct.Struct("=ii")
-"""Number of the signal, pid of its sender."""
+from fence_core.link.start import NOTE
 
 
 def run(notes: int, supervisor_pid: int, watched: Iterable[int]) -> NoReturn:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fence_core.link import filter as link
 from fence_core.proxy import http1
 from fence_core.proxy.dial import Target
 from fence_core.proxy.exchange import Exchange
@@ -86,7 +87,7 @@ class Classic:
         """Raises RefusedError."""
         try:
             verdict = await self._hub.referee.ask(
-                "ask", **self._source.named, name=name, port=port, how=how[:_HOW_LIMIT]
+                link.ASK, **self._source.named, name=name, port=port, how=how[:_HOW_LIMIT]
             )
         except NoAnswerError:
             raise RefusedError(403, "the fence does not answer", violation=False) from None

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from fence_core.link import filter as link
 from fence_core.policy.domains import DomainError, canonical_host
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ async def dial(
     if target.upstream_proxy:
         return await _dial_by_proxy(loop, target)
     found = await _resolve(loop, target.name, target.port)
-    answer = await referee.ask("addresses", **source.named, name=target.name, port=target.port, found=found)
+    answer = await referee.ask(link.ADDRESSES, **source.named, name=target.name, port=target.port, found=found)
     use = [str(address) for address in answer.get("use") or ()]
     if not use:
         rule = str(answer.get("rule") or "no address of the name may be used")
@@ -97,7 +98,7 @@ async def _resolve(loop: asyncio.AbstractEventLoop, name: str, port: int) -> lis
             found.append(text)
     if not found:
         raise UnreachableError(f"{name} has no address")
-    return found[:64]
+    return found[: link.FOUND_MAX]
 
 
 class _limit:  # noqa: N801 - stands for asyncio.timeout, which is new in 3.11

@@ -5,10 +5,11 @@ Imported when one has happened.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import traceback
+
+from fence_core.link import filter as link
 
 __all__ = ["describe", "tell_last"]
 
@@ -27,6 +28,6 @@ def tell_last(control: socket.socket, error: BaseException) -> None:
     """Of the error that ends this process. If the broker cannot hear it, it sees the line closed."""
     try:
         control.settimeout(_PATIENCE)
-        control.send(json.dumps({"id": 0, "op": "fault", **describe(error)}).encode())
+        control.send(link.question(0, link.FAULT, describe(error)))
     except OSError:
         pass

@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from fence_core.link import filter as link
 from fence_core.proxy.classic import Classic
 from fence_core.proxy.dial import Target, UnreachableError, dial
 from fence_core.proxy.inspector import Inspector
@@ -92,14 +93,13 @@ class Hub:
             self.loop.call_later(_SWEEP_EVERY, self._sweep)
 
     async def _greet(self, sock: socket.socket, source: Source) -> None:
-        family = "inet6" if sock.family == socket.AF_INET6 else "inet"
         try:
-            who = await self.referee.ask("who", family=family, host=source.host, port=source.port)
+            who = await self.referee.ask(link.WHO, host=source.host, port=source.port)
             kind = who.get("kind")
-            if kind == "tunnel":
+            if kind == link.TUNNEL:
                 target = Target(str(who["name"]), int(who["port"]), who.get("to"), who.get("upstream_proxy"))
                 inspector = Inspector(target.name, target.port, cleartext_h2=target.pinned_to_this_machine)
-            elif kind != "proxy":
+            elif kind != link.PROXY:
                 raise NoAnswerError(str(kind))
         except Exception as error:
             self.left()
@@ -107,7 +107,7 @@ class Hub:
                 await self._report(error, source)
             reset(sock)
             return
-        if kind == "proxy":
+        if kind == link.PROXY:
             classic = Classic(self, source, who.get("upstream_proxy"))
             await self.adopt(sock, classic.client)
             return
@@ -150,7 +150,7 @@ class Hub:
     async def record(self, source: Source, what: str, rule: str) -> None:
         """Return when the broker has written the violation down."""
         try:
-            await self.referee.ask("violation", **source.named, what=what[:1000], rule=rule)
+            await self.referee.ask(link.VIOLATION, **source.named, what=what[:1000], rule=rule)
         except NoAnswerError:
             pass  # it is refused all the same
 
@@ -161,7 +161,7 @@ class Hub:
         from fence_core.proxy import fault
 
         try:
-            await self.referee.ask("fault", **source.named, **fault.describe(error))
+            await self.referee.ask(link.FAULT, **source.named, **fault.describe(error))
         except NoAnswerError:
             pass  # it is not silent: the broker takes that for the end of this process
 
@@ -205,7 +205,7 @@ class Hub:
         """Of an error that belongs to no connection."""
         from fence_core.proxy import fault
 
-        self.referee.tell("fault", **fault.describe(error))
+        self.referee.tell(link.FAULT, **fault.describe(error))
 
 
 def _descriptors() -> int:

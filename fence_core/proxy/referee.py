@@ -1,4 +1,4 @@
-"""The line to the broker, which decides: one JSON object per packet, and each question has an answer within a time.
+"""The line to the broker, which decides: what `fence_core/link/filter.py` says, and each question is answered in time.
 
 No answer is a no. When the broker is gone this process has nothing more to do.
 """
@@ -6,15 +6,13 @@ No answer is a no. When the broker is gone this process has nothing more to do.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 from collections import deque
 from typing import Any
 
-PACKET_LIMIT = 65536
-PATIENCE = 5.0
-"""Seconds. The broker answers in well under a millisecond; a program waits for us meanwhile."""
+from fence_core.link import filter as link
+from fence_core.link.operations import Operation, misfit
 
 Answer = dict[str, Any]
 
@@ -48,28 +46,32 @@ class Referee:
         control.setblocking(False)
         loop.add_reader(self._fd, self._receive)
 
-    async def ask(self, op: str, **what: object) -> Answer:
+    async def ask(self, operation: Operation, **what: object) -> Answer:
         """The answer. Raises NoAnswerError."""
         self._last += 1
         number = self._last
-        packet = json.dumps({"id": number, "op": op, **what}).encode()
-        if len(packet) > PACKET_LIMIT or self.gone.done():
-            raise NoAnswerError(op)
+        packet = link.question(number, operation, what)
+        if len(packet) > link.PACKET_MAX or self.gone.done():
+            raise NoAnswerError(operation.name)
         future: asyncio.Future[Answer] = self._loop.create_future()
         self._open[number] = future
-        limit = self._loop.call_later(PATIENCE, _too_late, future)
+        limit = self._loop.call_later(link.PATIENCE_S, _too_late, future)
         try:
             self._send(packet)
-            return await future
+            answer = await future
         finally:
             limit.cancel()
             self._open.pop(number, None)
+        wrong = misfit(answer, operation.answers)
+        if wrong:
+            raise NoAnswerError(f"{operation.name} without {wrong}")
+        return answer
 
-    def tell(self, op: str, **what: object) -> None:
+    def tell(self, operation: Operation, **what: object) -> None:
         """Say something without waiting for the answer."""
         if not self.gone.done():
             self._last += 1
-            self._send(json.dumps({"id": self._last, "op": op, **what}).encode())
+            self._send(link.question(self._last, operation, what))
 
     def _send(self, packet: bytes) -> None:
         if not self._unsent:
@@ -98,7 +100,7 @@ class Referee:
     def _receive(self) -> None:
         for _ in range(64):
             try:
-                packet = os.read(self._fd, PACKET_LIMIT)
+                packet = os.read(self._fd, link.PACKET_MAX)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -107,10 +109,10 @@ class Referee:
                 self._lost()
                 return
             try:
-                answer = json.loads(packet)
-                future = self._open.get(answer["id"])
-            except (ValueError, KeyError, TypeError):
+                number, answer = link.read_answer(packet)
+            except ValueError:
                 continue
+            future = self._open.get(number)
             if future is not None and not future.done():
                 future.set_result(answer)
 

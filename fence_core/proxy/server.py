@@ -14,6 +14,8 @@ import socket
 from collections.abc import Sequence
 from typing import NoReturn
 
+from fence_core.link.filter import PACKET_MAX
+
 # What a terminal or a caller sends to the whole group is for the tests. We end when the broker does.
 _IGNORED = (
     signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGTERM,
@@ -46,7 +48,7 @@ def _somebody_connects(listeners: Sequence[socket.socket], control: socket.socke
     poll.register(control, select.POLLIN)
     while True:
         ready = [fd for fd, _ in poll.poll()]
-        if control.fileno() in ready and not control.recv(65536):
+        if control.fileno() in ready and not control.recv(PACKET_MAX):
             return False
         if any(listener.fileno() in ready for listener in listeners):
             return True

@@ -32,8 +32,10 @@ INSIDE: dict[str, Mapping[str, str]] = {
     "fence_core/launcher/handle.py": {"Fence.prepare_forks": COLLECTING},
     "fence_core/launcher/per_test.py": {},
     "fence_core/launcher/join.py": {"maybe_join": BEFORE, "base_dir": BEFORE, "bind_forks": BEFORE},
+    "fence_core/link/control.py": {},
     "fence_core/link/doors.py": {},
     "fence_core/link/one_test.py": {},
+    "fence_core/link/operations.py": {},
     "fence_core/link/page.py": {
         "Note.__init__": BEFORE,
         **dict.fromkeys(("read_note", "create"), SUPERVISOR),

@@ -1,0 +1,104 @@
+"""What pytest processes ask the broker: one JSON object a line, one reply each.
+
+Any process. The stream is what the door `control` gives. A reply that is no answer has `error`, or `problems` where a
+policy was wrong. The broker believes nothing that it has not checked; whether a process may ask at all is up to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fence_core.errors import BrokerError, PolicyError, Problem
+from fence_core.link.operations import OPTIONAL_LIST, Operation, by_name, misfit
+from fence_core.untouched import real
+
+REQUEST_MAX = 16 << 20
+"""Bytes of one request; more is no request of ours."""
+CHUNK = 1 << 16
+"""Bytes that are read at a time."""
+
+CONFIG = {"policy": dict, "mode": str, "source": str, "syntax": str, "base_dir": str}
+"""What a nested session brings along."""
+_VIOLATIONS = {"violations": list}
+
+HELLO = Operation(
+    "hello",
+    {"role": str, "config": (dict, type(None)), "note": list},
+    {
+        "role": str,
+        "mode": str,
+        "layers": list,
+        "source": str,
+        "withheld": list,
+        "closed": list,
+        "stacks": bool,
+        "watches_reads": bool,
+        "announces_forks": bool,
+    },
+)
+"""A process's first word, once for each session in it. `note`: address and token of its note (`page`)."""
+WORKERS = Operation("workers", {}, {})
+"""Processes that are started from now on, outside of tests, may join as workers."""
+POLICY = Operation("policy", {"raw": dict, "source": str}, {"number": int})
+CEILING = Operation("ceiling", {"policy": int}, {"places": OPTIONAL_LIST})
+"""Where a test under this policy may write at all: pairs for `child.add_places`."""
+PROXY = Operation("proxy", {}, {"url": str})
+STACKS = Operation("stacks", {"signal": int, "fd": int}, {})
+"""The handler of that signal writes stacks to that descriptor."""
+TAKE = Operation("take", {"nodeid": str, "by_fork": bool}, _VIOLATIONS)
+LEDGER = Operation("ledger", {}, _VIOLATIONS)
+SETTLE = Operation("settle", {"upto": int}, {})
+BYE = Operation("bye", {}, {})
+FORK_SERVER = Operation("fork_server", {"pid": int}, {})
+
+OPERATIONS = by_name(HELLO, WORKERS, POLICY, CEILING, PROXY, STACKS, TAKE, LEDGER, SETTLE, BYE, FORK_SERVER)
+
+
+class NoRequestError(Exception):
+    """A line that asks for nothing."""
+
+
+def request(operation: Operation, fields: dict[str, Any]) -> bytes:
+    return _line({"op": operation.name, **fields})
+
+
+def read_request(line: bytes) -> tuple[Operation, dict[str, Any]]:
+    """What is asked, whose fields are still to be checked. Raises NoRequestError."""
+    try:
+        found = real.loads(line.decode())
+        return OPERATIONS[found["op"]], found
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise NoRequestError from None
+
+
+def answer(fields: dict[str, Any]) -> bytes:
+    return _line(fields)
+
+
+def refusal(why: str) -> dict[str, Any]:
+    return {"error": why}
+
+
+def problems(error: PolicyError) -> dict[str, Any]:
+    return {"problems": [[each.source, each.key, each.found, each.accepted] for each in error.problems]}
+
+
+def read_answer(operation: Operation, line: bytes) -> dict[str, Any]:
+    """Raises BrokerError; PolicyError with the broker's problems."""
+    try:
+        found: dict[str, Any] = real.loads(line.decode())
+        if "problems" in found:
+            raise PolicyError(tuple(Problem(*problem) for problem in found["problems"]))
+        if "error" in found:
+            raise BrokerError(f"the broker refused {operation.name!r}: {found['error']}")
+        wrong = misfit(found, operation.answers)
+    except (ValueError, TypeError, AttributeError) as error:
+        # Somebody else has read or written here: a test that uses any descriptor it finds.
+        raise BrokerError(f"the broker's answer is not understood: {error}") from error
+    if wrong:
+        raise BrokerError(f"the broker's answer is not understood: {wrong}")
+    return found
+
+
+def _line(fields: dict[str, Any]) -> bytes:
+    return real.dumps(fields).encode() + b"\n"

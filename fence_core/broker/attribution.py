@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING
 from fence_core.broker.scopes import Binding, Worker
 from fence_core.broker.stacks import StackPipe
 from fence_core.errors import KernelCallError
-from fence_core.kernel import memory
 from fence_core.kernel import pidfd as pidfds
 from fence_core.kernel import process as kernel_process
 from fence_core.policy.requests import printable
@@ -48,10 +47,10 @@ class Process:
 
     __slots__ = (
         "_image",
-        "_memory",
         "binding",
         "fork_servers",
         "lines_open",
+        "memory",
         "parent",
         "pid",
         "pidfd",
@@ -72,7 +71,8 @@ class Process:
         """Sessions running in this process, innermost last; empty for everything that is no pytest process."""
         self.lines_open = 0
         """Control lines to the broker."""
-        self._memory = -1
+        self.memory = -1
+        """A descriptor on its memory, if it is kept open: see `remember_memory`."""
         self._image = b""
         self.proven = False
         """Whether it has made a trapped call itself, which only a fenced process can."""
@@ -90,30 +90,6 @@ class Process:
     def account(self) -> Binding:
         """On whose account a call of this process is, now."""
         return self.workers[-1].now() if self.workers else self.binding
-
-    def read_string(self, tid: int, address: int) -> bytes:
-        """A path argument. Raises KernelCallError as `memory.read_string` does, ProcessLookupError."""
-        if self._memory >= 0:
-            try:
-                # Short at the end of what is mapped, so no need to look where pages end.
-                data = os.pread(self._memory, 256, address)
-                end = data.find(0)
-                if end >= 0:
-                    return data[:end]
-            except (OSError, OverflowError):
-                pass
-        return memory.read_string(tid, address)
-
-    def read(self, tid: int, address: int, length: int) -> bytes:
-        """Exactly so many bytes of the caller's memory. Raises as `read_string` does."""
-        if self._memory >= 0:
-            try:
-                data = os.pread(self._memory, length, address)
-                if len(data) == length:
-                    return data
-            except (OSError, OverflowError):
-                pass
-        return memory.read(tid, address, length)
 
     def borrow(self, tid: int, fd: int) -> int:
         """A copy of a descriptor of this thread, whose table need not be its process's (CLONE_FILES, unshare(2)).
@@ -142,18 +118,18 @@ class Process:
         The descriptor stays with the memory that it was opened on, so it must not outlive an exec: `forget_memory`
         closes it when one is tried, and it is opened again only if the program has really changed since.
         """
-        if self._memory < 0 and (not self._image or self._image != self._current_image()):
+        if self.memory < 0 and (not self._image or self._image != self._current_image()):
             try:
-                self._memory = os.open(f"/proc/{self.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+                self.memory = os.open(f"/proc/{self.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
-                self._memory = -1
+                self.memory = -1
 
     def forget_memory(self, *, for_exec: bool = False) -> None:
         if for_exec:
             self._image = self._current_image()
-        if self._memory >= 0:
-            os.close(self._memory)
-            self._memory = -1
+        if self.memory >= 0:
+            os.close(self.memory)
+            self.memory = -1
 
     def _current_image(self) -> bytes:
         """What an exec changes: where code, stack and arguments lie (fields 26 to 28, 45 to 51 of proc(5) stat)."""

@@ -211,9 +211,8 @@ def _wire(records: list[Record]) -> list[dict[str, Any]]:
 
 def _take(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     broker.sinks.settle()
-    broker.settle_drafts()
-    for draft in broker.drafts:
-        draft.have_asked()
+    broker.drafts.settle()
+    broker.drafts.have_asked()
     broker.recorder.collect()
     worker = _own(process)
     ledger = worker.scope.ledger
@@ -230,7 +229,7 @@ def _take(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[
 
 def _ledger(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     broker.sinks.drain()
-    broker.settle_drafts()
+    broker.drafts.settle()
     broker.recorder.collect()
     ledger = _own(process).scope.ledger
     return {"violations": _wire(ledger.records)}

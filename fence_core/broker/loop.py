@@ -9,7 +9,6 @@ refused it.
 from __future__ import annotations
 
 import errno
-import functools
 import itertools
 import math
 import os
@@ -18,27 +17,29 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
-from fence_core.broker import drafts
+from fence_core.broker import judging
 from fence_core.broker.attribution import Process, ProcessTable
+from fence_core.broker.call import Call
 from fence_core.broker.ceiling import Ceiling
 from fence_core.broker.control import OPEN_OF_ONE_MAX, Connection
-from fence_core.broker.drafts import Draft
-from fence_core.broker.handlers.acting import judged_path
-from fence_core.broker.handlers.ties import Ties
+from fence_core.broker.drafts import Drafts
 from fence_core.broker.identity import Identities
+from fence_core.broker.judging import Route
 from fence_core.broker.look_ups import LookUps, Query
 from fence_core.broker.names import Names
 from fence_core.broker.recorder import Recorder
 from fence_core.broker.repeats import KEPT_S, Answer, Key, Repeats, has_an_effect
-from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
+from fence_core.broker.reply import HandOver, Reply, Value, Wait
 from fence_core.broker.resolve import Resolver
 from fence_core.broker.scopes import Binding, Scope, Worker
+from fence_core.broker.services import Services
 from fence_core.broker.sinks import Sinks, Sunk
 from fence_core.broker.sockets import InsideSockets
 from fence_core.broker.table import handlers
 from fence_core.broker.terminals import Terminals
+from fence_core.broker.ties import Ties
 from fence_core.broker.tunnels import Tunnel, Tunnels
 from fence_core.broker.unix_sockets import UnixSockets
 from fence_core.errors import KernelCallError
@@ -46,19 +47,10 @@ from fence_core.kernel import arch as arches
 from fence_core.kernel import seccomp, signals
 from fence_core.link import doors
 from fence_core.link.page import create as create_page
-from fence_core.policy.domains import is_loopback_name, is_this_machine
-from fence_core.policy.requests import Connect, Kind, Read, Request, Resolve, Run, Write, printable
+from fence_core.policy.requests import Connect, Request, Resolve, printable
 
 if TYPE_CHECKING:
-    from fence_core.dns.search import Verdict
-    from fence_core.policy.decide import Decision, Judge
-
-
-class Describable(Protocol):
-    @property
-    def kind(self) -> Kind: ...
-
-    def describe(self) -> str: ...
+    from fence_core.policy.decide import Judge
 
 
 WAIT_TICK_S = 0.02
@@ -70,18 +62,6 @@ _ANSWERS = (Value, HandOver, Wait)
 _OF_ARGUMENTS = (errno.EFAULT, errno.ENAMETOOLONG, errno.EBADF, errno.EMSGSIZE)
 
 
-class Route(NamedTuple):
-    """Whether a name may be connected to, and where it is."""
-
-    refusal: str | None
-    """The rule against it; None: it may."""
-    to: tuple[str, int] | None
-    """Address and port that the policy pins it to."""
-    remedy: tuple[str, ...] = ()
-    absent: bool = False
-    """The policy says that there is no such name: no violation."""
-
-
 def _our_fault(at: str, done: str) -> str:
     """The rule that a fault of ours is reported with."""
     return f"a fault of the fence itself{f' at {at}' if at else ''}: {done}, please report it"
@@ -90,12 +70,10 @@ def _our_fault(at: str, done: str) -> str:
 class _Parked:
     """A call whose answer is outstanding."""
 
-    __slots__ = ("id", "key", "process", "tid", "wait")
+    __slots__ = ("call", "key", "wait")
 
-    def __init__(self, id_: int, tid: int, process: Process, wait: Wait, key: Key | None) -> None:
-        self.id = id_
-        self.tid = tid
-        self.process = process
+    def __init__(self, call: Call, wait: Wait, key: Key | None) -> None:
+        self.call = call
         self.wait = wait
         self.key = key
 
@@ -129,27 +107,21 @@ class Broker:
         """Names of the variables that were kept from the tests."""
         self.closed: tuple[tuple[int, str], ...] = ()
         """Descriptors that the caller had left open and the tests did not get, each with what it led to."""
-        self._closing: list[int] = []
         self.identities = Identities()
-        self.resolver = Resolver(self._closing.append, lambda pid: self.processes.is_ours(pid), self.identities)
+        self.resolver = Resolver(lambda pid: self.processes.is_ours(pid), self.identities)
         self.ceiling = ceiling
         self.watches_reads = watches_reads
         """Whether opens for reading are trapped: the filter cannot be changed later."""
         self.inside = InsideSockets()
         self.terminals = Terminals()
         self.unix = UnixSockets(self.after)
-        self.started = time.time()
-        self.own_repositories: set[tuple[int, int]] = set()
-        """Device and inode of each `.git` whose first configuration was put there inside: see `repositories.py`."""
-        self.drafts: list[Draft] = []
-        """Configurations of such repositories that somebody may be writing: see `drafts.py`."""
         self.ties = Ties()
         self.epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
         self.names = Names(
             watch=self.watch,
             unwatch=self.unwatch,
-            verdict=self._verdict_on_name,
+            verdict=lambda process, name: judging.on_name(process.account(), name),
             refuse=self._refuse_name,
             refuse_message=self._refuse_message,
         )
@@ -164,6 +136,7 @@ class Broker:
         """Called with the pid of each process that is seen for the first time."""
         self.processes = ProcessTable(self.root, watch=self._watch_process, supervisor=os.getpid())
         self.recorder = Recorder(self.processes, stacks_work=stacks)
+        self.drafts = Drafts(self.recorder, self.after)
         first = self.processes.adopt(root_pid, self.root.now())
         first.workers.append(self.root)
         self.root_process = first
@@ -171,14 +144,22 @@ class Broker:
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.finished = False
         self._handlers = handlers(arches.current())
-        self._id = 0
         self._repeats = Repeats(arches.current().calls) if interruptible else None
         """None where no signal takes a call back from us: then what is not delivered is for processes that end."""
-        self._key: Key | None = None
-        """What the call that is being answered is, for `_repeats`."""
         self._parked: list[_Parked] = []
-        self._network = os.readlink("/proc/self/ns/net")
+        self._services = self._parts()
         self._call_names = {number: name for name, number in arches.current().calls.items()}
+
+    def _parts(self) -> Services:
+        parts = Services()
+        parts.listener, parts.processes, parts.recorder = self.listener, self.processes, self.recorder
+        parts.doors, parts.started = self.doors, time.time()
+        parts.resolver, parts.identities, parts.ceiling = self.resolver, self.identities, self.ceiling
+        parts.watches_reads, parts.terminals, parts.drafts = self.watches_reads, self.terminals, self.drafts
+        parts.inside, parts.unix, parts.ties = self.inside, self.unix, self.ties
+        parts.names, parts.tunnels, parts.sinks = self.names, self.tunnels, self.sinks
+        parts.network, parts.route = os.readlink("/proc/self/ns/net"), self.route
+        return parts
 
     # ------------------------------------------------------------ the loop
 
@@ -252,54 +233,46 @@ class Broker:
         notification = self.listener.receive()
         if notification is None:
             return
-        self._id = notification[0]
-        tid = notification[1]
+        call = Call(self._services, notification)
         if self.unix.pending:
             self.unix.settle()
         if self.drafts:
-            self._guarded(self.settle_drafts)
+            self._guarded(self.drafts.settle)
+        key = None
         if self._repeats is not None:
-            self._key = self._repeats.key(tid, notification)
-            kept = self._repeats.take(tid, notification[3], self._key)
+            key = self._repeats.key(call.tid, notification)
+            kept = self._repeats.take(call.tid, call.number, key)
             if kept is not None:
-                self._deliver(self._id, tid, self._key, kept)
+                self._deliver(call, key, kept)
                 return
         try:
-            reply = self._handlers[notification[3]](self, tid, notification[5:])  # type: ignore[arg-type]
+            call.process = self.processes.find(call.tid)
+            reply = self._handlers[call.number](call)
         except Exception as error:
-            reply = self._failed(tid, notification[3], error)
+            reply = self._failed(call, error)
         if reply.__class__ is int and 0 <= reply < _ERRNO_MAX:
             if reply:
-                self._deliver(self._id, tid, self._key if has_an_effect(reply) else None, reply)
+                self._deliver(call, key if has_an_effect(reply) else None, reply)
             else:
-                self.listener.reply_continue(self._id)
-        elif isinstance(reply, _ANSWERS):
-            self._answer(tid, reply)
+                self.listener.reply_continue(call.id)
+        elif isinstance(reply, Wait):
+            self._park(call, key, reply)
+            return
+        elif isinstance(reply, Value | HandOver):
+            self._deliver(call, key, reply)
         else:
             nonsense = TypeError(f"the handler answered {reply!r}")
-            self.listener.reply_error(self._id, self._fault(tid, notification[3], nonsense))
-        if self._closing:
-            for fd in self._closing:
-                os.close(fd)
-            self._closing.clear()
+            self.listener.reply_error(call.id, self._fault(call.tid, call.number, nonsense))
+        if call.kept:
+            call.close()
 
-    def _answer(self, tid: int, reply: Value | HandOver | Wait) -> None:
-        if not isinstance(reply, Wait):
-            self._deliver(self._id, tid, self._key, reply)
-            return
-        try:
-            process = self.processes.find(tid)
-        except OSError:
-            reply.close()
-            self.listener.reply_error(self._id, errno.EACCES)  # it has died: nobody is there to read the answer
-            return
-        reply.keep = tuple(self._closing)
-        self._closing.clear()
-        self._parked.append(_Parked(self._id, tid, process, reply, self._key))
-        ready = select.EPOLLIN if reply.readable else select.EPOLLOUT
-        self.epoll.register(reply.fd, ready | select.EPOLLET)
+    def _park(self, call: Call, key: Key | None, wait: Wait) -> None:
+        """Answer it when it is time; until then it keeps what it has open."""
+        self._parked.append(_Parked(call, wait, key))
+        ready = select.EPOLLIN if wait.readable else select.EPOLLOUT
+        self.epoll.register(wait.fd, ready | select.EPOLLET)
 
-    def _deliver(self, id_: int, tid: int, key: Key | None, answer: Answer, ticks: int = _TICKS_FOR_A_SIGNAL) -> None:
+    def _deliver(self, call: Call, key: Key | None, answer: Answer, ticks: int = _TICKS_FOR_A_SIGNAL) -> None:
         """Send what was done, and where it does not arrive keep it for when the call is made again.
 
         Whether a number has arrived cannot be asked: SECCOMP_IOCTL_NOTIF_SEND succeeds, too, while the thread, woken
@@ -309,24 +282,24 @@ class Broker:
         """
         repeats = self._repeats
         if repeats is None or key is None:
-            self._send(id_, answer)
-        elif ticks and not isinstance(answer, HandOver) and self._has_signal(tid, main_thread=True):
-            repeats.keep(tid, key, answer)
-            self.after(WAIT_TICK_S, lambda: self._deliver_late(id_, tid, key, answer, ticks - 1))
+            self._send(call.id, answer)
+        elif ticks and not isinstance(answer, HandOver) and self._has_signal(call.tid, main_thread=True):
+            repeats.keep(call.tid, key, answer)
+            self.after(WAIT_TICK_S, lambda: self._deliver_late(call, key, answer, ticks - 1))
             return
-        elif self._send(id_, answer):
-            repeats.arrived(tid, key)
+        elif self._send(call.id, answer):
+            repeats.arrived(call.tid, key)
         else:
-            repeats.keep(tid, key, answer)
+            repeats.keep(call.tid, key, answer)
             self.after(KEPT_S, repeats.expire)
             return
         if isinstance(answer, HandOver):
             os.close(answer.fd)
 
-    def _deliver_late(self, id_: int, tid: int, key: Key, answer: Answer, ticks: int) -> None:
+    def _deliver_late(self, call: Call, key: Key, answer: Answer, ticks: int) -> None:
         """Unless the signal has come: it may have been blocked meanwhile, or taken by another thread."""
-        if self.listener.is_valid(id_):
-            self._deliver(id_, tid, key, answer, ticks)
+        if call.waits():
+            self._deliver(call, key, answer, ticks)
 
     def _send(self, id_: int, answer: Answer) -> bool:
         """Whether it has arrived, as far as the kernel tells."""
@@ -356,26 +329,26 @@ class Broker:
         """Answer a waiting call if its time has come, or give its thread the signal that it must take."""
         answer: int | Value | HandOver | None
         gone = Value(0)
-        if not self.listener.is_valid(parked.id):
+        call = parked.call
+        if not call.waits():
             answer = gone  # the reply below goes nowhere
         else:
             try:
                 answer = parked.wait.poll()
             except OSError as error:
                 answer = error.errno or errno.EIO
-            if answer is None and self._has_signal(parked.tid, main_thread=parked.tid == parked.process.pid):
+            if answer is None and self._has_signal(call.tid, main_thread=call.tid == call.process.pid):
                 answer = _interrupted(parked.wait)
         if answer is None:
             return
         self._parked.remove(parked)
         self.epoll.unregister(parked.wait.fd)
         parked.wait.close()
-        for fd in parked.wait.keep:
-            os.close(fd)
+        call.close()
         if answer is gone or answer == seccomp.ERESTARTSYS:
-            self._send(parked.id, answer)
+            self._send(call.id, answer)
         else:
-            self._deliver(parked.id, parked.tid, parked.key if not isinstance(answer, int) else None, answer)
+            self._deliver(call, parked.key if not isinstance(answer, int) else None, answer)
 
     @staticmethod
     def _has_signal(tid: int, *, main_thread: bool) -> bool:
@@ -388,7 +361,7 @@ class Broker:
 
     # ------------------------------------------------------------ what can go wrong
 
-    def _failed(self, tid: int, call: int, error: Exception) -> int:
+    def _failed(self, call: Call, error: Exception) -> int:
         """A handler has raised: the error number to answer, and a report where it is a fault of ours.
 
         This is the one place that knows of callers that have died meanwhile. Handlers read a good deal about theirs in
@@ -398,13 +371,13 @@ class Broker:
         """
         if isinstance(error, KernelCallError | ProcessLookupError) and error.errno in _OF_ARGUMENTS:
             return error.errno  # what the kernel says about such an argument
-        if isinstance(error, OSError | ValueError | LookupError) and not self.still_there():
+        if isinstance(error, OSError | ValueError | LookupError) and not call.waits():
             return errno.EACCES  # nobody is there to read the answer
-        return self._fault(tid, call, error)
+        return self._fault(call.tid, call.number, error)
 
-    def _fault(self, tid: int, call: int, error: Exception) -> int:
+    def _fault(self, tid: int, number: int, error: Exception) -> int:
         """Our own failure: the call is refused and the run says so."""
-        name = self._call_names.get(call, "the broker")
+        name = self._call_names.get(number, "the broker")
         if isinstance(error, KernelCallError) and error.errno in (errno.EPERM, errno.EACCES):
             what = f"{name} by a process that the fence cannot inspect (undumpable)"
             rule = "what cannot be inspected is refused: see docs/known-limitations.md"
@@ -428,88 +401,11 @@ class Broker:
             self.recorder.lost_one = True
             traceback.print_exc()
 
-    # ------------------------------------------------------------ what handlers need
-
-    def still_there(self) -> bool:
-        """Whether the caller still waits: only then was what was read from it its own."""
-        return self.listener.is_valid(self._id)
-
-    def still_waits(self) -> Callable[[], bool]:
-        """As `still_there`, to be asked while other calls are answered: about the one that is being answered now."""
-        return functools.partial(self.listener.is_valid, self._id)
-
-    def close_after(self, fd: int) -> None:
-        """Close this descriptor of ours once the call is answered."""
-        self._closing.append(fd)
-
-    def succeed(self) -> Value:
-        return Value(0)
-
-    def enforcing(self, process: Process) -> bool:
-        """Whether any session above this process refuses what its policy does not allow."""
-        return any(binding.worker.scope.mode != "audit" for binding, _ in process.account().judges)
-
-    def allowed(self, process: Process, request: Request) -> bool:
-        return all(judge.decide(request).allowed for _, judge in process.account().judges)
-
-    def settle_drafts(self, *, finally_: bool = False) -> None:
-        """Put into place what was written of configurations of git, or report it."""
-        drafts.settle(self, finally_=finally_)
-
-    def same_network(self, tid: int) -> bool:
-        return os.readlink(f"/proc/{tid}/ns/net") == self._network
-
-    def refuse(
-        self,
-        process: Process,
-        tid: int,
-        request: Describable,
-        number: int,
-        *,
-        reason: str = "",
-        always: bool = False,
-    ) -> int:
-        """Record a violation with every session whose policy does not allow it; the error number to answer.
-
-        `CONTINUE` where all of those only audit. `reason`: why it is refused whatever the rules say, in words for the
-        user; it ends in "(... would allow it)" where a setting could. ``always``: even an audit refuses it.
-        """
-        if not self.still_there():
-            return number
-        if isinstance(request, Write | Read | Run):
-            request = request.at(judged_path(self, process, request.path))
-        answer = CONTINUE
-        found = False
-        for binding, judge in process.account().judges:
-            quiet = False
-            if reason:
-                rule = reason
-            else:
-                decision: Decision = judge.decide(request)  # type: ignore[arg-type]
-                if decision.allowed:
-                    continue
-                rule, quiet = decision.rule, decision.quiet
-                if isinstance(request, Connect) and not quiet:
-                    rule += self._known_otherwise(binding, request)
-            found = True
-            given = number if always or binding.worker.scope.mode != "audit" else 0
-            answer = answer or given
-            if quiet:
-                continue
-            asked = None if reason else request
-            self.recorder.note(process, tid, request.kind, request.describe(), binding, rule, given, asked)
-        return answer if found else number
-
-    def would_refuse(self, process: Process, request: Request) -> bool:
-        """Whether `refuse` would answer with an error."""
-        return any(
-            binding.worker.scope.mode != "audit" and not judge.decide(request).allowed
-            for binding, judge in process.account().judges
-        )
+    # ------------------------------------------------------------ what services ask
 
     def allowed_by_now(self, sunk: Sunk) -> bool:
         """Whether what was to be refused when a socket was connected is allowed now to whoever sends by it."""
-        return all(judge.decide(sunk.request).allowed for _, judge in self.sinks.whose(sunk).judges)
+        return judging.allowed(self.sinks.whose(sunk), sunk.request)
 
     def report_sent(self, sunk: Sunk) -> None:
         """Record that something was sent on a socket that was led to a sink."""
@@ -519,26 +415,12 @@ class Broker:
             decision = judge.decide(request)
             if decision.quiet:
                 continue
-            rule = decision.rule
+            objection = judging.Objection(binding, request, decision.rule)
             if decision.allowed:
                 if not self.allowed_by_now(sunk):
                     continue
-                rule = "what allows it now did not when the socket was connected"
-            else:
-                rule += self._known_otherwise(binding, request)
-            self.recorder.note(
-                process, sunk.tid, "connect", request.describe(), binding, rule, errno.EACCES, request, place=sunk
-            )
-
-    @staticmethod
-    def _known_otherwise(binding: Binding, request: Connect) -> str:
-        """That a name which the policy places elsewhere leads to this address, if so."""
-        names = [name for name, _ in binding.rules().network.hosts]
-        if not names:
-            return ""
-        from fence_core.broker import etc_hosts
-
-        return etc_hosts.remark(request.host, names)
+                objection.rule = "what allows it now did not when the socket was connected"
+            self.recorder.objected(process, sunk.tid, objection, errno.EACCES, place=sunk)
 
     def report(self, process: Process, tid: int, what: str, rule: str, request: Request | None) -> None:
         """Record what was refused elsewhere than in a trapped call, with every session above the process."""
@@ -546,58 +428,16 @@ class Broker:
             self.recorder.note(process, tid, "connect", what, binding, rule, errno.EACCES, request)
 
     def route(self, process: Process, tid: int, name: str, port: int) -> Route:
-        """Whether this process may connect to a name, and where the policy says that the name is.
-
-        From the inside out: where a session's own policy pins the name to an address, those around it are asked about
-        that address, since nobody else is reached. A refusal is recorded.
-        """
-        to: tuple[str, int] | None = None
-        refusal: str | None = None
-        absent = False
+        """Whether this process may connect to a name, and where the policy says that the name is. A refusal is
+        recorded."""
+        account = process.account()
+        found, objections = judging.route(account, name, port, lambda host, at: self.inside.has_port(host, at, "tcp"))
         remedies: tuple[str, ...] = ()
-        for binding, judge in process.account().judges:
-            request = Connect(name, port)
-            if to is None:
-                to = judge.pinned(name, port)
-                if to is not None and judge.decide(request).allowed:
-                    continue
-                if to is None and is_this_machine(name) and not is_loopback_name(name):
-                    to = ("127.0.0.1", port)  # wherever else it leads outside
-            else:
-                request = Connect(*to, inside=self.inside.has_port(*to, "tcp"))
-            decision = judge.decide(request)
-            if decision.allowed:
-                continue
-            if decision.quiet:
-                absent = absent or decision.why == "denied"
-                refusal = refusal or decision.rule
-                continue
-            record = self.recorder.note(
-                process, tid, "connect", request.describe(), binding, decision.rule, errno.EACCES, request
-            )
-            if binding.worker.scope.mode != "audit":
-                refusal = refusal or decision.rule
+        for objection in objections:
+            record = self.recorder.objected(process, tid, objection, errno.EACCES)
+            if not objection.audited:
                 remedies = remedies or tuple(text for text in (record.marker, record.config) if text)
-        return Route(refusal, to, remedies, absent)
-
-    def upstream_proxy(self, process: Process) -> str | None:
-        """The proxy that the innermost policy with a say names."""
-        found = (binding.rules().network.upstream_proxy for binding, _ in process.account().judges)
-        return next((proxy for proxy in found if proxy), None)
-
-    def _verdict_on_name(self, process: Process, name: str) -> Verdict:
-        from fence_core.dns.search import Verdict
-
-        verdict = Verdict.ALLOW
-        for binding, judge in process.account().judges:
-            decision = judge.decide(Resolve(name))
-            if decision.quiet:
-                return Verdict.QUIET
-            if not decision.allowed and binding.worker.scope.mode != "audit":
-                verdict = Verdict.REFUSE
-            if judge.pinned(name) is not None:
-                return verdict  # those around are asked about the address
-        return Verdict.HERE if verdict is Verdict.ALLOW and is_this_machine(name) else verdict
+        return found._replace(remedy=remedies)
 
     def _refuse_name(self, process: Process, tid: int, name: str, limit: str, query: Query) -> None:
         request = Resolve(name)
@@ -632,7 +472,7 @@ class Broker:
 
     # ------------------------------------------------------------ doors: /proc/fence/...
 
-    def doors(self, process: Process, tid: int, raw: bytes) -> Reply:
+    def doors(self, process: Process, raw: bytes) -> Reply:
         """The opens that only a broker can answer. Unfenced they fail: procfs lets nobody create files."""
         if raw == doors.CONTROL:
             if process.lines_open >= OPEN_OF_ONE_MAX:
@@ -661,7 +501,7 @@ class Broker:
             self.unwatch(pidfd)
             self.sinks.drain()  # while it is known who has sent that
             self.unix.settle()
-            self.settle_drafts()
+            self.drafts.settle()
             process = self.processes.forget(pidfd)
             os.close(pidfd)
             if process is not None:

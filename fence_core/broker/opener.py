@@ -17,10 +17,10 @@ from fence_core.broker.reply import HandOver, Value, Wait
 from fence_core.kernel import libc, process
 
 if TYPE_CHECKING:
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
 
 
-def open_elsewhere(broker: Broker, tid: int, handle: int, flags: int) -> Wait | int:
+def open_elsewhere(call: Call, handle: int, flags: int) -> Wait | int:
     """Open what an O_PATH descriptor stands for, with the flags of open(2) but without making anything."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
@@ -32,7 +32,7 @@ def open_elsewhere(broker: Broker, tid: int, handle: int, flags: int) -> Wait | 
         theirs.close()
         return error.errno or errno.EAGAIN
     if pid == 0:
-        _open(broker, tid, handle, flags, theirs)
+        _open(call, handle, flags, theirs)
     theirs.close()
     finished = False
 
@@ -58,11 +58,11 @@ def open_elsewhere(broker: Broker, tid: int, handle: int, flags: int) -> Wait | 
     return Wait(ours.fileno(), poll, close, math.inf, readable=True)
 
 
-def _open(broker: Broker, tid: int, handle: int, flags: int, line: socket.socket) -> NoReturn:
+def _open(call: Call, handle: int, flags: int, line: socket.socket) -> NoReturn:
     """Run by the new process."""
     try:
         # First of all: while a copy of the listener is open, calls of the tests would wait for an answer for ever.
-        os.close(broker.listener.fd)
+        os.close(call.services.listener.fd)
         libc.set_parent_death_signal(signal.SIGKILL)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
@@ -72,7 +72,7 @@ def _open(broker: Broker, tid: int, handle: int, flags: int, line: socket.socket
             os.closerange(start, fd)
             start = fd + 1
         try:
-            with broker.identities.acting_as(tid):
+            with call.services.identities.acting_as(call.tid):
                 found = os.open(f"/proc/self/fd/{handle}", flags | os.O_CLOEXEC | os.O_NOCTTY)
         except OSError as error:
             line.send(b"%d" % (error.errno or errno.EIO))

@@ -13,10 +13,12 @@ from fence_core.broker.attribution import Process, ProcessTable, program
 from fence_core.broker.stacks import StackPipe, StackTarget, waits
 from fence_core.events.ledger import Record
 from fence_core.kernel import process as kernel_process
-from fence_core.policy.requests import printable
+from fence_core.policy.requests import Connect, printable
 
 if TYPE_CHECKING:
+    from fence_core.broker.judging import Objection
     from fence_core.broker.scopes import Binding
+    from fence_core.policy.requests import NoRule, Request, SystemCall
 
 STACK_PIPE_BYTES = 1 << 20
 STACK_PATIENCE_S = 0.005
@@ -75,6 +77,18 @@ class Recorder:
         worker.page.add_violation()
         return record
 
+    def objected(
+        self, process: Process, tid: int, objection: Objection, number: int, *, place: StackTarget | None = None
+    ) -> Record:
+        """Record an objection of a session, with the error number that is answered on account of it."""
+        request, rule = objection.request, objection.rule
+        asked = request if objection.asks else None
+        if asked is not None and request.kind == "connect":
+            rule += _known_otherwise(objection.binding, request)
+        return self.note(
+            process, tid, request.kind, request.describe(), objection.binding, rule, number, asked, place=place
+        )
+
     def _ask_stack(self, process: Process, tid: int, binding: Binding, record: Record) -> None:
         """The line of the thread that tried; for another program, the line at which its test waits for it."""
         if process.stacks is not None:
@@ -119,8 +133,6 @@ class Recorder:
 
     def _of_many_ports(self, request: object) -> object:
         """Of a host that is tried at one port after the other, all of them are asked for."""
-        from fence_core.policy.requests import Connect
-
         if not isinstance(request, Connect):
             return request
         ports = self._ports.setdefault(request.host, set())
@@ -162,3 +174,13 @@ class Recorder:
         """Read what threads have written since they were refused."""
         for pipe in self._pipes:
             pipe.collect(0.02)
+
+
+def _known_otherwise(binding: Binding, request: Request | SystemCall | NoRule) -> str:
+    """That a name which the policy places elsewhere leads to this address, if so."""
+    names = [name for name, _ in binding.rules().network.hosts]
+    if not names or not isinstance(request, Connect):
+        return ""
+    from fence_core.broker import etc_hosts
+
+    return etc_hosts.remark(request.host, names)

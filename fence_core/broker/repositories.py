@@ -20,15 +20,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from fence_core.broker import drafts
 from fence_core.policy import git_config
 from fence_core.policy.requests import Write
 
 if TYPE_CHECKING:
-    from fence_core.broker.attribution import Process
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
     from fence_core.broker.resolve import Located
     from fence_core.policy.decide import Judge
 
@@ -40,7 +39,6 @@ __all__ = [
     "new_config",
     "objection",
     "objection_inside",
-    "put",
 ]
 
 _PARTS = frozenset({"HEAD", "objects", "refs", "commondir", "config", "config.worktree", "hooks"})
@@ -62,18 +60,18 @@ def is_telling(path: str) -> bool:
 # ---------------------------------------------------------------- .git
 
 
-def lets(broker: Broker, process: Process, op: str, located: Located) -> bool:
+def lets(call: Call, op: str, located: Located) -> bool:
     """Whether what is protected as git's may be changed in this way after all; to be asked where it is refused."""
     repository, _, rest = located.path.rpartition("/.git/")
     if not rest or located.errno:
         return False
     directory, _, name = rest.rpartition("/")
-    if not _is_harmless(broker, f"{repository}/.git", directory, name, op, located):
+    if not _is_harmless(call, f"{repository}/.git", directory, name, op, located):
         return False
-    return broker.allowed(process, Write(op, located.path, known="own"))
+    return call.allowed(Write(op, located.path, known="own"))
 
 
-def _is_harmless(broker: Broker, repository: str, directory: str, name: str, op: str, located: Located) -> bool:
+def _is_harmless(call: Call, repository: str, directory: str, name: str, op: str, located: Located) -> bool:
     if not directory and name == "hooks" and op == "mkdir":
         return True
     if directory == "hooks" and name.endswith(_SAMPLE) and op in _WRITING and located.handle < 0:
@@ -82,7 +80,7 @@ def _is_harmless(broker: Broker, repository: str, directory: str, name: str, op:
         status = os.lstat(repository)
     except OSError:
         return False
-    if (status.st_dev, status.st_ino) not in broker.own_repositories:
+    if (status.st_dev, status.st_ino) not in call.services.drafts.own_repositories:
         return False
     if op in _REMOVING or op in _OF_THE_FILE:
         return True
@@ -94,10 +92,10 @@ def _is_harmless(broker: Broker, repository: str, directory: str, name: str, op:
 # ---------------------------------------------------------------- any directory
 
 
-def objection(broker: Broker, process: Process, op: str, located: Located) -> Write | None:
+def objection(call: Call, op: str, located: Located) -> Write | None:
     """Why a name that the policy allows may not be changed: the request to refuse; None where it may."""
     path = located.path
-    if not is_telling(path) or op in _REMOVING or op in _OF_THE_FILE or is_free_place(process, path):
+    if not is_telling(path) or op in _REMOVING or op in _OF_THE_FILE or is_free_place(call, path):
         return None
     parent, _, name = path.rpartition("/")
     in_hooks = parent.endswith("/hooks")
@@ -132,9 +130,9 @@ def objection_inside(judge: Judge, op: str, directory: int, path: str) -> Write 
     return request if what and not judge.decide(request).allowed else None
 
 
-def is_free_place(process: Process, path: str) -> bool:
+def is_free_place(call: Call, path: str) -> bool:
     """Whether this lies in a directory for temporary files, where nobody works tomorrow."""
-    return all(judge.is_scratch(path) for _, judge in process.account().judges)
+    return all(judge.is_scratch(path) for _, judge in call.process.account().judges)
 
 
 class _Directory:
@@ -178,7 +176,7 @@ class _Directory:
             text, status = _read(b"config", directory)
             if git_config.objection(text):
                 return False
-            os.close(put(b"config", directory, text, status))
+            os.close(drafts.put(b"config", directory, text, status))
         except OSError:
             return False
         finally:
@@ -199,7 +197,7 @@ class NewConfig(NamedTuple):
     """Device and inode of the `.git` that becomes the tests' own by this."""
 
 
-def may_replace_config(broker: Broker, parent: str, located: Located) -> bool:
+def may_replace_config(call: Call, parent: str, located: Located) -> bool:
     """Whether this directory is a repository whose `config` the tests may make or replace, with a harmless one."""
     if not parent.endswith("/.git"):
         return _Directory(parent).is_repository()
@@ -207,20 +205,21 @@ def may_replace_config(broker: Broker, parent: str, located: Located) -> bool:
         status = os.fstat(located.directory) if located.directory >= 0 else os.lstat(parent)
     except OSError:
         return False
-    return (status.st_dev, status.st_ino) in broker.own_repositories or not os.path.lexists(f"{parent}/config")
+    own = call.services.drafts.own_repositories
+    return (status.st_dev, status.st_ino) in own or not os.path.lexists(f"{parent}/config")
 
 
-def new_config(broker: Broker, process: Process, old: Located, new: Located) -> NewConfig | Write | None:
+def new_config(call: Call, old: Located, new: Located) -> NewConfig | Write | None:
     """What a rename puts into a repository as its `config`, if it does.
 
     git writes `config.lock` and renames that. Where it is not harmless: the request to refuse, if the policy does.
     """
     parent, _, name = new.path.rpartition("/")
-    if name != "config" or new.name != b"config" or not old.is_file or is_free_place(process, new.path):
+    if name != "config" or new.name != b"config" or not old.is_file or is_free_place(call, new.path):
         return None
-    if not may_replace_config(broker, parent, new):
+    if not may_replace_config(call, parent, new):
         return None
-    if not (process.may_write(old.path, "rename") and broker.allowed(process, Write("rename", new.path, known="own"))):
+    if not (call.process.may_write(old.path, "rename") and call.allowed(Write("rename", new.path, known="own"))):
         return None
     try:
         text, like = _read(old.name, old.directory)
@@ -245,34 +244,3 @@ def _read(name: bytes, directory: int) -> tuple[bytes, os.stat_result]:
         return os.read(file, git_config.SIZE_MAX + 1), status
     finally:
         os.close(file)
-
-
-def put(
-    name: bytes, directory: int, text: bytes, like: os.stat_result, *, before: Callable[[int], object] = bool
-) -> int:
-    """A new file of this name, in the place of the one that there may be; open for us. Raises OSError.
-
-    `before`: done to it before it has the name.
-
-    Until it has the name it has one that nobody can guess: nobody gets hold of it who could change it afterwards.
-    """
-    made = os.urandom(16).hex().encode()
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    base = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        file = os.open(made, flags, 0o600, dir_fd=base)
-        try:
-            if os.write(file, text) < len(text):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            before(file)
-            if os.geteuid() == 0:
-                os.fchown(file, like.st_uid, like.st_gid)
-            os.fchmod(file, like.st_mode & 0o777)
-            os.rename(made, name, src_dir_fd=base, dst_dir_fd=base)
-        except OSError:
-            os.close(file)
-            os.unlink(made, dir_fd=base)
-            raise
-    finally:
-        os.close(base)
-    return file

@@ -22,11 +22,12 @@ import stat as stat_modes
 import struct
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fence_core.kernel import arch, libc, names
 
 if TYPE_CHECKING:
+    from fence_core.broker.attribution import Process
     from fence_core.broker.identity import Identities
 
 AT_FDCWD = -100
@@ -47,10 +48,20 @@ def _how(flags: int, resolve: int) -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(struct.pack("=QQQ", flags, 0, resolve), 24)
 
 
+class Caller(Protocol):
+    """Of a trapped call what is needed to see a path as its thread does."""
+
+    tid: int
+    process: Process
+
+    def keep(self, fd: int) -> None:
+        """Close this descriptor once the call is answered."""
+
+
 class Located:
     """A path as the kernel sees it: the final file itself, or its directory and a name in that.
 
-    The descriptors are O_PATH ones of ours. They stay open until the call is answered, and belong to nobody else.
+    The descriptors are O_PATH ones of ours. The call keeps them open until it is answered.
     """
 
     __slots__ = ("directory", "errno", "handle", "is_file", "name", "outside", "parent", "path")
@@ -92,10 +103,8 @@ ASK_KERNEL = -1
 class Resolver:
     """Resolution in the view of any fenced thread; one per broker."""
 
-    def __init__(self, keep: Callable[[int], None], is_ours: Callable[[int], bool], identities: Identities) -> None:
-        """`keep` is given each descriptor of a `Located`, to be closed when the call is answered. `is_ours` tells
-        whether a process is in the fence."""
-        self._keep = keep
+    def __init__(self, is_ours: Callable[[int], bool], identities: Identities) -> None:
+        """`is_ours` tells whether a process is in the fence."""
         self._is_ours = is_ours
         self._identities = identities
         self.foreign_roots = False
@@ -119,8 +128,8 @@ class Resolver:
             "syscall", ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_long
         )
 
-    def locate(self, tid: int, tgid: int, dirfd: int, raw: bytes, *, follow: bool) -> Located:
-        """What `raw` names for that thread.
+    def locate(self, call: Caller, dirfd: int, raw: bytes, *, follow: bool) -> Located:
+        """What `raw` names for the caller.
 
         `follow`: whether the call follows a symlink in the last component. Where the kernel itself would refuse to
         walk the path, with the rights of the thread, `Located.errno` says with what.
@@ -131,20 +140,21 @@ class Resolver:
         if not (differ or self.foreign_roots):
             # Most paths: absolute and without links, which one call tells. Then the text is the path.
             text = plain_text(raw)
-            found = None if text is None else self._as_written(raw, text, follow=follow)
+            found = None if text is None else self._as_written(call, raw, text, follow=follow)
             if found is not None:
                 return found
+        tid = call.tid
         base = AT_FDCWD
         in_root = outside = False
         try:
             if raw[0] == 0x2F and raw.startswith((b"/proc/", b"/dev/")) and (follow or raw not in _LINKS_THEMSELVES):
-                raw = own_links(raw, tid, tgid)
+                raw = own_links(raw, call)
             if self.foreign_roots and not self._same_root(tid):
                 base, raw, in_root = _below_root(tid, dirfd, raw)
                 outside = not in_root
             elif raw[0] != 0x2F:
                 base = os.open(_start(tid, dirfd), _O_PATH)
-            elif differ and (own := _OWN_DESCRIPTOR.match(raw)) and int(own[2]) == tgid:
+            elif differ and (own := _OWN_DESCRIPTOR.match(raw)) and int(own[2]) == call.process.pid:
                 # A process may always follow the links to its own descriptors. That of one that has given rights up
                 # is closed to everybody but root (PR_SET_DUMPABLE(2const)), to us with its rights as well.
                 if own.end() == len(raw):
@@ -161,7 +171,7 @@ class Resolver:
                     # Its links lead through its own root, from a place that this root does not hold: nobody can say
                     # where to.
                     return Located(os.fsdecode(raw), errno=errno.EACCES)
-                return find(base, raw, tid, tgid, in_root)
+                return find(call, base, raw, in_root)
         finally:
             if base >= 0:
                 os.close(base)
@@ -180,12 +190,12 @@ class Resolver:
             return True
         return handle == -errno.ENOENT
 
-    def _as_written(self, raw: bytes, text: str, *, follow: bool) -> Located | None:
+    def _as_written(self, call: Caller, raw: bytes, text: str, *, follow: bool) -> Located | None:
         """None where a symbolic link is on the way, or anything else that wants a closer look."""
         if follow:
             handle = self._open(AT_FDCWD, raw, self._straight)
             if handle >= 0:
-                self._keep(handle)
+                call.keep(handle)
                 return Located(text, handle=handle)
             if handle != -errno.ENOENT:
                 return None
@@ -193,7 +203,7 @@ class Resolver:
         handle = self._open(AT_FDCWD, head or b"/", self._straight_parent)
         if handle < 0:
             return None
-        self._keep(handle)
+        call.keep(handle)
         if len(name) > _NAME_MAX:
             return Located(text, errno=errno.ENAMETOOLONG)
         return Located(text, parent=os.fsdecode(head) or "/", directory=handle, name=name)
@@ -207,33 +217,33 @@ class Resolver:
             os.close(handle)
         return handle != -errno.ELOOP
 
-    def descriptor(self, tid: int, fd: int) -> Located:
+    def descriptor(self, call: Caller, fd: int) -> Located:
         """What a descriptor of that thread's process is open on."""
         try:
-            handle = os.open(_start(tid, fd), _O_PATH)
+            handle = os.open(_start(call.tid, fd), _O_PATH)
         except OSError as error:
             return Located("", errno=errno.EBADF if error.errno == errno.ENOENT else error.errno or errno.EBADF)
-        return self.opened(handle)
+        return self.opened(call, handle)
 
     def _open(self, base: int, raw: bytes, how: ctypes.Array[ctypes.c_char]) -> int:
         """An O_PATH descriptor, or minus the error number."""
         handle = self._syscall(self._nr, base, raw, how, 24)
         return handle if handle >= 0 else -ctypes.get_errno()
 
-    def _followed(self, base: int, raw: bytes, tid: int, tgid: int, in_root: bool) -> Located:
+    def _followed(self, call: Caller, base: int, raw: bytes, in_root: bool) -> Located:
         for _ in range(_LINKS_MAX):
             handle = self._open(base, raw, self._file_in_root if in_root else self._file)
             if handle >= 0:
-                located = self.opened(handle)
+                located = self.opened(call, handle)
                 if not self._leads_to_us(located.path):
                     return located
             if handle >= 0 or handle == -errno.ELOOP:
                 if in_root:
                     return Located(os.fsdecode(raw), errno=errno.EACCES)  # magic links lead out of a root
-                return self._walk(base, raw, tid, tgid)
+                return self._walk(call, base, raw)
             if handle != -errno.ENOENT:
                 return Located(os.fsdecode(raw), errno=-handle)
-            located = self._in_parent(base, raw, tid, tgid, in_root)
+            located = self._in_parent(call, base, raw, in_root)
             if located.errno:
                 return located
             # The last component is missing, or a symlink to something missing, which O_CREAT would create.
@@ -248,10 +258,10 @@ class Resolver:
                 base = located.directory
             raw = target
             if raw.startswith((b"/proc/", b"/dev/")):
-                raw = own_links(raw, tid, tgid)
+                raw = own_links(raw, call)
         return Located(os.fsdecode(raw), errno=errno.ELOOP)
 
-    def _in_parent(self, base: int, raw: bytes, tid: int, tgid: int, in_root: bool) -> Located:
+    def _in_parent(self, call: Caller, base: int, raw: bytes, in_root: bool) -> Located:
         stripped = raw.rstrip(b"/")
         head, slash, name = stripped.rpartition(b"/")
         if not name or name in (b".", b".."):
@@ -264,12 +274,12 @@ class Resolver:
             return Located(os.fsdecode(stripped), errno=-handle)
         parent, outside = "", False
         if handle >= 0:
-            self._keep(handle)
+            call.keep(handle)
             parent = os.readlink(str(handle), dir_fd=self._fds)
         if not parent or self._leads_to_us(parent):
             if in_root:
                 return Located(os.fsdecode(raw), errno=errno.EACCES)
-            found = self._walk(base, head, tid, tgid)
+            found = self._walk(call, base, head)
             if (found.errno and not found.outside) or not found.is_file:
                 return found
             outside = bool(found.outside)
@@ -286,9 +296,9 @@ class Resolver:
         )
         return self._beyond(located, raw) if outside else located
 
-    def opened(self, handle: int) -> Located:
-        """What a descriptor of ours stands for; it is kept."""
-        self._keep(handle)
+    def opened(self, call: Caller, handle: int) -> Located:
+        """What a descriptor of ours stands for; the call keeps it."""
+        call.keep(handle)
         path = os.readlink(str(handle), dir_fd=self._fds)
         if path[:1] != "/":
             return Located(path, is_file=False, handle=handle)  # pipe:[1], socket:[2], anon_inode:[eventfd]
@@ -296,9 +306,9 @@ class Resolver:
             return Located(path, is_file=False, handle=handle)
         return Located(path, handle=handle)
 
-    def _walk(self, base: int, raw: bytes, tid: int, tgid: int) -> Located:
+    def _walk(self, call: Caller, base: int, raw: bytes) -> Located:
         """Component by component, with the caller's meaning of magic links. Slow, and rarely needed."""
-        located, outside = self._walked(base, raw, tid, tgid)
+        located, outside = self._walked(call, base, raw)
         return self._beyond(located, raw) if outside else located
 
     @staticmethod
@@ -308,7 +318,7 @@ class Resolver:
             located.errno, located.outside = errno.EACCES, os.fsdecode(raw)
         return located
 
-    def _walked(self, base: int, raw: bytes, tid: int, tgid: int) -> tuple[Located, bool]:
+    def _walked(self, call: Caller, base: int, raw: bytes) -> tuple[Located, bool]:
         """With whether a process outside was on the way."""
         outside = False
         once_more = self._open(base, raw or b"/", self._any)
@@ -325,7 +335,7 @@ class Resolver:
             if part == b"..":
                 here = os.path.dirname(here)
                 continue
-            step = own_links(here.rstrip(b"/") + b"/" + part, tid, tgid)
+            step = own_links(here.rstrip(b"/") + b"/" + part, call)
             try:
                 mode = os.lstat(step).st_mode
                 if not stat_modes.S_ISLNK(mode):
@@ -338,7 +348,7 @@ class Resolver:
                     # Magic: the kernel jumps to the object, whatever the text of the link says.
                     owner = step[6:].partition(b"/")[0]
                     outside = outside or (owner.isdigit() and not self._is_ours(int(owner)))
-                    located = self.opened(os.open(step, _O_PATH))
+                    located = self.opened(call, os.open(step, _O_PATH))
                     if not todo:
                         return located, outside
                     if not located.is_file:
@@ -350,7 +360,7 @@ class Resolver:
                 target = os.readlink(step)
             except OSError as error:
                 if error.errno == errno.ENOENT and not todo:
-                    return self._missing(here, part), outside
+                    return self._missing(call, here, part), outside
                 return Located(os.fsdecode(raw), errno=error.errno or errno.EACCES), outside
             todo.extend(part for part in reversed(target.split(b"/")) if part and part != b".")
             if target[:1] == b"/":
@@ -359,14 +369,14 @@ class Resolver:
         handle = self._open(AT_FDCWD, here, self._plain)
         if handle < 0:
             return Located(os.fsdecode(raw), errno=-handle), outside
-        return self.opened(handle), outside
+        return self.opened(call, handle), outside
 
-    def _missing(self, directory: bytes, name: bytes) -> Located:
+    def _missing(self, call: Caller, directory: bytes, name: bytes) -> Located:
         """The last component is not there."""
         handle = self._open(AT_FDCWD, directory, self._plain)
         if handle < 0:
             return Located(os.fsdecode(directory + b"/" + name), errno=-handle)
-        self._keep(handle)
+        call.keep(handle)
         parent = os.readlink(str(handle), dir_fd=self._fds)
         path = f"{parent.rstrip('/')}/{os.fsdecode(name)}"
         return Located(path, parent=parent, directory=handle, name=name)
@@ -445,10 +455,11 @@ _LINKS_THEMSELVES = frozenset(link for link, _ in _OWN_LINKS)
 _OWN_DESCRIPTOR = re.compile(rb"(/proc/(\d+)/fd/(?:(\d+)(?=/|\Z)|[^/]+\Z))")
 
 
-def own_links(raw: bytes, tid: int, tgid: int) -> bytes:
+def own_links(raw: bytes, call: Caller) -> bytes:
     """A path that begins with "whoever asks" (proc(5)), as the asking thread means it."""
+    tgid = call.process.pid
     for prefix, meant in _OWN_LINKS:
         if raw.startswith(prefix) and (len(raw) == len(prefix) or raw[len(prefix)] == 0x2F):
-            start = meant % (tgid, tid) if meant.count(b"%d") == 2 else meant % tgid
+            start = meant % (tgid, call.tid) if meant.count(b"%d") == 2 else meant % tgid
             return start + raw[len(prefix) :]
     return raw

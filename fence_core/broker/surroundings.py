@@ -20,8 +20,7 @@ from fence_core.broker import repositories
 from fence_core.policy.requests import Write
 
 if TYPE_CHECKING:
-    from fence_core.broker.attribution import Process
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
     from fence_core.broker.resolve import Located
 
 __all__ = ["is_telling", "is_telling_move", "objection"]
@@ -63,25 +62,25 @@ def is_telling_move(old: str, new: str) -> bool:
     return stat.S_ISDIR(mode) or stat.S_ISSOCK(mode)
 
 
-def objection(broker: Broker, process: Process, op: str, located: Located, *, gets: bool = True) -> Write | None:
+def objection(call: Call, op: str, located: Located, *, gets: bool = True) -> Write | None:
     """Why what the policy allows may not be done: the request to refuse; None where it may.
 
     `gets`: whether something gets this name by it, and does not just lose it.
     """
-    asked = repositories.objection(broker, process, op, located) if gets else None
-    if asked is not None and broker.allowed(process, asked):
+    asked = repositories.objection(call, op, located) if gets else None
+    if asked is not None and call.allowed(asked):
         asked = None
-    return asked or _of_environment(broker, process, op, located.path, gets) or _of_socket(broker, process, op, located)
+    return asked or _of_environment(call, op, located.path, gets) or _of_socket(call, op, located)
 
 
 def _is_of_an_environment(path: str) -> bool:
     return "/bin/" in path or "/site-packages" in path or "/conda" in path or path.endswith((_MARK, "/bin", _TAKEN))
 
 
-def _of_environment(broker: Broker, process: Process, op: str, path: str, gets: bool) -> Write | None:
-    if path.endswith(_TAKEN) and gets and op not in _OF_THE_FILE and not repositories.is_free_place(process, path):
+def _of_environment(call: Call, op: str, path: str, gets: bool) -> Write | None:
+    if path.endswith(_TAKEN) and gets and op not in _OF_THE_FILE and not repositories.is_free_place(call, path):
         asked = Write(op, path, known="environment", around=path)
-        return None if broker.allowed(process, asked) else asked
+        return None if call.allowed(asked) else asked
     if op == "rename":
         parts = path.rsplit("/", _CONTAINERS - 1)
         candidates = [path, *("/".join(parts[:at]) for at in range(1, len(parts)) if parts[at] in _RUN_FROM)]
@@ -91,12 +90,12 @@ def _of_environment(broker: Broker, process: Process, op: str, path: str, gets: 
         candidates += [before.rsplit("/", 2)[0] for before in _all_before(path, "/site-packages")]
     else:
         return None
-    if not any(candidates) or repositories.is_free_place(process, path):
+    if not any(candidates) or repositories.is_free_place(call, path):
         return None
     for place in candidates:
-        if place and _was_there(broker, place):
+        if place and _was_there(call, place):
             asked = Write(op, path, known="environment", around=place)
-            if not broker.allowed(process, asked):
+            if not call.allowed(asked):
                 return asked
     return None
 
@@ -107,11 +106,11 @@ def _all_before(path: str, part: str) -> list[str]:
     return [part.join(pieces[:at]) for at in range(1, len(pieces))]
 
 
-def _was_there(broker: Broker, place: str) -> bool:
+def _was_there(call: Call, place: str) -> bool:
     """Whether this is an environment that nobody has made since the run began."""
     for mark in _MARKS:
         try:
-            if os.lstat(f"{place}/{mark}").st_ctime < broker.started - _SLACK_S:
+            if os.lstat(f"{place}/{mark}").st_ctime < call.services.started - _SLACK_S:
                 return True
         except OSError:
             continue
@@ -125,7 +124,7 @@ def _is_socket(path: str) -> bool:
         return False
 
 
-def _of_socket(broker: Broker, process: Process, op: str, located: Located) -> Write | None:
+def _of_socket(call: Call, op: str, located: Located) -> Write | None:
     if op in _HARMLESS_TO_SOCKETS:
         return None
     try:
@@ -133,21 +132,21 @@ def _of_socket(broker: Broker, process: Process, op: str, located: Located) -> W
     except OSError:
         return None
     if stat.S_ISDIR(status.st_mode):
-        if op not in _OF_THEIR_DIRECTORY or not _holds_socket_of_others(broker, located.path):
+        if op not in _OF_THEIR_DIRECTORY or not _holds_socket_of_others(call, located.path):
             return None
-    elif not stat.S_ISSOCK(status.st_mode) or not broker.unix.is_of_others(status, located.path):
+    elif not stat.S_ISSOCK(status.st_mode) or not call.services.unix.is_of_others(status, located.path):
         return None
     asked = Write(op, located.path, known="socket")
-    return None if broker.allowed(process, asked) else asked
+    return None if call.allowed(asked) else asked
 
 
-def _holds_socket_of_others(broker: Broker, directory: str) -> bool:
+def _holds_socket_of_others(call: Call, directory: str) -> bool:
     """Whether one lies in this very directory, as those of agents and terminal multiplexers do (`/tmp/tmux-1000`)."""
     try:
         with os.scandir(directory) as entries:
             for entry, _ in zip(entries, range(_ENTRIES_MAX), strict=False):
                 status = entry.stat(follow_symlinks=False)
-                if stat.S_ISSOCK(status.st_mode) and broker.unix.is_of_others(status, entry.path):
+                if stat.S_ISSOCK(status.st_mode) and call.services.unix.is_of_others(status, entry.path):
                     return True
     except OSError:
         pass

@@ -30,11 +30,10 @@ from fence_core.kernel import bpf
 from fence_core.kernel.arch import Arch
 
 if TYPE_CHECKING:
-    from fence_core.broker.handlers.arguments import Arguments
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
     from fence_core.broker.reply import Reply
 
-    Handler = Callable[[Broker, int, Arguments], Reply]
+    Handler = Callable[[Call], Reply]
 
 TRAP = bpf.RET_USER_NOTIF
 ALLOW = bpf.RET_ALLOW

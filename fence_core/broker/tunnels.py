@@ -16,6 +16,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fence_core.broker import judging
 from fence_core.broker.names import raw_address
 from fence_core.link import filter as link
 from fence_core.link.operations import Operation
@@ -178,7 +179,7 @@ class Tunnels:
         name, port = request["name"], request["port"]
         use, rule, refused = [], "", ""
         for text in request["found"]:
-            why = self._why_not(tunnel.process, text, name, port)
+            why = judging.why_not_address(tunnel.process.account(), Connect(text, port, name=name))
             if why:
                 refused, rule = refused or text, rule or why
             else:
@@ -188,16 +189,6 @@ class Tunnels:
         what = f"connect {printable(name)}:{port}/tcp, which leads to {refused}"
         self._broker.report(tunnel.process, tunnel.tid, what, rule, Connect(refused, port, name=name))
         return {"use": [], "rule": rule}
-
-    def _why_not(self, process: Process, text: str, name: str, port: int) -> str:
-        """The rule against connecting to an address that a name has led to; empty if there is none."""
-        for binding, judge in process.account().judges:
-            if binding.worker.scope.mode == "audit":
-                continue
-            decision = judge.decide(Connect(text, port, name=name))
-            if not decision.allowed:
-                return decision.rule
-        return ""
 
     def _violation(self, request: Mapping[str, Any]) -> dict[str, Any]:
         tunnel = self._known(request)

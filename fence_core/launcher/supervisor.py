@@ -324,7 +324,7 @@ class Supervisor:
     def _report(self) -> bool:
         """Say what the session has not shown itself; whether any violation must fail the run."""
         self._broker.sinks.drain()
-        self._broker.settle_drafts(finally_=True)
+        self._broker.drafts.settle(finally_=True)
         self._broker.recorder.collect()
         ledger = self._broker.root.scope.ledger
         unsettled = ledger.unsettled()

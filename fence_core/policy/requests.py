@@ -15,6 +15,7 @@ __all__ = [
     "Connect",
     "Kind",
     "Move",
+    "NoRule",
     "OpenSocket",
     "Read",
     "Request",
@@ -310,6 +311,20 @@ class SystemCall(_Asked):
 
     def describe(self) -> str:
         return printable(self.what)
+
+
+class NoRule(_Asked):
+    """What no rule can allow of a socket, in words. No judge is asked about it."""
+
+    kind = "socket"
+    __slots__ = ("what",)
+    what: str
+
+    def __init__(self, what: str) -> None:
+        self._set(what)
+
+    def describe(self) -> str:
+        return self.what
 
 
 Request = Connect | Bind | Resolve | UnixConnect | OpenSocket | Write | Read | Run | Move

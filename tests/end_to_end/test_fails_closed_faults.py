@@ -118,7 +118,7 @@ def test_report_raises(runs: Runs) -> None:
     assert "made by a test" in ended.err
 
 
-@pytest.mark.parametrize("where", ["loop.seccomp.Listener.receive", "loop.Broker._timeout_ms", "loop.Broker._answer"])
+@pytest.mark.parametrize("where", ["loop.seccomp.Listener.receive", "loop.Broker._timeout_ms", "loop.Broker._deliver"])
 def test_loop_raises(runs: Runs, where: str) -> None:
     """The supervisor itself fails: everything fenced is ended, with status 3 and a word on stderr."""
     owner, _, name = where.rpartition(".")
@@ -156,8 +156,8 @@ def test_listener_is_lost(runs: Runs) -> None:
         runs,
         """
         original = files.mkdir
-        def lose(broker, tid, args):
-            os.close(broker.listener.fd)
+        def lose(call):
+            os.close(call.services.listener.fd)
             return 0
         table.TRAPPED["mkdir"] = (lose, table.TRAPPED["mkdir"][1])
         """,

@@ -19,23 +19,12 @@ from fence_core.broker.resolve import ASK_KERNEL, Located, plain_text
 from fence_core.policy.requests import Write
 
 if TYPE_CHECKING:
-    from fence_core.broker.attribution import Process
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
 
 _OUR_FLAGS = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 """Of opens by the broker: it does not wait for a lease to be given up, and the terminal is not for it."""
 DIRECTORY_ENDS = (b"/", b"/.", b"/..")
 """A path that ends so is followed to the directory it names, whatever the flags say (path_resolution(7))."""
-
-
-def judged_path(broker: Broker, process: Process, path: str) -> str:
-    """``/proc/<pid>/x`` of the caller or of another fenced process is judged as ``/proc/self/x``."""
-    if not path.startswith("/proc/"):
-        return path
-    pid, _, rest = path[6:].partition("/")
-    if pid.isdigit() and (int(pid) == process.pid or broker.processes.is_inside(int(pid))):
-        return f"/proc/self/{rest}"
-    return path
 
 
 def is_of_a_stranger(path: str) -> bool:
@@ -44,14 +33,14 @@ def is_of_a_stranger(path: str) -> bool:
     return path.startswith("/proc/") and path[6:7].isdigit()
 
 
-def through_a_stranger(broker: Broker, process: Process, tid: int, op: str, located: Located, *, flags: int = 0) -> int:
+def through_a_stranger(call: Call, op: str, located: Located, *, flags: int = 0) -> int:
     """The answer for a path that leads through a process outside, where the kernel lets nobody inside go."""
     located.errno = 0
-    native = native_errno(op, located, tid, flags=flags) if located.is_file else 0
-    return native or broker.refuse(process, tid, Write(op, located.outside), errno.EACCES, reason=_WHY_NOT_THROUGH)
+    native = native_errno(op, located, call.tid, flags=flags) if located.is_file else 0
+    return native or call.refuse(Write(op, located.outside), errno.EACCES, reason=_WHY_NOT_THROUGH)
 
 
-def is_free(broker: Broker, process: Process, op: str, raw: bytes) -> bool:
+def is_free(call: Call, op: str, raw: bytes) -> bool:
     """Whether the kernel may carry out a change of one name, as it most often may. No: it needs a closer look.
 
     Everything that is asked here is asked by the closer look, too. Where the path's own text is what the kernel calls
@@ -60,10 +49,10 @@ def is_free(broker: Broker, process: Process, op: str, raw: bytes) -> bool:
     path = plain_text(raw)
     return (
         path is not None
-        and broker.ceiling.covers(path)
+        and call.services.ceiling.covers(path)
         and not surroundings.is_telling(op, path)
-        and process.may_write(path, op)
-        and broker.resolver.is_straight(raw)
+        and call.process.may_write(path, op)
+        and call.services.resolver.is_straight(raw)
     )
 
 
@@ -71,48 +60,36 @@ _WHY_NOT_THROUGH = "the path leads through a process outside of the fence"
 _WHY_NOT_THEIRS = "pipes and files without a name that the run was started with are those of whoever started it"
 
 
-def refusal(
-    broker: Broker,
-    process: Process,
-    tid: int,
-    op: str,
-    located: Located,
-    *,
-    flags: int = 0,
-    shown: str = "",
-    asked: Write | None = None,
-) -> int:
+def refusal(call: Call, op: str, located: Located, *, flags: int = 0, asked: Write | None = None) -> int:
     """The answer to a change that the policy does not allow: the kernel's own errno where it would refuse it, too.
 
-    `CONTINUE` where every session that objects only audits: then the call is to be carried out. `shown`: what the
-    report calls it, where that is not `op`; `asked`: what the policy is asked, where that says more.
+    `CONTINUE` where every session that objects only audits: then the call is to be carried out. `asked`: what the
+    policy is asked and the report shows, where that is not just `op`.
     """
     if not located.is_file:
         # One of the pipes and files without a name that the run was started with.
-        if op in ("chmod", "chattr") and not Credentials(tid).owns(os.fstat(located.handle)):
+        if op in ("chmod", "chattr") and not Credentials(call.tid).owns(os.fstat(located.handle)):
             return errno.EPERM
-        asked = Write(shown or op, located.path)
-        return broker.refuse(process, tid, asked, errno.EACCES, reason=_WHY_NOT_THEIRS)
-    native = native_errno(op, located, tid, flags=flags)
+        return call.refuse(asked or Write(op, located.path), errno.EACCES, reason=_WHY_NOT_THEIRS)
+    native = native_errno(op, located, call.tid, flags=flags)
     if native:
         return native
+    process = call.process
     toward = process.wanted if op == "mkdir" and process.wanted.startswith(f"{located.path}/") else ""
     process.wanted = ""
-    return broker.refuse(process, tid, asked or Write(shown or op, located.path, toward), errno.EACCES)
+    return call.refuse(asked or Write(op, located.path, toward), errno.EACCES)
 
 
-def perform(
-    broker: Broker, tid: int, act: Callable[[], int | None], *, creates: bool = False, value: int = 0
-) -> int | Value:
+def perform(call: Call, act: Callable[[], int | None], *, creates: bool = False) -> int | Value:
     """Carry a call out with the caller's rights, and with its umask where it `creates` something.
 
-    `act` returns None or an error number, or raises OSError. The call returns `value`.
+    `act` returns None or an error number, or raises OSError.
     """
-    if not broker.still_there():
+    if not call.waits():
         return errno.EINTR  # nobody gets it
     try:
-        if creates or broker.identities.differ:
-            with broker.identities.acting_as(tid, creates=creates):
+        if creates or call.services.identities.differ:
+            with call.services.identities.acting_as(call.tid, creates=creates):
                 failed = act()
         else:
             failed = act()
@@ -120,12 +97,10 @@ def perform(
         return errno.ESRCH
     except OSError as error:
         return error.errno or errno.EIO
-    return failed or Value(value)
+    return failed or Value(0)
 
 
-def hand_over(
-    broker: Broker, tid: int, flags: int, opens: Callable[[int], int], *, creates: bool = False
-) -> HandOver | int:
+def hand_over(call: Call, flags: int, opens: Callable[[int], int], *, creates: bool = False) -> HandOver | int:
     """Open a file with the caller's rights; `opens` does it, given flags to add, and raises OSError.
 
     EAGAIN, where the caller did not ask for it: somebody has a lease on the file.
@@ -136,7 +111,7 @@ def hand_over(
         nonlocal opened
         opened = opens(_OUR_FLAGS)
 
-    failed = perform(broker, tid, act, creates=creates)
+    failed = perform(call, act, creates=creates)
     if isinstance(failed, int):
         return failed
     if not flags & os.O_NONBLOCK:
@@ -151,35 +126,34 @@ def unresolved(located: Located) -> Reply | None:
     return CONTINUE if located.errno == ASK_KERNEL else located.errno
 
 
-def entry(broker: Broker, tid: int, op: str, dirfd: int, address: int, act: Callable[[Located], object]) -> Reply:
+def entry(call: Call, op: str, dirfd: int, address: int, act: Callable[[Located], object]) -> Reply:
     """A call that makes or removes one name in a directory; `act` does it with ``located.directory`` and ``.name``."""
-    process = broker.processes.find(tid)
-    raw = process.read_string(tid, address)
-    if is_free(broker, process, op, raw):
+    raw = call.read_string(address)
+    if is_free(call, op, raw):
         return CONTINUE
-    located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=False)
+    located = call.locate(dirfd, raw, follow=False)
     if located.outside:
-        return through_a_stranger(broker, process, tid, op, located)
+        return through_a_stranger(call, op, located)
     answer = unresolved(located)
     if answer is not None:
         if op == "mkdir" and answer == errno.ENOENT and os.path.normpath(located.path) == located.path:
-            process.wanted = located.path  # pathlib tries this first, and then what is above
+            call.process.wanted = located.path  # pathlib tries this first, and then what is above
         return answer
-    if not process.may_write(judged_path(broker, process, located.path), op):
-        if not repositories.lets(broker, process, op, located):
-            refused = refusal(broker, process, tid, op, located)
+    if not call.process.may_write(call.judged(located.path), op):
+        if not repositories.lets(call, op, located):
+            refused = refusal(call, op, located)
             if refused != CONTINUE:
                 return refused
     else:
-        objection = surroundings.objection(broker, process, op, located, gets=op not in ("unlink", "rmdir"))
+        objection = surroundings.objection(call, op, located, gets=op not in ("unlink", "rmdir"))
         if objection is not None:
-            refused = refusal(broker, process, tid, op, located, asked=objection)
+            refused = refusal(call, op, located, asked=objection)
             if refused != CONTINUE:
                 return refused
-    if broker.ceiling.covers(located.path):
+    if call.services.ceiling.covers(located.path):
         return CONTINUE
 
     def carry_out() -> None:
         act(located)
 
-    return perform(broker, tid, carry_out, creates=op in ("mkdir", "mknod"))
+    return perform(call, carry_out, creates=op in ("mkdir", "mknod"))

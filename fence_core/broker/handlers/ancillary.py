@@ -22,8 +22,7 @@ from fence_core.kernel.process import field, read_proc
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fence_core.broker.attribution import Process
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
     from fence_core.broker.sockets import Borrowed
 
 __all__ = ["CMSG_SIZE", "Control", "InvalidMessageError", "headers", "own_number"]
@@ -61,7 +60,7 @@ class Control:
 
     __slots__ = ("_borrowed", "raw")
 
-    def __init__(self, broker: Broker, process: Process, tid: int, borrowed: Borrowed, given: bytes) -> None:
+    def __init__(self, call: Call, borrowed: Borrowed, given: bytes) -> None:
         """Raises `InvalidMessageError`; KernelCallError where a descriptor cannot be borrowed."""
         self._borrowed: list[int] = []
         self.raw = given
@@ -69,7 +68,7 @@ class Control:
         if not local and not (given and borrowed.domain == socket.AF_NETLINK):
             return
         try:
-            self.raw = b"".join(self._translated(broker, process, tid, given, local))
+            self.raw = b"".join(self._translated(call, given, local))
         except BaseException:
             self.close()
             raise
@@ -78,27 +77,27 @@ class Control:
         while self._borrowed:
             os.close(self._borrowed.pop())
 
-    def _translated(self, broker: Broker, process: Process, tid: int, given: bytes, local: bool) -> Iterator[bytes]:
+    def _translated(self, call: Call, given: bytes, local: bool) -> Iterator[bytes]:
         named = False
         for at, size, level, kind in headers(given):
             body = given[at + _CMSG.size : at + size]
             if local and level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                body = self._descriptors(process, tid, body)
+                body = self._descriptors(call, body)
             elif level == socket.SOL_SOCKET and kind == _SCM_CREDENTIALS:
-                body = _credentials(broker, process, tid, body)
+                body = _credentials(call, body)
                 named = True
             yield _part(level, kind, body)
         if local and not named and _may_name_others():
-            yield _part(socket.SOL_SOCKET, _SCM_CREDENTIALS, _UCRED.pack(process.pid, *_ids(broker, tid)))
+            yield _part(socket.SOL_SOCKET, _SCM_CREDENTIALS, _UCRED.pack(call.process.pid, *_ids(call)))
 
-    def _descriptors(self, process: Process, tid: int, body: bytes) -> bytes:
+    def _descriptors(self, call: Call, body: bytes) -> bytes:
         count = len(body) // 4
         numbers = struct.unpack_from(f"@{count}i", body)
         if count + len(self._borrowed) > _DESCRIPTORS_MAX:
             raise InvalidMessageError(errno.EINVAL)
         first = len(self._borrowed)
         for number in numbers:
-            self._borrowed.append(process.borrow(tid, number))
+            self._borrowed.append(call.borrow(number))
         return struct.pack(f"@{count}i", *self._borrowed[first:])
 
 
@@ -111,11 +110,11 @@ def _aligned(size: int) -> int:
     return (size + 7) & ~7
 
 
-def _ids(broker: Broker, tid: int) -> tuple[int, int]:
+def _ids(call: Call) -> tuple[int, int]:
     """The real user and group of a thread, as our user namespace has them."""
-    if not broker.identities.differ:
+    if not call.services.identities.differ:
         return os.getuid(), os.getgid()
-    status = read_proc(f"/proc/{tid}/status")
+    status = read_proc(f"/proc/{call.tid}/status")
     return int(field(status, b"Uid").split()[0]), int(field(status, b"Gid").split()[0])
 
 
@@ -124,27 +123,27 @@ def own_number(tid: int) -> int:
     return int(field(read_proc(f"/proc/{tid}/status"), b"NStgid").split()[-1])
 
 
-def _credentials(broker: Broker, process: Process, tid: int, body: bytes) -> bytes:
+def _credentials(call: Call, body: bytes) -> bytes:
     """Credentials that the caller names itself, if the kernel would have taken them from it."""
     if len(body) != _UCRED.size:
         raise InvalidMessageError(errno.EINVAL)
     pid, uid, gid = _UCRED.unpack(body)
-    own = pid == own_number(tid)
+    own = pid == own_number(call.tid)
     if not _may_name_others():
         # Nor may the caller, who has what we have. Our own number is the only one that we can name.
         if not own:
             raise InvalidMessageError(errno.EPERM)
         pid = os.getpid()
     elif own:
-        pid = process.pid
-    elif os.readlink(f"/proc/{tid}/ns/pid") != os.readlink("/proc/self/ns/pid"):
+        pid = call.process.pid
+    elif os.readlink(f"/proc/{call.tid}/ns/pid") != os.readlink("/proc/self/ns/pid"):
         raise InvalidMessageError(errno.EPERM)  # a number that means nothing to us
-    ids = broker.identities.outer_ids(tid, uid, gid)
+    ids = call.services.identities.outer_ids(call.tid, uid, gid)
     if ids is None:
         raise InvalidMessageError(errno.EINVAL)
-    if broker.identities.differ:
-        who = Credentials(tid)
-        status = read_proc(f"/proc/{tid}/status")
+    if call.services.identities.differ:
+        who = Credentials(call.tid)
+        status = read_proc(f"/proc/{call.tid}/status")
         for name, number, capability in ((b"Uid", ids[0], _CAP_SETUID), (b"Gid", ids[1], _CAP_SETGID)):
             if number not in map(int, field(status, name).split()[:3]) and not who.may(capability):
                 raise InvalidMessageError(errno.EPERM)

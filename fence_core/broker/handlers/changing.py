@@ -16,27 +16,43 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fence_core.broker import repositories, surroundings
-from fence_core.broker.handlers.acting import DIRECTORY_ENDS, judged_path, perform, refusal, through_a_stranger
+from fence_core.broker.handlers.acting import DIRECTORY_ENDS, perform, refusal, through_a_stranger
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
 from fence_core.broker.reply import CONTINUE, Reply
 
 if TYPE_CHECKING:
-    from fence_core.broker.attribution import Process
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
     from fence_core.broker.resolve import Located
 
-__all__ = ["AT_FLAGS", "Change", "change", "change_descriptor", "change_path", "find_path", "for_os"]
+__all__ = [
+    "AT_FLAGS",
+    "Change",
+    "change_at",
+    "change_descriptor",
+    "change_found",
+    "change_path",
+    "find_path",
+    "for_os",
+]
 
 AT_FLAGS = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH
 """What the newer calls of the family know; with anything else they are EINVAL."""
 _O_LINK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
-Change = Callable[[int, bool], "int | None"]
-"""Makes the change: given a descriptor, and whether that is a borrowed one, or one of ours with O_PATH. Returns None or
-an error number, or raises OSError."""
+
+class Change(NamedTuple):
+    """What is to be done to a file. Its functions are given a descriptor, and whether that is a borrowed one, or one of
+    ours with O_PATH."""
+
+    op: str
+    act: Callable[[int, bool], int | None]
+    """Makes the change: returns None or an error number, or raises OSError."""
+    refused: Callable[[int, bool], int] | None = None
+    """Asked where the policy does not allow it, for the error with which the kernel would refuse this call for reasons
+    of its own; 0 where it would not."""
 
 
 def for_os(fd: int, borrowed: bool) -> str | int:
@@ -44,29 +60,20 @@ def for_os(fd: int, borrowed: bool) -> str | int:
     return fd if borrowed else f"/proc/self/fd/{fd}"
 
 
-def find_path(
-    broker: Broker,
-    process: Process,
-    tid: int,
-    dirfd: int,
-    raw: bytes,
-    op: str,
-    *,
-    follow: bool,
-    empty: bool = False,
-) -> Located | int:
+def find_path(call: Call, dirfd: int, raw: bytes, op: str, flags: int = 0) -> Located | int:
     """The file that a path names, with its `handle`; an error number where there is none. `op`: what is to be done.
 
-    `empty`: the empty path means the descriptor itself (AT_EMPTY_PATH).
+    `flags`: AT_SYMLINK_NOFOLLOW; AT_EMPTY_PATH, with which the empty path means the descriptor itself.
     """
-    if not raw and empty:
-        located = broker.resolver.descriptor(tid, dirfd)
+    follow = not flags & AT_SYMLINK_NOFOLLOW
+    if not raw and flags & AT_EMPTY_PATH:
+        located = call.services.resolver.descriptor(call, dirfd)
     else:
         if not follow and (raw.endswith(DIRECTORY_ENDS) or raw in (b".", b"..")):
             follow = True
-        located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=follow)
+        located = call.locate(dirfd, raw, follow=follow)
     if located.outside:
-        return through_a_stranger(broker, process, tid, op, located)
+        return through_a_stranger(call, op, located)
     if located.errno:
         return located.errno if located.errno > 0 else errno.ENOENT
     if located.handle < 0:
@@ -76,83 +83,50 @@ def find_path(
             located.handle = os.open(located.name, _O_LINK, dir_fd=located.directory)
         except OSError as error:
             return error.errno or errno.ENOENT
-        broker.close_after(located.handle)
+        call.keep(located.handle)
     return located
 
 
-def change_path(
-    broker: Broker,
-    tid: int,
-    op: str,
-    dirfd: int,
-    address: int,
-    act: Change,
-    *,
-    flags: int = 0,
-    refused: Callable[[int, bool], int] | None = None,
-) -> Reply:
-    """A change of what a path names. `flags`: AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH. `refused`: see `change`."""
-    process = broker.processes.find(tid)
-    raw = process.read_string(tid, address)
-    follow = not flags & AT_SYMLINK_NOFOLLOW
-    located = find_path(broker, process, tid, dirfd, raw, op, follow=follow, empty=bool(flags & AT_EMPTY_PATH))
-    if not isinstance(located, int):
-        return change(broker, process, tid, op, located, act, refused=refused)
-    return located
+def change_path(call: Call, change: Change, dirfd: int, address: int, flags: int = 0) -> Reply:
+    """A change of what a path names. `flags`: see `find_path`."""
+    located = find_path(call, dirfd, call.read_string(address), change.op, flags)
+    return located if isinstance(located, int) else change_found(call, change, located)
 
 
-def change_descriptor(
-    broker: Broker,
-    tid: int,
-    op: str,
-    fd: int,
-    act: Change,
-    *,
-    refused: Callable[[int, bool], int] | None = None,
-) -> Reply:
+def change_descriptor(call: Call, change: Change, fd: int) -> Reply:
     """A change of what a descriptor of the caller is open on, which need not be open for writing."""
-    process = broker.processes.find(tid)
-    located = broker.resolver.opened(process.borrow(tid, fd))
-    return change(broker, process, tid, op, located, act, borrowed=True, refused=refused)
+    return change_found(call, change, call.services.resolver.opened(call, call.borrow(fd)), borrowed=True)
 
 
-def change(
-    broker: Broker,
-    process: Process,
-    tid: int,
-    op: str,
-    located: Located,
-    act: Change,
-    *,
-    borrowed: bool = False,
-    refused: Callable[[int, bool], int] | None = None,
-) -> Reply:
-    """Judge a file that was found, and change it.
+def change_at(call: Call, change: Change, dirfd: int, address: int, flags: int) -> Reply:
+    """As `change_path`, for calls to which an empty path, or none, means the descriptor as it was opened."""
+    if flags & AT_EMPTY_PATH and dirfd >= 0 and not (address and call.read_string(address)):
+        return change_descriptor(call, change, dirfd)
+    return change_path(call, change, dirfd, address, flags)
 
-    `refused`: asked where the policy does not allow it, for the error with which the kernel would refuse this call for
-    reasons of its own; 0 where it would not.
-    """
-    handle = located.handle
-    may = _may_change(broker, process, op, located) or repositories.lets(broker, process, op, located)
-    asked = surroundings.objection(broker, process, op, located, gets=False) if may and located.is_file else None
+
+def change_found(call: Call, change: Change, located: Located, *, borrowed: bool = False) -> Reply:
+    """Judge a file that was found, and change it."""
+    handle, op = located.handle, change.op
+    may = _may_change(call, op, located) or repositories.lets(call, op, located)
+    asked = surroundings.objection(call, op, located, gets=False) if may and located.is_file else None
     if not may or asked is not None:
         if borrowed and fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_PATH:
             return errno.EBADF
-        answer = refused(handle, borrowed) if refused is not None else 0
-        answer = answer or refusal(broker, process, tid, op, located, asked=asked)
+        answer = change.refused(handle, borrowed) if change.refused is not None else 0
+        answer = answer or refusal(call, op, located, asked=asked)
         if answer != CONTINUE:
             return answer
-    return perform(broker, tid, lambda: act(handle, borrowed))
+    return perform(call, lambda: change.act(handle, borrowed))
 
 
-def _may_change(broker: Broker, process: Process, op: str, located: Located) -> bool:
+def _may_change(call: Call, op: str, located: Located) -> bool:
     if not located.is_file:
         # Pipes and removed files are the tests' own, but for those that the run was started with.
-        return not broker.terminals.was_handed(located.handle)
-    judged = judged_path(broker, process, located.path)
-    if process.may_write(judged, op):
+        return not call.services.terminals.was_handed(located.handle)
+    judged = call.judged(located.path)
+    if call.process.may_write(judged, op):
         return True
     # A terminal belongs to whoever has opened its other end: grantpt(3), login and sshd change its mode and owner.
-    return (
-        judged.startswith("/dev/") and process.may_write(judged, "open") and broker.terminals.was_made(located.handle)
-    )
+    is_device = judged.startswith("/dev/") and call.process.may_write(judged, "open")
+    return is_device and call.services.terminals.was_made(located.handle)

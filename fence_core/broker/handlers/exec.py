@@ -15,68 +15,64 @@ from fence_core.kernel import names
 from fence_core.policy.requests import SystemCall
 
 if TYPE_CHECKING:
-    from fence_core.broker.handlers.arguments import Arguments
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
 
 
 _NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 _CAP_SYS_ADMIN = 21
 
 
-def execve(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _execute(broker, tid, AT_FDCWD, args[0], 0)
+def execve(call: Call) -> Reply:
+    return _execute(call, AT_FDCWD, call.args[0], 0)
 
 
-def execveat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _execute(broker, tid, signed(args[0]), args[1], args[4] & 0xFFFF_FFFF)
+def execveat(call: Call) -> Reply:
+    return _execute(call, signed(call.args[0]), call.args[1], call.args[4] & 0xFFFF_FFFF)
 
 
-def _execute(broker: Broker, tid: int, dirfd: int, address: int, flags: int) -> Reply:
+def _execute(call: Call, dirfd: int, address: int, flags: int) -> Reply:
     """Only `deny_read` is judged. Stopping is what counts: a new program is bound to the test that starts it while
     its parent is still there, and the stack signal, which would now kill it, is forgotten."""
-    process = broker.processes.find(tid)
-    if broker.watches_reads:
-        refused = reads.refuse_program(broker, process, tid, dirfd, address, flags)
+    if call.services.watches_reads:
+        refused = reads.refuse_program(call, dirfd, address, flags)
         if refused is not None:
             return refused
-    broker.processes.executes(process)
+    call.services.processes.executes(call.process)
     return CONTINUE
 
 
-def change_root(broker: Broker, tid: int, args: Arguments) -> Reply:
+def change_root(call: Call) -> Reply:
     """chroot(2): from now on "/" may be another directory for some process of ours."""
-    broker.processes.find(tid)
-    broker.resolver.foreign_roots = True
+    call.services.resolver.foreign_roots = True
     return CONTINUE
 
 
-def change_identity(broker: Broker, tid: int, args: Arguments) -> Reply:
+def change_identity(call: Call) -> Reply:
     """From now on a process may have other rights than at the start: see `identity.py`."""
-    broker.identities.note_change()
+    call.services.identities.note_change()
     return CONTINUE
 
 
 _WHY_NO_NAMESPACE = "in a namespace of the host's, paths and addresses are not those that the rules speak of"
 
 
-def setns(broker: Broker, tid: int, args: Arguments) -> Reply:
+def setns(call: Call) -> Reply:
     """A namespace is known to be made inside by how its descriptor was had: below the /proc of another fenced
     process, or as a pidfd. What has a file name (``/run/netns/x``) was mounted there, which nobody can in here."""
-    process = broker.processes.find(tid)
-    broker.resolver.foreign_roots = True
-    broker.identities.note_change()
+    call.services.resolver.foreign_roots = True
+    call.services.identities.note_change()
     try:
-        path = os.readlink(f"/proc/{tid}/fd/{args[0] & 0xFFFF_FFFF}")
+        path = os.readlink(f"/proc/{call.tid}/fd/{call.args[0] & 0xFFFF_FFFF}")
     except OSError:
         return CONTINUE  # EBADF
     if path.startswith("/"):
-        answer = _no_namespace(process.borrow(tid, signed(args[0])), args[1] & 0xFFFF_FFFF)
-        if answer or not Credentials(tid).may(_CAP_SYS_ADMIN):
+        answer = _no_namespace(call.borrow(signed(call.args[0])), call.args[1] & 0xFFFF_FFFF)
+        if answer or not Credentials(call.tid).may(_CAP_SYS_ADMIN):
             return answer or errno.EPERM
     # Of mount namespaces root could have walked to others (ioctl_nsfs(2)): there, a path is not what it is here.
-    if path.startswith("/") or (path.startswith("mnt:") and not _is_of_ours(broker, tid, path)):
+    if path.startswith("/") or (path.startswith("mnt:") and not _is_of_ours(call, path)):
         entering = SystemCall(f"enter namespace {path}")
-        return broker.refuse(process, tid, entering, errno.EPERM, reason=_WHY_NO_NAMESPACE)
+        return call.refuse(entering, errno.EPERM, reason=_WHY_NO_NAMESPACE)
     return CONTINUE
 
 
@@ -90,9 +86,9 @@ def _no_namespace(fd: int, kind: int) -> int:
         os.close(fd)
 
 
-def _is_of_ours(broker: Broker, tid: int, namespace: str) -> bool:
+def _is_of_ours(call: Call, namespace: str) -> bool:
     """Whether some fenced process is in this mount namespace."""
-    for pid in (tid, *broker.processes.by_pid):
+    for pid in (call.tid, *call.services.processes.by_pid):
         try:
             if os.readlink(f"/proc/{pid}/ns/mnt") == namespace:
                 return True
@@ -101,44 +97,42 @@ def _is_of_ours(broker: Broker, tid: int, namespace: str) -> bool:
     return False
 
 
-def prlimit(broker: Broker, tid: int, args: Arguments) -> Reply:
+def prlimit(call: Call) -> Reply:
     """Only changes of another process's limits arrive here. With those of processes outside a test could end them,
     the guardian and the supervisor too: refused like a signal to them, which is no violation either."""
-    return _unless_outside(broker, tid, args[0] & 0xFFFF_FFFF)
+    return _unless_outside(call, call.args[0] & 0xFFFF_FFFF)
 
 
-def schedule(broker: Broker, tid: int, args: Arguments) -> Reply:
+def schedule(call: Call) -> Reply:
     """sched_setscheduler(2) and its like on another process or thread."""
-    return _unless_outside(broker, tid, args[0] & 0xFFFF_FFFF)
+    return _unless_outside(call, call.args[0] & 0xFFFF_FFFF)
 
 
-def set_priority(broker: Broker, tid: int, args: Arguments) -> Reply:
+def set_priority(call: Call) -> Reply:
     """setpriority(2) on more than the caller."""
-    return _prioritise(broker, tid, args[0] & 0xFFFF_FFFF, args[1] & 0xFFFF_FFFF)
+    return _prioritise(call, call.args[0] & 0xFFFF_FFFF, call.args[1] & 0xFFFF_FFFF)
 
 
-def set_io_priority(broker: Broker, tid: int, args: Arguments) -> Reply:
+def set_io_priority(call: Call) -> Reply:
     """ioprio_set(2) on more than the caller; its kinds count from 1."""
-    return _prioritise(broker, tid, (args[0] & 0xFFFF_FFFF) - 1, args[1] & 0xFFFF_FFFF)
+    return _prioritise(call, (call.args[0] & 0xFFFF_FFFF) - 1, call.args[1] & 0xFFFF_FFFF)
 
 
-def _prioritise(broker: Broker, tid: int, kind: int, who: int) -> Reply:
+def _prioritise(call: Call, kind: int, who: int) -> Reply:
     if kind == os.PRIO_PROCESS:
-        return _unless_outside(broker, tid, who)
+        return _unless_outside(call, who)
     if kind not in (os.PRIO_PGRP, os.PRIO_USER):
         return CONTINUE  # EINVAL
-    if kind == os.PRIO_PGRP and (who or os.getpgid(tid)) != os.getpgrp():
-        return _unless_outside(broker, tid, who or os.getpgid(tid))
+    if kind == os.PRIO_PGRP and (who or os.getpgid(call.tid)) != os.getpgrp():
+        return _unless_outside(call, who or os.getpgid(call.tid))
     # The supervisor is one of them.
-    broker.processes.find(tid)
-    return CONTINUE if _has_own_numbers(tid) else errno.EPERM
+    return CONTINUE if _has_own_numbers(call.tid) else errno.EPERM
 
 
-def _unless_outside(broker: Broker, tid: int, pid: int) -> Reply:
-    broker.processes.find(tid)
-    if _has_own_numbers(tid):
+def _unless_outside(call: Call, pid: int) -> Reply:
+    if _has_own_numbers(call.tid):
         return CONTINUE
-    if broker.processes.is_ours(pid):
+    if call.services.processes.is_ours(pid):
         return CONTINUE
     return errno.EPERM if os.path.exists(f"/proc/{pid}") else errno.ESRCH
 

@@ -1,6 +1,6 @@
 """Opens, and calls that make or remove one name: judged where the kernel resolves them, in the caller's own view.
 
-Every handler takes the broker, the calling thread and the six argument registers, and returns a reply.
+Every handler takes the call, and returns a reply.
 """
 
 from __future__ import annotations
@@ -11,27 +11,25 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from fence_core.broker import drafts, opener, repositories, surroundings
-from fence_core.broker.handlers import reads, terminals
+from fence_core.broker import opener, repositories, surroundings
+from fence_core.broker.handlers import drafting, reads, terminals
 from fence_core.broker.handlers.acting import (
     DIRECTORY_ENDS,
     entry,
     hand_over,
     is_free,
     is_of_a_stranger,
-    judged_path,
     refusal,
     through_a_stranger,
 )
-from fence_core.broker.handlers.arguments import AT_FDCWD, AT_REMOVEDIR, Arguments, signed
+from fence_core.broker.handlers.arguments import AT_FDCWD, AT_REMOVEDIR, signed
 from fence_core.broker.reply import CONTINUE, Reply
 from fence_core.broker.resolve import Located
 from fence_core.link.doors import DOORS
 from fence_core.policy.requests import UNNAMED, Write
 
 if TYPE_CHECKING:
-    from fence_core.broker.attribution import Process
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
 
 _TMPFILE = os.O_TMPFILE & ~os.O_DIRECTORY
 CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | _TMPFILE
@@ -44,33 +42,32 @@ _MADE_BY_MKNOD = frozenset({0, stat.S_IFREG, stat.S_IFCHR, stat.S_IFBLK, stat.S_
 # ---------------------------------------------------------------- opens
 
 
-def openat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _open(broker, tid, signed(args[0]), args[1], signed(args[2]), args[3])
+def openat(call: Call) -> Reply:
+    return _open(call, signed(call.args[0]), call.args[1], signed(call.args[2]), call.args[3])
 
 
-def open_(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _open(broker, tid, AT_FDCWD, args[0], signed(args[1]), args[2])
+def open_(call: Call) -> Reply:
+    return _open(call, AT_FDCWD, call.args[0], signed(call.args[1]), call.args[2])
 
 
-def creat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _open(broker, tid, AT_FDCWD, args[0], os.O_CREAT | os.O_WRONLY | os.O_TRUNC, args[1])
+def creat(call: Call) -> Reply:
+    return _open(call, AT_FDCWD, call.args[0], os.O_CREAT | os.O_WRONLY | os.O_TRUNC, call.args[1])
 
 
-def _open(broker: Broker, tid: int, dirfd: int, address: int, flags: int, mode: int) -> Reply:
-    process = broker.processes.find(tid)
-    raw = process.read_string(tid, address)
+def _open(call: Call, dirfd: int, address: int, flags: int, mode: int) -> Reply:
+    raw = call.read_string(address)
     if raw.startswith(DOORS):
-        return broker.doors(process, tid, raw)
+        return call.services.doors(call.process, raw)
     if flags & os.O_PATH:
         return CONTINUE
     if not flags & CHANGES:
-        return reads.open_to_read(broker, process, tid, dirfd, raw, flags) if broker.watches_reads else CONTINUE
-    if _is_to_write(raw, flags) and not broker.watches_reads and is_free(broker, process, "open", raw):
+        return reads.open_to_read(call, dirfd, raw, flags) if call.services.watches_reads else CONTINUE
+    if _is_to_write(raw, flags) and not call.services.watches_reads and is_free(call, "open", raw):
         return CONTINUE
     if _is_nonsense(flags):
         return errno.EINVAL
     for _ in range(_ATTEMPTS):
-        reply = _open_located(broker, process, tid, dirfd, raw, flags, mode)
+        reply = _open_located(call, dirfd, raw, flags, mode)
         if reply is not None:
             return reply
     return errno.EAGAIN  # somebody makes and removes the file in turns
@@ -98,9 +95,7 @@ def _makes_no_directory() -> bool:
     return False
 
 
-def _open_located(
-    broker: Broker, process: Process, tid: int, dirfd: int, raw: bytes, flags: int, mode: int
-) -> Reply | None:
+def _open_located(call: Call, dirfd: int, raw: bytes, flags: int, mode: int) -> Reply | None:
     """None where the file was made between looking and opening: to be looked at once more."""
     slash = bool(flags & os.O_CREAT) and raw.endswith(b"/")  # EISDIR, whatever is there (open_last_lookups, fs/namei.c)
     follow = not slash and (
@@ -108,9 +103,9 @@ def _open_located(
         or raw.endswith(DIRECTORY_ENDS)
         or raw in (b".", b"..")
     )
-    located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=follow)
+    located = call.locate(dirfd, raw, follow=follow)
     if located.outside:
-        return through_a_stranger(broker, process, tid, "open", located, flags=flags)
+        return through_a_stranger(call, "open", located, flags=flags)
     if located.errno:
         return located.errno if located.errno > 0 else errno.EISDIR
     if slash:
@@ -123,53 +118,53 @@ def _open_located(
                 )
             except OSError as error:
                 return error.errno or errno.ENOENT
-            broker.close_after(located.handle)
+            call.keep(located.handle)
         located.parent, located.path = located.path, f"{located.path}/{UNNAMED}"
-    judged = judged_path(broker, process, located.path)
+    judged = call.judged(located.path)
     # git takes a file of this name for a link to a directory with hooks.
     op = "create" if located.path.endswith("/.git") else "open"
-    if op == "open" and flags & os.O_CREAT and not process.may_write(judged, "mknod") and not _exists(located):
+    if op == "open" and flags & os.O_CREAT and not call.process.may_write(judged, "mknod") and not _exists(located):
         op = "create"  # in the place of a device, which may be opened only
-    may = not located.is_file or process.may_write(judged, op) or repositories.lets(broker, process, op, located)
-    asked = surroundings.objection(broker, process, op, located) if may and located.is_file else None
+    may = not located.is_file or call.process.may_write(judged, op) or repositories.lets(call, op, located)
+    asked = surroundings.objection(call, op, located) if may and located.is_file else None
     if not may or asked is not None:
-        if located.path.endswith("/.git/config") and drafts.may_open(broker, process, located, flags):
-            opened = drafts.open_draft(broker, process, tid, located, flags, mode)
+        if located.path.endswith("/.git/config") and drafting.may_open(call, located, flags):
+            opened = drafting.open_draft(call, located, flags, mode)
             if opened != CONTINUE:
                 return opened
         if flags & os.O_CREAT and not flags & (CHANGES & ~os.O_CREAT | os.O_EXCL) and _exists(located):
             # It changes nothing where the file exists; were it gone by then, Landlock would make none.
-            if broker.watches_reads:
-                return reads.open_to_read(broker, process, tid, dirfd, raw, flags & ~os.O_CREAT)
+            if call.services.watches_reads:
+                return reads.open_to_read(call, dirfd, raw, flags & ~os.O_CREAT)
             return CONTINUE
         # A rule for an unnamed file can only be one for its directory.
-        shown = "create" if flags & _TMPFILE else op
-        refused = refusal(broker, process, tid, "open", located, flags=flags, shown=shown, asked=asked)
+        asked = asked or Write("create" if flags & _TMPFILE else op, located.path)
+        refused = refusal(call, "open", located, flags=flags, asked=asked)
         if refused != CONTINUE:
             return refused
     if judged.startswith("/dev/"):
-        handle = located.handle if located.handle >= 0 or flags & os.O_EXCL else _special(broker, located)
-        reply = terminals.open_to_write(broker, process, tid, located, handle, flags) if handle >= 0 else None
+        handle = located.handle if located.handle >= 0 or flags & os.O_EXCL else _special(call, located)
+        reply = terminals.open_to_write(call, located, handle, flags) if handle >= 0 else None
         if reply is not None:
             return reply
-    if broker.watches_reads and flags & os.O_ACCMODE != os.O_WRONLY and not flags & _TMPFILE:
-        reply = reads.refuse_open(broker, process, tid, located, flags)
+    if call.services.watches_reads and flags & os.O_ACCMODE != os.O_WRONLY and not flags & _TMPFILE:
+        reply = reads.refuse_open(call, located, flags)
         if reply is not None:
             return reply
-    elif _kernel_may(broker, located, flags):
+    elif _kernel_may(call, located, flags):
         return CONTINUE
     known = located.handle if located.handle >= 0 else located.directory
-    if located.is_file and (is_of_a_stranger(judged) or broker.resolver.is_other_procfs(known)):
+    if located.is_file and (is_of_a_stranger(judged) or call.services.resolver.is_other_procfs(known)):
         return errno.EACCES
-    return _perform_open(broker, tid, located, flags, mode)
+    return _perform_open(call, located, flags, mode)
 
 
-def _kernel_may(broker: Broker, located: Located, flags: int) -> bool:
+def _kernel_may(call: Call, located: Located, flags: int) -> bool:
     """Whether Landlock's rules cover this open, whatever file it leads to by then."""
     if flags & os.O_TRUNC and flags & os.O_ACCMODE not in (os.O_WRONLY, os.O_RDWR):
         return False  # it truncates without asking for write access, which is all that the rules are about
     if located.is_file or stat.S_ISREG(os.fstat(located.handle).st_mode):
-        return broker.ceiling.covers_file(located.path, located.handle)
+        return call.services.ceiling.covers_file(located.path, located.handle)
     return True  # pipes, sockets and devices of the kernel's own: no rule is needed
 
 
@@ -185,17 +180,17 @@ def _exists(located: Located) -> bool:
     return stat.S_IFMT(status.st_mode) not in (stat.S_IFDIR, stat.S_IFLNK)
 
 
-def _perform_open(broker: Broker, tid: int, located: Located, flags: int, mode: int) -> Reply | None:
+def _perform_open(call: Call, located: Located, flags: int, mode: int) -> Reply | None:
     """The open itself, on the file that was judged; None where somebody has made that file by now."""
     handle = located.handle
     if handle < 0 and not flags & (os.O_CREAT | os.O_NOFOLLOW):
         return errno.ENOENT
     if handle < 0:
-        handle = _special(broker, located)
+        handle = _special(call, located)
     if handle >= 0 and flags & os.O_CREAT and flags & os.O_EXCL:
         return errno.EEXIST
     if handle >= 0 and not flags & os.O_NONBLOCK and _may_wait(handle):
-        return opener.open_elsewhere(broker, tid, handle, flags)
+        return opener.open_elsewhere(call, handle, flags)
     again = False
 
     def opens(ours: int) -> int:
@@ -213,9 +208,9 @@ def _perform_open(broker: Broker, tid: int, located: Located, flags: int, mode: 
         kept = flags if flags & _TMPFILE else flags & ~(os.O_CREAT | os.O_EXCL)
         return os.open(f"/proc/self/fd/{handle}", (kept & ~os.O_NOFOLLOW) | ours, mode & 0o7777)
 
-    opened = hand_over(broker, tid, flags, opens, creates=bool(flags & (os.O_CREAT | _TMPFILE)))
+    opened = hand_over(call, flags, opens, creates=bool(flags & (os.O_CREAT | _TMPFILE)))
     if opened == errno.EAGAIN and handle >= 0 and not flags & os.O_NONBLOCK:
-        return opener.open_elsewhere(broker, tid, handle, flags)
+        return opener.open_elsewhere(call, handle, flags)
     return None if again else opened
 
 
@@ -224,14 +219,14 @@ def _may_wait(handle: int) -> bool:
     return stat.S_IFMT(os.fstat(handle).st_mode) not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
 
 
-def _special(broker: Broker, located: Located) -> int:
+def _special(call: Call, located: Located) -> int:
     """An O_PATH descriptor of a pipe or device with this name; -1 for everything else, or nothing."""
     try:
         found = os.open(located.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=located.directory)
     except OSError:
         return -1
     if _may_wait(found):
-        broker.close_after(found)
+        call.keep(found)
         return found
     os.close(found)
     return -1
@@ -240,18 +235,17 @@ def _special(broker: Broker, located: Located) -> int:
 # ---------------------------------------------------------------- names made and removed
 
 
-def mkdir(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _mkdir(broker, tid, AT_FDCWD, args[0], args[1])
+def mkdir(call: Call) -> Reply:
+    return _mkdir(call, AT_FDCWD, call.args[0], call.args[1])
 
 
-def mkdirat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _mkdir(broker, tid, signed(args[0]), args[1], args[2])
+def mkdirat(call: Call) -> Reply:
+    return _mkdir(call, signed(call.args[0]), call.args[1], call.args[2])
 
 
-def _mkdir(broker: Broker, tid: int, dirfd: int, address: int, mode: int) -> Reply:
+def _mkdir(call: Call, dirfd: int, address: int, mode: int) -> Reply:
     return entry(
-        broker,
-        tid,
+        call,
         "mkdir",
         dirfd,
         address,
@@ -259,27 +253,25 @@ def _mkdir(broker: Broker, tid: int, dirfd: int, address: int, mode: int) -> Rep
     )
 
 
-def mknod(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _mknod(broker, tid, AT_FDCWD, args[0], args[1], args[2])
+def mknod(call: Call) -> Reply:
+    return _mknod(call, AT_FDCWD, call.args[0], call.args[1], call.args[2])
 
 
-def mknodat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _mknod(broker, tid, signed(args[0]), args[1], args[2], args[3])
+def mknodat(call: Call) -> Reply:
+    return _mknod(call, signed(call.args[0]), call.args[1], call.args[2], call.args[3])
 
 
-def _mknod(broker: Broker, tid: int, dirfd: int, address: int, mode: int, device: int) -> Reply:
+def _mknod(call: Call, dirfd: int, address: int, mode: int, device: int) -> Reply:
     mode &= 0xFFFF
     if stat.S_IFMT(mode) not in _MADE_BY_MKNOD:
         return errno.EPERM if stat.S_ISDIR(mode) else errno.EINVAL
     if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and os.geteuid() == 0):
         # A device node in a writable place is a way to everything behind it. Without privileges the kernel says
         # EPERM itself.
-        process = broker.processes.find(tid)
-        located = broker.resolver.locate(tid, process.pid, dirfd, process.read_string(tid, address), follow=False)
-        return broker.refuse(process, tid, Write("mknod device", located.path), errno.EPERM, reason=_WHY_NO_DEVICE)
+        located = call.locate(dirfd, call.read_string(address), follow=False)
+        return call.refuse(Write("mknod device", located.path), errno.EPERM, reason=_WHY_NO_DEVICE)
     return entry(
-        broker,
-        tid,
+        call,
         "mknod",
         dirfd,
         address,
@@ -287,43 +279,41 @@ def _mknod(broker: Broker, tid: int, dirfd: int, address: int, mode: int, device
     )
 
 
-def unlink(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _remove(broker, tid, AT_FDCWD, args[0], directory=False)
+def unlink(call: Call) -> Reply:
+    return _remove(call, AT_FDCWD, call.args[0], directory=False)
 
 
-def unlinkat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    if args[2] & 0xFFFF_FFFF & ~AT_REMOVEDIR:
+def unlinkat(call: Call) -> Reply:
+    if call.args[2] & 0xFFFF_FFFF & ~AT_REMOVEDIR:
         return errno.EINVAL
-    return _remove(broker, tid, signed(args[0]), args[1], directory=bool(args[2] & AT_REMOVEDIR))
+    return _remove(call, signed(call.args[0]), call.args[1], directory=bool(call.args[2] & AT_REMOVEDIR))
 
 
-def rmdir(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _remove(broker, tid, AT_FDCWD, args[0], directory=True)
+def rmdir(call: Call) -> Reply:
+    return _remove(call, AT_FDCWD, call.args[0], directory=True)
 
 
-def _remove(broker: Broker, tid: int, dirfd: int, address: int, *, directory: bool) -> Reply:
+def _remove(call: Call, dirfd: int, address: int, *, directory: bool) -> Reply:
     def remove(where: Located) -> None:
         if directory:
             os.rmdir(where.name, dir_fd=where.directory)
         else:
             os.unlink(where.name, dir_fd=where.directory)
-        broker.ceiling.forget(where.path)
+        call.services.ceiling.forget(where.path)
 
-    return entry(broker, tid, "rmdir" if directory else "unlink", dirfd, address, remove)
-
-
-def symlink(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _symlink(broker, tid, args[0], AT_FDCWD, args[1])
+    return entry(call, "rmdir" if directory else "unlink", dirfd, address, remove)
 
 
-def symlinkat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _symlink(broker, tid, args[0], signed(args[1]), args[2])
+def symlink(call: Call) -> Reply:
+    return _symlink(call, call.args[0], AT_FDCWD, call.args[1])
 
 
-def _symlink(broker: Broker, tid: int, target_at: int, dirfd: int, address: int) -> Reply:
-    target = broker.processes.find(tid).read_string(tid, target_at)
+def symlinkat(call: Call) -> Reply:
+    return _symlink(call, call.args[0], signed(call.args[1]), call.args[2])
+
+
+def _symlink(call: Call, target_at: int, dirfd: int, address: int) -> Reply:
+    target = call.read_string(target_at)
     if not target:
         return errno.ENOENT
-    return entry(
-        broker, tid, "symlink", dirfd, address, lambda where: os.symlink(target, where.name, dir_fd=where.directory)
-    )
+    return entry(call, "symlink", dirfd, address, lambda where: os.symlink(target, where.name, dir_fd=where.directory))

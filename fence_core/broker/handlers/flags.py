@@ -11,14 +11,14 @@ import fcntl
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers import privileged
-from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, Arguments, signed
-from fence_core.broker.handlers.changing import AT_FLAGS, change_descriptor, change_path
+from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, signed
+from fence_core.broker.handlers.changing import AT_FLAGS, Change, change_at, change_descriptor
 from fence_core.broker.reply import Reply
 from fence_core.errors import KernelCallError
 from fence_core.kernel import arch, calls, libc
 
 if TYPE_CHECKING:
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
 
 _UNMAPPED = 1
 """An address that nobody can have anything at (mmap_min_addr)."""
@@ -129,13 +129,13 @@ _file_setattr = libc.function(
 )
 
 
-def ioctl(broker: Broker, tid: int, args: Arguments) -> Reply:
+def ioctl(call: Call) -> Reply:
     """One of `REQUESTS`, or of those to terminals; the filter lets the others through, or refuses them."""
-    request = args[1] & 0xFFFF_FFFF
+    request = call.args[1] & 0xFFFF_FFFF
     if request in privileged.REQUESTS:
-        return privileged.ioctl(broker, tid, args)
+        return privileged.ioctl(call)
     try:
-        given = broker.processes.find(tid).read(tid, args[2], REQUESTS[request])
+        given = call.read(call.args[2], REQUESTS[request])
     except KernelCallError as error:
         if error.errno != errno.EFAULT:
             raise
@@ -149,7 +149,7 @@ def ioctl(broker: Broker, tid: int, args: Arguments) -> Reply:
             return errno.EFAULT
         return _has_no_flags(fd, borrowed)
 
-    return change_descriptor(broker, tid, "chattr", signed(args[0]), act, refused=refused)
+    return change_descriptor(call, Change("chattr", act, refused), signed(call.args[0]))
 
 
 def _has_no_flags(fd: int, _: bool) -> int:
@@ -161,19 +161,18 @@ def _has_no_flags(fd: int, _: bool) -> int:
     return 0
 
 
-def file_setattr(broker: Broker, tid: int, args: Arguments) -> Reply:
+def file_setattr(call: Call) -> Reply:
     """Linux 6.17: dirfd, path, struct file_attr, its size, flags."""
     if not calls.exists("file_setattr"):
         return errno.ENOSYS
-    flags, size = args[4] & 0xFFFF_FFFF, args[3]
+    flags, size = call.args[4] & 0xFFFF_FFFF, call.args[3]
     if flags & ~AT_FLAGS:
         return errno.EINVAL
     if size > _FILE_ATTR_MAX:
         return errno.E2BIG
     if size < _FILE_ATTR_SIZE:
         return errno.EINVAL
-    process = broker.processes.find(tid)
-    given = process.read(tid, args[2], size)
+    given = call.read(call.args[2], size)
     if any(given[_FILE_ATTR_SIZE:]):
         return errno.E2BIG  # copy_struct_from_user: of a later kernel
     number = arch.current().calls["file_setattr"]
@@ -185,7 +184,4 @@ def file_setattr(broker: Broker, tid: int, args: Arguments) -> Reply:
             failed = _file_setattr(number, AT_FDCWD, f"/proc/self/fd/{fd}".encode(), given, _FILE_ATTR_SIZE, 0)
         return ctypes.get_errno() if failed else None
 
-    dirfd, address = signed(args[0]), args[1]
-    if flags & AT_EMPTY_PATH and dirfd >= 0 and not (address and process.read_string(tid, address)):
-        return change_descriptor(broker, tid, "chattr", dirfd, act)
-    return change_path(broker, tid, "chattr", dirfd, address, act, flags=flags)
+    return change_at(call, Change("chattr", act), signed(call.args[0]), call.args[1], flags)

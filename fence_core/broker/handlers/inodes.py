@@ -12,25 +12,25 @@ import signal
 import stat
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from fence_core.broker import inode_errno, opener
-from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Arguments, signed
+from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, signed
 from fence_core.broker.handlers.changing import (
     AT_FLAGS,
     Change,
-    change,
     change_descriptor,
+    change_found,
     change_path,
     find_path,
     for_os,
 )
 from fence_core.broker.reply import HandOver, Reply, Value, Wait
-from fence_core.kernel import arch, calls, libc
+from fence_core.kernel import arch, calls, libc, signals
 from fence_core.kernel import process as kernel_process
 
 if TYPE_CHECKING:
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
 
 _LONG = ctypes.c_long
 _syscall = libc.function("syscall", _LONG, _LONG, _LONG, ctypes.c_char_p, _LONG, _LONG, _LONG)
@@ -39,25 +39,25 @@ _set_times = libc.function("syscall", _LONG, _LONG, _LONG, ctypes.c_char_p, ctyp
 # ---------------------------------------------------------------- mode
 
 
-def chmod(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return change_path(broker, tid, "chmod", AT_FDCWD, args[0], _mode(args[1]), refused=_no_mode)
+def chmod(call: Call) -> Reply:
+    return change_path(call, _mode(call.args[1]), AT_FDCWD, call.args[0])
 
 
-def fchmodat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return change_path(broker, tid, "chmod", signed(args[0]), args[1], _mode(args[2]), refused=_no_mode)
+def fchmodat(call: Call) -> Reply:
+    return change_path(call, _mode(call.args[2]), signed(call.args[0]), call.args[1])
 
 
-def fchmodat2(broker: Broker, tid: int, args: Arguments) -> Reply:
+def fchmodat2(call: Call) -> Reply:
     if not calls.exists("fchmodat2"):
         return errno.ENOSYS
-    flags = args[3] & 0xFFFF_FFFF
+    flags = call.args[3] & 0xFFFF_FFFF
     if flags & ~AT_FLAGS:
         return errno.EINVAL
-    return change_path(broker, tid, "chmod", signed(args[0]), args[1], _mode(args[2]), flags=flags, refused=_no_mode)
+    return change_path(call, _mode(call.args[2]), signed(call.args[0]), call.args[1], flags)
 
 
-def fchmod(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return change_descriptor(broker, tid, "chmod", signed(args[0]), _mode(args[1]), refused=_no_mode)
+def fchmod(call: Call) -> Reply:
+    return change_descriptor(call, _mode(call.args[1]), signed(call.args[0]))
 
 
 def _no_mode(fd: int, borrowed: bool) -> int:
@@ -67,7 +67,7 @@ def _no_mode(fd: int, borrowed: bool) -> int:
 def _mode(mode: int) -> Change:
     mode &= 0o7777
     if not calls.exists("fchmodat2"):
-        return lambda fd, borrowed: os.chmod(for_os(fd, borrowed), mode)
+        return Change("chmod", lambda fd, borrowed: os.chmod(for_os(fd, borrowed), mode), _no_mode)
 
     def act(fd: int, borrowed: bool) -> int | None:
         if borrowed:
@@ -76,52 +76,41 @@ def _mode(mode: int) -> Change:
         failed = _syscall(arch.current().calls["fchmodat2"], fd, b"", mode, AT_EMPTY_PATH, 0)
         return ctypes.get_errno() if failed else None
 
-    return act
+    return Change("chmod", act, _no_mode)
 
 
 # ---------------------------------------------------------------- owner
 
 
-def chown(broker: Broker, tid: int, args: Arguments) -> Reply:
-    owner = _owner(broker, tid, args[1], args[2])
-    return change_path(broker, tid, "chown", AT_FDCWD, args[0], owner.change, refused=owner.refused)
+def chown(call: Call) -> Reply:
+    return change_path(call, _owner(call, call.args[1], call.args[2]), AT_FDCWD, call.args[0])
 
 
-def lchown(broker: Broker, tid: int, args: Arguments) -> Reply:
-    owner = _owner(broker, tid, args[1], args[2])
-    return change_path(
-        broker, tid, "chown", AT_FDCWD, args[0], owner.change, flags=AT_SYMLINK_NOFOLLOW, refused=owner.refused
-    )
+def lchown(call: Call) -> Reply:
+    return change_path(call, _owner(call, call.args[1], call.args[2]), AT_FDCWD, call.args[0], AT_SYMLINK_NOFOLLOW)
 
 
-def fchownat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    flags = args[4] & 0xFFFF_FFFF
+def fchownat(call: Call) -> Reply:
+    flags = call.args[4] & 0xFFFF_FFFF
     if flags & ~AT_FLAGS:
         return errno.EINVAL
-    owner = _owner(broker, tid, args[2], args[3])
-    return change_path(broker, tid, "chown", signed(args[0]), args[1], owner.change, flags=flags, refused=owner.refused)
+    return change_path(call, _owner(call, call.args[2], call.args[3]), signed(call.args[0]), call.args[1], flags)
 
 
-def fchown(broker: Broker, tid: int, args: Arguments) -> Reply:
-    owner = _owner(broker, tid, args[1], args[2])
-    return change_descriptor(broker, tid, "chown", signed(args[0]), owner.change, refused=owner.refused)
+def fchown(call: Call) -> Reply:
+    return change_descriptor(call, _owner(call, call.args[1], call.args[2]), signed(call.args[0]))
 
 
 _UNCHANGED = 0xFFFF_FFFF
 
 
-class _Owner(NamedTuple):
-    change: Change
-    refused: Callable[[int, bool], int]
-
-
-def _owner(broker: Broker, tid: int, uid: int, gid: int) -> _Owner:
+def _owner(call: Call, uid: int, gid: int) -> Change:
     uid, gid = uid & _UNCHANGED, gid & _UNCHANGED
-    if broker.identities.changed:
-        outer = broker.identities.outer_ids(tid, uid, gid)
+    if call.services.identities.changed:
+        outer = call.services.identities.outer_ids(call.tid, uid, gid)
         if outer is None:
             # chown(2) in a user namespace that has no such id
-            return _Owner(lambda *_: errno.EINVAL, lambda *_: errno.EINVAL)
+            return Change("chown", lambda *_: errno.EINVAL, lambda *_: errno.EINVAL)
         uid, gid = outer
 
     def act(fd: int, borrowed: bool) -> int | None:
@@ -132,7 +121,7 @@ def _owner(broker: Broker, tid: int, uid: int, gid: int) -> _Owner:
         failed = _syscall(arch.current().calls["fchownat"], fd, b"", uid, gid, AT_EMPTY_PATH)
         return ctypes.get_errno() if failed else None
 
-    return _Owner(act, lambda fd, _: inode_errno.of_owner(tid, fd, uid, gid))
+    return Change("chown", act, lambda fd, _: inode_errno.of_owner(call.tid, fd, uid, gid))
 
 
 # ---------------------------------------------------------------- times
@@ -143,60 +132,61 @@ _UTIME_OMIT = (1 << 30) - 2  # include/uapi/linux/stat.h
 _MICROSECONDS = 1_000_000
 
 
-def utime(broker: Broker, tid: int, args: Arguments) -> Reply:
+def utime(call: Call) -> Reply:
     """With whole seconds, a struct utimbuf."""
     times = None
-    if args[1]:
-        accessed, modified = _PAIR.unpack(broker.processes.find(tid).read(tid, args[1], _PAIR.size))
+    if call.args[1]:
+        accessed, modified = _PAIR.unpack(call.read(call.args[1], _PAIR.size))
         times = _PAIRS.pack(accessed, 0, modified, 0)
-    return _change_times(broker, tid, AT_FDCWD, args[0], times, 0)
+    return _change_times(call, AT_FDCWD, call.args[0], times, 0)
 
 
-def utimes(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _with_microseconds(broker, tid, AT_FDCWD, args[0], args[1])
+def utimes(call: Call) -> Reply:
+    return _with_microseconds(call, AT_FDCWD, call.args[0], call.args[1])
 
 
-def futimesat(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _with_microseconds(broker, tid, signed(args[0]), args[1], args[2])
+def futimesat(call: Call) -> Reply:
+    return _with_microseconds(call, signed(call.args[0]), call.args[1], call.args[2])
 
 
-def _with_microseconds(broker: Broker, tid: int, dirfd: int, address: int, times_at: int) -> Reply:
+def _with_microseconds(call: Call, dirfd: int, address: int, times_at: int) -> Reply:
     times = None
     if times_at:
-        a, a_us, m, m_us = _PAIRS.unpack(broker.processes.find(tid).read(tid, times_at, _PAIRS.size))
+        a, a_us, m, m_us = _PAIRS.unpack(call.read(times_at, _PAIRS.size))
         if not (0 <= a_us < _MICROSECONDS and 0 <= m_us < _MICROSECONDS):
             return errno.EINVAL
         times = _PAIRS.pack(a, a_us * 1000, m, m_us * 1000)
-    return _change_times(broker, tid, dirfd, address, times, 0)
+    return _change_times(call, dirfd, address, times, 0)
 
 
-def utimensat(broker: Broker, tid: int, args: Arguments) -> Reply:
+def utimensat(call: Call) -> Reply:
     times = None
-    if args[2]:
-        times = broker.processes.find(tid).read(tid, args[2], _PAIRS.size)
+    if call.args[2]:
+        times = call.read(call.args[2], _PAIRS.size)
         _, a_ns, _, m_ns = _PAIRS.unpack(times)
         if a_ns == m_ns == _UTIME_OMIT:
             return Value(0)  # "we must not even check the path" (fs/utimes.c)
-    return _change_times(broker, tid, signed(args[0]), args[1], times, args[3] & 0xFFFF_FFFF)
+    return _change_times(call, signed(call.args[0]), call.args[1], times, call.args[3] & 0xFFFF_FFFF)
 
 
-def _change_times(broker: Broker, tid: int, dirfd: int, address: int, times: bytes | None, flags: int) -> Reply:
+def _change_times(call: Call, dirfd: int, address: int, times: bytes | None, flags: int) -> Reply:
     """Without a path it is about the descriptor itself, which is how libc makes futimens."""
     nanoseconds = None if times is None else _PAIRS.unpack(times)[1::2]
 
     def refused(fd: int, borrowed: bool) -> int:
-        return inode_errno.of_times(tid, fd, nanoseconds)
+        return inode_errno.of_times(call.tid, fd, nanoseconds)
 
+    change = Change("utime", _times(times), refused)
     if not address and dirfd != AT_FDCWD:
         if flags:
             return errno.EINVAL
-        return change_descriptor(broker, tid, "utime", dirfd, _times(times), refused=refused)
+        return change_descriptor(call, change, dirfd)
     if flags & ~AT_FLAGS:
         return errno.EINVAL
-    return change_path(broker, tid, "utime", dirfd, address, _times(times), flags=flags, refused=refused)
+    return change_path(call, change, dirfd, address, flags)
 
 
-def _times(times: bytes | None) -> Change:
+def _times(times: bytes | None) -> Callable[[int, bool], int | None]:
     """As the kernel takes them, since Python knows neither UTIME_NOW nor UTIME_OMIT. None: now."""
 
     def act(fd: int, borrowed: bool) -> int | None:
@@ -212,32 +202,31 @@ def _times(times: bytes | None) -> Change:
 # ---------------------------------------------------------------- length
 
 
-def truncate(broker: Broker, tid: int, args: Arguments) -> Reply:
+def truncate(call: Call) -> Reply:
     """truncate(2). ftruncate(2) needs a descriptor open for writing, which was judged when it was opened."""
-    length = args[1] - (1 << 64) if args[1] >> 63 else args[1]
+    length = call.args[1] - (1 << 64) if call.args[1] >> 63 else call.args[1]
     if length < 0:
         return errno.EINVAL
-    process = broker.processes.find(tid)
-    located = find_path(broker, process, tid, AT_FDCWD, process.read_string(tid, args[0]), "truncate", follow=True)
+    located = find_path(call, AT_FDCWD, call.read_string(call.args[0]), "truncate")
     if isinstance(located, int):
         return located
     status = os.fstat(located.handle)
     if not stat.S_ISREG(status.st_mode):
         return errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
-    too_long = length > status.st_size and length > _file_size_limit(tid)
+    too_long = length > status.st_size and length > _file_size_limit(call.tid)
 
     def act(fd: int, _: bool) -> int | None:
         # Not truncate(2): that would wait for whoever has a lease on the file (fcntl(2), F_SETLEASE).
         opened = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         if too_long:
             os.close(opened)
-            _signal_thread(process.pid, tid, signal.SIGXFSZ)
+            signals.tgkill(call.process.pid, call.tid, signal.SIGXFSZ)  # as the kernel does (setrlimit(2))
             return errno.EFBIG
         return _cut(opened, length)
 
-    reply = change(broker, process, tid, "truncate", located, act)
+    reply = change_found(call, Change("truncate", act), located)
     if reply == errno.EAGAIN:
-        opening = opener.open_elsewhere(broker, tid, located.handle, os.O_WRONLY)
+        opening = opener.open_elsewhere(call, located.handle, os.O_WRONLY)
         return opening if isinstance(opening, int) else _truncate_later(opening, length)
     return reply
 
@@ -273,8 +262,3 @@ def _file_size_limit(tid: int) -> int:
             soft = line.split()[3]
             return 1 << 63 if soft == b"unlimited" else int(soft)
     return 1 << 63
-
-
-def _signal_thread(tgid: int, tid: int, number: int) -> None:
-    """What the kernel sends who makes a file larger than his limit (setrlimit(2)). Raises ProcessLookupError."""
-    libc.syscall(arch.current().calls["tgkill"], tgid, tid, number, call="tgkill")

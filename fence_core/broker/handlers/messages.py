@@ -16,7 +16,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers.ancillary import CMSG_SIZE, Control, InvalidMessageError, headers
-from fence_core.broker.handlers.arguments import Arguments, signed
+from fence_core.broker.handlers.arguments import signed
 from fence_core.broker.handlers.network import (
     CAP_NET_RAW,
     Anywhere,
@@ -53,8 +53,7 @@ from fence_core.kernel.structs import IOVEC, MSGHDR
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fence_core.broker.attribution import Process
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
     from fence_core.broker.sinks import Sunk
 
 MSG_FASTOPEN = 0x20000000
@@ -124,27 +123,27 @@ def headers_of_many(tid: int, at: int, count: int) -> list[bytes]:
 
 
 @on_socket
-def sendto(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
+def sendto(call: Call, borrowed: Borrowed) -> Reply:
     """Only with an address, or with MSG_FASTOPEN: the filter lets the others through."""
-    size = args[5] & 0xFFFF_FFFF
-    if not args[4]:
+    size = call.args[5] & 0xFFFF_FFFF
+    if not call.args[4]:
         return CONTINUE  # that it has none is in a register
     if size > SOCKADDR_MAX:
         return errno.EINVAL
-    name = memory.read(tid, args[4], size) if size else b""
-    message = Message(name, [(args[1], args[2])] if args[2] else [])
-    return _Call(broker, process, tid, borrowed, [lambda: message], signed(args[3])).reply()
+    name = memory.read(call.tid, call.args[4], size) if size else b""
+    message = Message(name, [(call.args[1], call.args[2])] if call.args[2] else [])
+    return _Sending(call, borrowed, [lambda: message], signed(call.args[3])).reply()
 
 
 @on_socket
-def sendmsg(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
-    if _sends_itself(process, borrowed):
+def sendmsg(call: Call, borrowed: Borrowed) -> Reply:
+    if _sends_itself(call, borrowed):
         return CONTINUE
-    message = functools.partial(Message.read, tid, memory.read(tid, args[1], MSGHDR.size))
-    return _Call(broker, process, tid, borrowed, [message], signed(args[2])).reply()
+    message = functools.partial(Message.read, call.tid, memory.read(call.tid, call.args[1], MSGHDR.size))
+    return _Sending(call, borrowed, [message], signed(call.args[2])).reply()
 
 
-def _sends_itself(process: Process, borrowed: Borrowed) -> bool:
+def _sends_itself(call: Call, borrowed: Borrowed) -> bool:
     """Whether the kernel may send what goes to the peer of a UNIX socket: it takes no notice of any address.
 
     Only where the socket cannot be exchanged for one that names its receiver, by another thread; and only for an
@@ -155,7 +154,7 @@ def _sends_itself(process: Process, borrowed: Borrowed) -> bool:
         borrowed.domain == socket.AF_UNIX
         and borrowed.type in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
         and os.geteuid() != 0
-        and os.stat(f"/proc/{process.pid}/task").st_nlink == _ONE_THREAD
+        and os.stat(f"/proc/{call.process.pid}/task").st_nlink == _ONE_THREAD
     )
 
 
@@ -163,51 +162,46 @@ _ONE_THREAD = 3  # links of /proc/PID/task: ".", its entry above, and one for ea
 
 
 @on_socket
-def sendmmsg(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
+def sendmmsg(call: Call, borrowed: Borrowed) -> Reply:
     """Judged and sent one by one; as with the kernel's own, a failure after the first is not told."""
-    messages = [functools.partial(Message.read, tid, header) for header in headers_of_many(tid, args[1], args[2])]
-    lengths = (args[1] + MSGHDR.size, _MMSGHDR_SIZE)
-    return _Call(broker, process, tid, borrowed, messages, signed(args[3]), lengths).reply()
+    headers = headers_of_many(call.tid, call.args[1], call.args[2])
+    messages = [functools.partial(Message.read, call.tid, header) for header in headers]
+    lengths = (call.args[1] + MSGHDR.size, _MMSGHDR_SIZE)
+    return _Sending(call, borrowed, messages, signed(call.args[3]), lengths).reply()
 
 
-class _Call:
+class _Sending:
     """What one call sends: judged and sent in turn."""
 
     __slots__ = (
         "_borrowed",
-        "_broker",
+        "_call",
         "_current",
         "_flags",
         "_lengths",
         "_messages",
         "_parked",
-        "_process",
         "_ready",
         "_sender",
         "_sent",
-        "_tid",
         "_wait",
     )
 
     def __init__(
         self,
-        broker: Broker,
-        process: Process,
-        tid: int,
+        call: Call,
         borrowed: Borrowed,
         messages: Sequence[Callable[[], Message]],
         flags: int,
         lengths: tuple[int, int] | None = None,
     ) -> None:
         """`lengths`: for sendmmsg(2), where the first length is written, and how far it is to the next."""
-        self._broker = broker
-        self._process = process
-        self._tid = tid
+        self._call = call
         self._borrowed = borrowed
         self._messages = list(reversed(messages))
         self._flags = flags
         self._lengths = lengths
-        self._sender = Sender(broker, process, tid, borrowed, flags)
+        self._sender = Sender(call, borrowed, flags)
         self._current: Outgoing | None = None
         self._ready: list[Outgoing] = []
         """Judged, to be sent when there is room."""
@@ -274,7 +268,7 @@ class _Call:
     def _note_length(self, length: int) -> None:
         assert self._lengths is not None
         at, step = self._lengths
-        memory.write(self._tid, at + self._sent * step, struct.pack("@I", length))
+        memory.write(self._call.tid, at + self._sent * step, struct.pack("@I", length))
 
     def _park(self) -> Wait:
         """The rest is judged now: later the caller is not the one that the broker answers."""
@@ -311,7 +305,7 @@ class _Call:
             return wait
         if self._sent:
             return Value(self._sent)
-        send, length_at, tid = wait.poll, self._lengths[0], self._tid
+        send, length_at, tid = wait.poll, self._lengths[0], self._call.tid
 
         def poll() -> int | Value | HandOver | None:
             answer = send()
@@ -339,7 +333,7 @@ class _Call:
         """What is to be sent; or the answer. Raises `InvalidMessageError`, KernelCallError."""
         if self._sender.wants_zero_copy(self._flags):
             return errno.ENOBUFS
-        control = Control(self._broker, self._process, self._tid, self._borrowed, message.control)
+        control = Control(self._call, self._borrowed, message.control)
         found: Outgoing | Reply = CONTINUE
         try:
             found = self._addressed(message, control)
@@ -349,7 +343,7 @@ class _Call:
         return found
 
     def _addressed(self, message: Message, control: Control) -> Outgoing | Reply:
-        broker, borrowed, flags = self._broker, self._borrowed, self._flags
+        borrowed, flags = self._borrowed, self._flags
         datagram = borrowed.type == socket.SOCK_DGRAM
         stream = borrowed.type == socket.SOCK_STREAM
         fast_open = borrowed.is_inet and stream and bool(flags & MSG_FASTOPEN) and bool(message.name)
@@ -364,13 +358,13 @@ class _Call:
                 return refused
         if message.name and (fast_open or (datagram and (borrowed.is_inet or borrowed.domain == socket.AF_UNIX))):
             return self._destined(message, control, data)
-        if borrowed.domain == socket.AF_UNIX and self._lengths is None and any_unix(self._process):
+        if borrowed.domain == socket.AF_UNIX and self._lengths is None and any_unix(self._call):
             return CONTINUE
         after: Callable[[], None] | None = None
         if borrowed.is_inet and datagram:
             if self._goes_to_us():
                 control.raw = b""
-                after = functools.partial(broker.names.answer_at_once, borrowed)
+                after = functools.partial(self._call.services.names.answer_at_once, borrowed)
             elif control.raw and peer_is_here(borrowed):
                 refused = self._refuse_interface(control.raw)
                 if refused:
@@ -382,20 +376,21 @@ class _Call:
 
     def _refused_at_last(self) -> int:
         """What is sent to the peer of a socket that was led to a sink when it was connected; 0 for any other."""
-        broker, sunk = self._broker, self._broker.sinks.of(self._borrowed)
+        sinks = self._call.services.sinks
+        sunk = sinks.of(self._borrowed)
         if sunk is None:
             return 0
-        if broker.allowed(self._process, sunk.request):
-            return 0 if broker.sinks.let_go(self._borrowed.socket, sunk) else errno.ENETUNREACH
-        return broker.refuse(self._process, self._tid, sunk.request, errno.EACCES)
+        if self._call.allowed(sunk.request):
+            return 0 if sinks.let_go(self._borrowed.socket, sunk) else errno.ENETUNREACH
+        return self._call.refuse(sunk.request, errno.EACCES)
 
     def _destined(self, message: Message, control: Control, data: bytes | bytearray | None) -> Outgoing | Reply:
         """A message with an address of its own."""
-        broker, process, tid, borrowed = self._broker, self._process, self._tid, self._borrowed
+        call, borrowed = self._call, self._borrowed
         address = parse_address(message.name)
         if address is None:
             return errno.EINVAL
-        verdict = judge_destination(broker, process, tid, borrowed, address, sends=True)
+        verdict = judge_destination(call, borrowed, address, sends=True)
         if isinstance(verdict, int) and verdict > 0:
             return verdict
         target = verdict if isinstance(verdict, bytes) else message.name
@@ -403,18 +398,18 @@ class _Call:
             if isinstance(verdict, Anywhere) and self._lengths is None:
                 return CONTINUE
             return self._sender.permitted(target) or Outgoing(target, control, message.pieces, data)
-        sunk = None if leads_here(target) else broker.sinks.leave(borrowed)
-        tie_late(broker, process, borrowed)
+        sunk = None if leads_here(target) else call.services.sinks.leave(borrowed)
+        tie_late(call, borrowed)
         if (
             borrowed.type == socket.SOCK_DGRAM
-            and exposes(process)
+            and exposes(call)
             and not borrowed.socket.getsockname()[1]
-            and broker.inside.is_in_ours(borrowed.socket)
+            and call.services.inside.is_in_ours(borrowed.socket)
         ):
-            shut_to_others(broker, process, borrowed.fd)
+            shut_to_others(call, borrowed.fd)
         after: Callable[[], None] | None = None
         if isinstance(verdict, Elsewhere):
-            target, after = verdict.raw, functools.partial(_arrived, broker, borrowed, verdict)
+            target, after = verdict.raw, functools.partial(_arrived, call, borrowed, verdict)
             control.raw = b""
         else:
             if control.raw and borrowed.type == socket.SOCK_DGRAM and leads_here(target):
@@ -422,7 +417,7 @@ class _Call:
                 if refused:
                     return refused
             if borrowed.type == socket.SOCK_DGRAM:
-                after = functools.partial(_sent_elsewhere, broker, process, borrowed, sunk)
+                after = functools.partial(_sent_elsewhere, call, borrowed, sunk)
         if borrowed.type == socket.SOCK_DGRAM:
             return Outgoing(target, control, message.pieces, data, after)
         begins = is_closed(borrowed)
@@ -433,29 +428,29 @@ class _Call:
 
     def _goes_to_us(self) -> bool:
         """Whether the socket was led to our name server: nothing that says how goes along with a query."""
-        if self._broker.names.asked(self._borrowed) is None:
+        if self._call.services.names.asked(self._borrowed) is None:
             return False
         try:
             peer = self._borrowed.socket.getpeername()
         except OSError:
             return False
-        return self._broker.names.is_ours(self._borrowed, peer)
+        return self._call.services.names.is_ours(self._borrowed, peer)
 
     def _copied(self, message: Message) -> bytearray:
         """The data of a message that is sent in one piece. Larger ones the kernel refuses, whatever else they are."""
         borrowed = self._borrowed
         if borrowed.type == socket.SOCK_STREAM:
-            return memory.gather(self._tid, cut(message.pieces, 0, _DATAGRAM_MAX))
+            return memory.gather(self._call.tid, cut(message.pieces, 0, _DATAGRAM_MAX))
         most = _DATAGRAM_MAX if borrowed.is_inet else borrowed.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         if message.size > most:
             raise InvalidMessageError(errno.EMSGSIZE)
-        return memory.gather(self._tid, message.pieces)
+        return memory.gather(self._call.tid, message.pieces)
 
     # ------------------------------------------------------------ ancillary data
 
     def _is_free(self) -> bool:
         """Whether a message may go by any way: of no session that refuses something, or in a network of its own."""
-        return not self._broker.enforcing(self._process) or not self._broker.inside.is_in_ours(self._borrowed.socket)
+        return not self._call.enforcing() or not self._call.services.inside.is_in_ours(self._borrowed.socket)
 
     def _refuse_route(self, control: bytes) -> int:
         """The error number for a message with a route of its own; else 0."""
@@ -464,14 +459,14 @@ class _Call:
             if option is None or self._is_free():
                 continue
             if level == socket.IPPROTO_IP:
-                if not has_capability(self._tid, CAP_NET_RAW):
+                if not has_capability(self._call.tid, CAP_NET_RAW):
                     continue  # the kernel takes no route from those, but other options
             else:
                 body = control[at + CMSG_SIZE : at + size]
-                failed = kernel_says(self._broker, self._tid, self._borrowed, (level, option), body)
+                failed = kernel_says(self._call, self._borrowed, (level, option), body)
                 if failed:
                     return failed
-            return self._broker.refuse(self._process, self._tid, SOURCE_ROUTE, errno.EPERM, reason=WHY_NO_ROUTE)
+            return self._call.refuse(SOURCE_ROUTE, errno.EPERM, reason=WHY_NO_ROUTE)
         return 0
 
     def _refuse_interface(self, control: bytes) -> int:
@@ -483,24 +478,24 @@ class _Call:
             number = int.from_bytes(control[at + CMSG_SIZE : at + size][start : start + 4], "little")
             if number in (0, LOOPBACK_IFINDEX) or self._is_free() or not is_interface(number):
                 continue
-            if kind != _IP_PKTINFO and self._broker.ties.said_loopback(self._borrowed.fd):
+            if kind != _IP_PKTINFO and self._call.services.ties.said_loopback(self._borrowed.fd):
                 continue  # the kernel minds a tie of the program's own: EINVAL
-            return self._broker.refuse(self._process, self._tid, OWN_INTERFACE, errno.EPERM, reason=WHY_NO_INTERFACE)
+            return self._call.refuse(OWN_INTERFACE, errno.EPERM, reason=WHY_NO_INTERFACE)
         return 0
 
 
-def _arrived(broker: Broker, borrowed: Borrowed, verdict: Elsewhere) -> None:
+def _arrived(call: Call, borrowed: Borrowed, verdict: Elsewhere) -> None:
     """Sent to one of ours. Who is there is known before anything is read: that comes after this call."""
     verdict.arrived(borrowed)
-    broker.names.answer_at_once(borrowed)
+    call.services.names.answer_at_once(borrowed)
 
 
-def _sent_elsewhere(broker: Broker, process: Process, borrowed: Borrowed, sunk: Sunk | None) -> None:
+def _sent_elsewhere(call: Call, borrowed: Borrowed, sunk: Sunk | None) -> None:
     """A datagram socket has sent to an address; it goes on being connected to whom it was connected to."""
-    remember_own_end(broker, process, borrowed)
+    remember_own_end(call, borrowed)
     peer = parse_address(sunk.destination) if sunk is not None else None
     if sunk is not None and peer is not None:
-        broker.sinks.lead(borrowed, sunk, peer)
+        call.services.sinks.lead(borrowed, sunk, peer)
 
 
 def _perform_fast_open(borrowed: Borrowed, target: bytes, data: bytes, control: bytes, flags: int) -> Reply:
@@ -528,17 +523,17 @@ def _send_now(fd: int, target: bytes, data: bytes, control: bytes, flags: int) -
 
 
 @on_socket
-def recvfrom(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
+def recvfrom(call: Call, borrowed: Borrowed) -> Reply:
     """Only where the caller wants to know the sender: some resolvers (c-ares, musl) take an answer only from whom they
     have asked. On a socket that was led to us, that is who it comes from."""
     if borrowed.type != socket.SOCK_DGRAM or not borrowed.is_inet:
         return CONTINUE
-    asked = broker.names.asked(borrowed)
+    asked = call.services.names.asked(borrowed)
     if asked is None:
         return CONTINUE
-    flags = signed(args[3])
+    flags = signed(call.args[3])
     waits = os.get_blocking(borrowed.fd) and not flags & MSG_DONTWAIT
-    room_for_data = bytearray(min(args[2], _DATAGRAM_MAX))
+    room_for_data = bytearray(min(call.args[2], _DATAGRAM_MAX))
     try:
         # Into a buffer of ours: with MSG_TRUNC the size may be larger, and `recvfrom` would make up the rest.
         size, sender = borrowed.socket.recvfrom_into(room_for_data, 0, flags | MSG_DONTWAIT)
@@ -549,11 +544,11 @@ def recvfrom(broker: Broker, process: Process, tid: int, borrowed: Borrowed, arg
     if sender is None:
         name = b""  # of what only tells that memory is free again (MSG_ZEROCOPY)
     else:
-        name = asked if broker.names.is_ours(borrowed, sender) else raw_address(borrowed.domain, *sender[:2])
-    room = int.from_bytes(memory.read(tid, args[5], 4), "little", signed=True)
+        name = asked if call.services.names.is_ours(borrowed, sender) else raw_address(borrowed.domain, *sender[:2])
+    room = int.from_bytes(memory.read(call.tid, call.args[5], 4), "little", signed=True)
     if room < 0:
         return errno.EINVAL
-    memory.write(tid, args[1], bytes(room_for_data[:size]))
-    memory.write(tid, args[4], name[:room])
-    memory.write(tid, args[5], len(name).to_bytes(4, "little"))
+    memory.write(call.tid, call.args[1], bytes(room_for_data[:size]))
+    memory.write(call.tid, call.args[4], name[:room])
+    memory.write(call.tid, call.args[5], len(name).to_bytes(4, "little"))
     return Value(size)

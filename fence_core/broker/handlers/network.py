@@ -21,13 +21,13 @@ import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from fence_core.broker import judging
 from fence_core.broker.handlers.acting import perform, refusal
 from fence_core.broker.handlers.ancillary import own_number
-from fence_core.broker.handlers.arguments import Arguments, signed
+from fence_core.broker.handlers.arguments import signed
 from fence_core.broker.handlers.ties import (
     OWN_INTERFACE,
     WHY_NO_INTERFACE,
-    NoRule,
     is_exposed,
     shut_to_others,
     tie_again,
@@ -55,13 +55,12 @@ from fence_core.errors import KernelCallError
 from fence_core.kernel import libc, memory, timers
 from fence_core.kernel.process import field, read_proc
 from fence_core.policy.decide import NAME_SERVICES
-from fence_core.policy.requests import Bind, Connect, OpenSocket, UnixConnect
+from fence_core.policy.requests import Bind, Connect, NoRule, OpenSocket, UnixConnect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fence_core.broker.attribution import Process
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
 
 IPPROTO_MPTCP = 262
 _ALLOWED_PROTOCOLS = frozenset({0, socket.IPPROTO_TCP, socket.IPPROTO_UDP, IPPROTO_MPTCP})
@@ -85,18 +84,17 @@ def _errno_of(result: int) -> int:
 # ---------------------------------------------------------------- making sockets
 
 
-def socket_(broker: Broker, tid: int, args: Arguments) -> Reply:
+def socket_(call: Call) -> Reply:
     """socket(2) for every family but AF_UNIX and AF_NETLINK, which the filter lets through."""
-    process = broker.processes.find(tid)
-    family, type_, protocol = signed(args[0]), signed(args[1]), signed(args[2])
+    family, type_, protocol = signed(call.args[0]), signed(call.args[1]), signed(call.args[2])
     kind = type_ & _SOCK_TYPE_MASK
     inet = family in (socket.AF_INET, socket.AF_INET6)
     ordinary = inet and (
         (kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM) and protocol in _ALLOWED_PROTOCOLS)
         or (kind == socket.SOCK_DGRAM and protocol in _PING)
     )
-    if ordinary and not broker.same_network(tid):
-        broker.inside.others_make_sockets = True
+    if ordinary and not call.same_network():
+        call.services.inside.others_make_sockets = True
         return CONTINUE  # a namespace of the test's own: the socket has to be made there
     fd = _socket(family, type_, protocol)
     if fd < 0:
@@ -104,10 +102,10 @@ def socket_(broker: Broker, tid: int, args: Arguments) -> Reply:
     try:
         if not ordinary:
             request = OpenSocket(family, kind, protocol)
-            if not _may_open_raw(tid, family, kind):
+            if not _may_open_raw(call.tid, family, kind):
                 return errno.EPERM
-            return broker.refuse(process, tid, request, errno.EPERM, reason=_WHY_NO_SUCH_SOCKET)
-        tie_new(broker, process, fd, kind)
+            return call.refuse(request, errno.EPERM, reason=_WHY_NO_SUCH_SOCKET)
+        tie_new(call, fd, kind)
         reply = HandOver(fd, cloexec=bool(type_ & socket.SOCK_CLOEXEC))
         fd = -1
         return reply
@@ -128,15 +126,14 @@ def _may_open_raw(tid: int, family: int, kind: int) -> bool:
 
 
 def on_socket(
-    judge: Callable[[Broker, Process, int, Borrowed, Arguments], Reply],
-) -> Callable[[Broker, int, Arguments], Reply]:
+    judge: Callable[[Call, Borrowed], Reply],
+) -> Callable[[Call], Reply]:
     """A handler whose first argument is a socket: borrowed, known by what it is, and closed again."""
 
     @functools.wraps(judge)
-    def handler(broker: Broker, tid: int, args: Arguments) -> Reply:
-        process = broker.processes.find(tid)
+    def handler(call: Call) -> Reply:
         try:
-            fd = process.borrow(tid, signed(args[0]))
+            fd = call.borrow(signed(call.args[0]))
         except KernelCallError as error:
             return error.errno or errno.EBADF
         try:
@@ -146,8 +143,8 @@ def on_socket(
             return error.errno or errno.ENOTSOCK
         reply: Reply = CONTINUE
         try:
-            if broker.still_there():
-                reply = judge(broker, process, tid, borrowed, args)
+            if call.waits():
+                reply = judge(call, borrowed)
             return reply
         finally:
             if not isinstance(reply, Wait):  # which closes it when the wait is over
@@ -197,13 +194,13 @@ _SOCKADDR_UN = 110
 
 
 @on_socket
-def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
-    if process.fork_servers:
-        broker.processes.asks_fork_servers(process)
-    address = _address(tid, args[1], args[2])
+def connect(call: Call, borrowed: Borrowed) -> Reply:
+    if call.process.fork_servers:
+        call.services.processes.asks_fork_servers(call.process)
+    address = _address(call.tid, call.args[1], call.args[2])
     if address is None:
         return errno.EINVAL
-    verdict = judge_destination(broker, process, tid, borrowed, address)
+    verdict = judge_destination(call, borrowed, address)
     if isinstance(verdict, Anywhere):
         return CONTINUE
     if isinstance(verdict, int):
@@ -211,17 +208,17 @@ def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args
             return verdict
         verdict = address.raw
     if isinstance(verdict, Unsent):
-        return _connect_to_sink(broker, process, tid, borrowed, signed(args[0]), verdict)
-    tie_late(broker, process, borrowed)
-    broker.sinks.leave(borrowed)
+        return _connect_to_sink(call, borrowed, signed(call.args[0]), verdict)
+    tie_late(call, borrowed)
+    call.services.sinks.leave(borrowed)
     if isinstance(verdict, bytes):
         dissolves = address.family == AF_UNSPEC and borrowed.is_inet and borrowed.type == socket.SOCK_DGRAM
         tied = tied_to(borrowed.socket) if dissolves else 0
-        answer = perform_connect(borrowed, verdict, _other_ids(tid, borrowed))
+        answer = perform_connect(borrowed, verdict, _other_ids(call.tid, borrowed))
         if tied:
-            tie_again(broker, process, borrowed, tied)
+            tie_again(call, borrowed, tied)
         if answer.__class__ is Value:
-            remember_own_end(broker, process, borrowed)
+            remember_own_end(call, borrowed)
         return answer
     begins = is_closed(borrowed)
     reply = perform_connect(borrowed, verdict.raw)
@@ -232,16 +229,14 @@ def connect(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args
     return reply
 
 
-def _connect_to_sink(
-    broker: Broker, process: Process, tid: int, borrowed: Borrowed, number: int, verdict: Unsent
-) -> Reply:
+def _connect_to_sink(call: Call, borrowed: Borrowed, number: int, verdict: Unsent) -> Reply:
     address, request = verdict.address, verdict.request
     refused = _native_refusal(borrowed, address)
     if refused:
         return refused
-    sunk = Sunk(process, tid, number, request, address.raw)
-    if not broker.same_network(tid) or broker.sinks.lead(borrowed, sunk, address):
-        return broker.refuse(process, tid, request, errno.EACCES)
+    sunk = Sunk(call.process, call.tid, number, request, address.raw)
+    if not call.same_network() or call.services.sinks.lead(borrowed, sunk, address):
+        return call.refuse(request, errno.EACCES)
     return Value(0)
 
 
@@ -296,16 +291,14 @@ def _where_it_leads(borrowed: Borrowed, address: Address) -> Address:
     return Address(raw, address.family, host=host, port=address.port)
 
 
-def judge_destination(
-    broker: Broker, process: Process, tid: int, borrowed: Borrowed, address: Address, *, sends: bool = False
-) -> Verdict:
+def judge_destination(call: Call, borrowed: Borrowed, address: Address, *, sends: bool = False) -> Verdict:
     """0 to go on with the address as it is, an error number, or the address to use instead."""
     if address.family == AF_UNSPEC and borrowed.domain != socket.AF_INET:
         return 0  # dissolves the association
     if borrowed.domain == socket.AF_UNIX:
         if address.family != socket.AF_UNIX or address.path is None or len(address.raw) > _SOCKADDR_UN:
             return errno.EINVAL
-        return _judge_unix(broker, process, tid, borrowed, address.path, address.raw)
+        return _judge_unix(call, borrowed, address.path, address.raw)
     if not borrowed.is_inet:
         return 0  # netlink
     given = address.raw
@@ -325,61 +318,60 @@ def judge_destination(
     inside = (
         loopback
         and port in RESOLVER_PORTS
-        and broker.inside.has_name_server(address.host, port, proto, borrowed.socket)
+        and call.services.inside.has_name_server(address.host, port, proto, borrowed.socket)
     )
-    enforcing = broker.enforcing(process)
-    ours = loopback and broker.names.serves(borrowed, address.host, port)
+    enforcing = call.enforcing()
+    ours = loopback and call.services.names.serves(borrowed, address.host, port)
     if (port == 53 or ours) and not inside and enforcing and borrowed.type in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
         # Somebody's resolver. Its socket is connected to ours, which answers for every name server.
-        listed = not loopback and broker.allowed(process, Connect(address.host, port, proto))
-        redirect = None if listed else broker.names.address(borrowed.domain, borrowed.type)
+        listed = not loopback and call.allowed(Connect(address.host, port, proto))
+        redirect = None if listed else call.services.names.address(borrowed.domain, borrowed.type)
         if redirect is not None:
-            return Elsewhere(redirect, lambda asker: broker.names.expect(asker, process, address, tid))
+            process, tid = call.process, call.tid
+            return Elsewhere(redirect, lambda asker: call.services.names.expect(asker, process, address, tid))
     if not loopback and port == 0 and proto == "udp":
         # libc sorts addresses by connecting a UDP socket to port 0 (RFC 6724): sends nothing, tells nobody.
         return 0 if not enforcing else errno.ENETUNREACH
-    name = None if loopback else broker.names.name_of(address.host)
+    name = None if loopback else call.services.names.name_of(address.host)
     if name is not None:
-        return _judge_name(broker, process, tid, borrowed, address, name, sends=sends)
+        return _judge_name(call, borrowed, address, name, sends=sends)
     request = Connect(address.host, port, proto, inside)
-    if loopback and broker.tunnels.is_filter(address.host, port):
-        return _judge_filter(broker, process, tid, borrowed, address, request)
-    if loopback and broker.ties.points_elsewhere(borrowed.fd):
-        refused = broker.refuse(process, tid, OWN_INTERFACE, errno.EPERM, reason=WHY_NO_INTERFACE)
+    if loopback and call.services.tunnels.is_filter(address.host, port):
+        return _judge_filter(call, borrowed, address, request)
+    if loopback and call.services.ties.points_elsewhere(borrowed.fd):
+        refused = call.refuse(OWN_INTERFACE, errno.EPERM, reason=WHY_NO_INTERFACE)
         if refused:
             return refused
-    if loopback and port not in RESOLVER_PORTS and _loopback_is_open(process):
+    if loopback and port not in RESOLVER_PORTS and _loopback_is_open(call):
         return given[:2] + address.raw[2:]
-    if not (loopback and _is_inside(broker, borrowed, address.host, port)) and not broker.allowed(process, request):
-        if not sends and _sends_later(broker, process, borrowed, request):
+    if not (loopback and _is_inside(call, borrowed, address.host, port)) and not call.allowed(request):
+        if not sends and _sends_later(call, borrowed, request):
             return Unsent(request, address)
-        refused = broker.refuse(process, tid, request, errno.EACCES)
+        refused = call.refuse(request, errno.EACCES)
         if refused:
             return refused
     return given[:2] + address.raw[2:]  # with the family as it came: AF_UNSPEC dissolves
 
 
-def _loopback_is_open(process: Process) -> bool:
+def _loopback_is_open(call: Call) -> bool:
     """Whether every policy in force surely lets this process reach any port of loopback: what most do."""
-    return all(judge.loopback_is_open for _, judge in process.account().judges)
+    return all(judge.loopback_is_open for _, judge in call.process.account().judges)
 
 
-def _sends_later(broker: Broker, process: Process, borrowed: Borrowed, request: Connect) -> bool:
+def _sends_later(call: Call, borrowed: Borrowed, request: Connect) -> bool:
     """Whether a connect that is to be refused sends nothing by itself."""
     datagrams = borrowed.type == socket.SOCK_DGRAM and borrowed.proto == "udp"
-    return datagrams and broker.would_refuse(process, request)
+    return datagrams and judging.would_refuse(call.process.account(), request)
 
 
-def _is_inside(broker: Broker, borrowed: Borrowed, host: str, port: int) -> bool:
+def _is_inside(call: Call, borrowed: Borrowed, host: str, port: int) -> bool:
     """Whether whoever answers at this loopback address is one of ours. Asked only where not all of loopback is open: it
     costs a question to the kernel."""
-    return port not in RESOLVER_PORTS and broker.inside.has_port(host, port, borrowed.proto, borrowed.socket)
+    return port not in RESOLVER_PORTS and call.services.inside.has_port(host, port, borrowed.proto, borrowed.socket)
 
 
 def _judge_name(
-    broker: Broker,
-    process: Process,
-    tid: int,
+    call: Call,
     borrowed: Borrowed,
     address: Address,
     name: str,
@@ -391,70 +383,67 @@ def _judge_name(
     if borrowed.type != socket.SOCK_STREAM:
         # Nothing but TCP is carried. QUIC is tried beside it or falls back to it: no violation where TCP would be none.
         request = Connect(name, port, borrowed.proto)
-        if broker.allowed(process, Connect(name, port)):
+        if call.allowed(Connect(name, port)):
             return errno.ECONNREFUSED
-        if not sends and _sends_later(broker, process, borrowed, request):
+        if not sends and _sends_later(call, borrowed, request):
             return Unsent(request, address)
-        return broker.refuse(process, tid, request, errno.EACCES)
-    if not broker.still_there():
+        return call.refuse(request, errno.EACCES)
+    if not call.waits():
         return errno.EACCES
-    route = broker.route(process, tid, name, port)
+    route = call.services.route(call.process, call.tid, name, port)
     if route.refusal is not None:
         return errno.EHOSTUNREACH if route.absent else errno.EACCES
-    tunnel = Tunnel(process, tid, name, port, route.to, broker.upstream_proxy(process))
-    return Elsewhere(
-        broker.tunnels.raw_address(borrowed.domain), lambda opener: broker.tunnels.announce(opener, tunnel)
-    )
+    tunnel = Tunnel(call.process, call.tid, name, port, route.to, judging.upstream_proxy(call.process.account()))
+    tunnels = call.services.tunnels
+    return Elsewhere(tunnels.raw_address(borrowed.domain), lambda opener: tunnels.announce(opener, tunnel))
 
 
-def _judge_filter(
-    broker: Broker, process: Process, tid: int, borrowed: Borrowed, address: Address, request: Connect
-) -> Verdict:
+def _judge_filter(call: Call, borrowed: Borrowed, address: Address, request: Connect) -> Verdict:
     """The filter by its own address: for programs that were told of a proxy (`proxy_env`), and for no others."""
-    if not all(binding.rules().network.proxy_env for binding, _ in process.account().judges):
-        return broker.refuse(process, tid, request, errno.EACCES, reason=_WHY_NO_FILTER)
-    tunnel = Tunnel(process, tid, "", 0, None, broker.upstream_proxy(process))
-    return Elsewhere(address.raw, lambda opener: broker.tunnels.announce(opener, tunnel))
+    if not all(binding.rules().network.proxy_env for binding, _ in call.process.account().judges):
+        return call.refuse(request, errno.EACCES, reason=_WHY_NO_FILTER)
+    tunnel = Tunnel(call.process, call.tid, "", 0, None, judging.upstream_proxy(call.process.account()))
+    return Elsewhere(address.raw, lambda opener: call.services.tunnels.announce(opener, tunnel))
 
 
-def _judge_unix(broker: Broker, process: Process, tid: int, borrowed: Borrowed, path: bytes, raw: bytes) -> Verdict:
+def _judge_unix(call: Call, borrowed: Borrowed, path: bytes, raw: bytes) -> Verdict:
     nameless = borrowed.type == socket.SOCK_DGRAM and not borrowed.socket.getsockname()
     if nameless or borrowed.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED):
         # The kernel gives it an abstract name (unix_autobind): now, or when it sends, as soon as the program asks to be
         # told who sends (SO_PASSCRED, SO_PASSPIDFD), which it may do later.
-        broker.unix.add(borrowed.fd)
+        call.services.unix.add(borrowed.fd)
     if path[:1] == b"\0":
-        inside = broker.unix.has_abstract(borrowed.socket, path, borrowed.type, tid)
+        inside = call.services.unix.has_abstract(borrowed.socket, path, borrowed.type, call.tid)
         if inside is None:
             return errno.ECONNREFUSED  # nobody has that name: the kernel's own answer
         request = UnixConnect(os.fsdecode(path), inside)
-        if broker.allowed(process, request):
+        if call.allowed(request):
             # Outside, Landlock's scope would refuse the program what the policy allows it.
-            return Anywhere(raw) if inside and any_unix(process) else 0
-        return broker.refuse(process, tid, request, errno.EACCES)
-    located = broker.resolver.locate(tid, process.pid, AT_FDCWD, path, follow=True)
+            return Anywhere(raw) if inside and any_unix(call) else 0
+        return call.refuse(request, errno.EACCES)
+    located = call.locate(AT_FDCWD, path, follow=True)
     if located.errno:
         return errno.ENOENT if located.errno == ASK_KERNEL else located.errno
     if located.handle < 0:
         return errno.ENOENT
     status = os.fstat(located.handle)
     if not stat.S_ISSOCK(status.st_mode):
-        return errno.ECONNREFUSED if Credentials(tid).may_write(status) else errno.EACCES
-    inside = broker.unix.has_file(located.handle, status, located.path)
+        return errno.ECONNREFUSED if Credentials(call.tid).may_write(status) else errno.EACCES
+    inside = call.services.unix.has_file(located.handle, status, located.path)
     if inside is None:
         return errno.ECONNREFUSED  # made in here and closed: the kernel's own answer
     request = UnixConnect(located.path, inside)
-    if not broker.allowed(process, request):
+    if not call.allowed(request):
         number = errno.ECONNREFUSED if located.path in NAME_SERVICES else errno.EACCES
-        refused = broker.refuse(process, tid, request, number)
+        refused = call.refuse(request, number)
         if refused:
             return refused
     # Through the descriptor that was judged: no name leads elsewhere by now.
     target = struct.pack("=H", socket.AF_UNIX) + b"/proc/self/fd/%d\0" % located.handle
-    return Anywhere(target) if any_unix(process) else target
+    return Anywhere(target) if any_unix(call) else target
 
 
-def any_unix(process: Process) -> bool:
+def any_unix(call: Call) -> bool:
     """Whether all UNIX sockets are allowed: then the program connects and sends itself, and its peer sees its pid
     (SO_PEERCRED, SO_PASSCRED) and not the broker's.
 
@@ -463,7 +452,7 @@ def any_unix(process: Process) -> bool:
     return all(
         binding.worker.scope.mode == "audit"
         or (binding.rules().network.allow_all_unix_sockets and not binding.reaches_out())
-        for binding, _ in process.account().judges
+        for binding, _ in call.process.account().judges
     )
 
 
@@ -559,20 +548,20 @@ def send_deadline(borrowed: Borrowed) -> float:
 
 
 @on_socket
-def bind(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
-    address = _address(tid, args[1], args[2])
+def bind(call: Call, borrowed: Borrowed) -> Reply:
+    address = _address(call.tid, call.args[1], call.args[2])
     if address is None:
         return errno.EINVAL
     if not borrowed.is_inet and borrowed.domain != socket.AF_UNIX:
-        return _bind_netlink(broker, tid, borrowed, address)
+        return _bind_netlink(call, borrowed, address)
     if borrowed.domain == socket.AF_UNIX:
-        return _bind_unix(broker, process, tid, borrowed.fd, address)
+        return _bind_unix(call, borrowed.fd, address)
     if address.family not in (socket.AF_INET, socket.AF_INET6, AF_UNSPEC):
         return errno.EAFNOSUPPORT
-    return _bind_inet(broker, process, tid, borrowed, address)
+    return _bind_inet(call, borrowed, address)
 
 
-def _bind_inet(broker: Broker, process: Process, tid: int, borrowed: Borrowed, address: Address) -> Reply:
+def _bind_inet(call: Call, borrowed: Borrowed, address: Address) -> Reply:
     if address.family == AF_UNSPEC and borrowed.domain == socket.AF_INET:
         # For old programs bind(2) reads it as AF_INET, port and all, if the address is the wildcard.
         address = parse_address(struct.pack("=H", socket.AF_INET) + address.raw[2:]) or address
@@ -580,32 +569,32 @@ def _bind_inet(broker: Broker, process: Process, tid: int, borrowed: Borrowed, a
             return errno.EAFNOSUPPORT if address.host else errno.EINVAL
     request = Bind(address.host or "0.0.0.0", address.port, borrowed.proto)
     quiet: Bind | None = None
-    if not broker.allowed(process, request):
+    if not call.allowed(request):
         if not _is_local(borrowed, address):
             return errno.EADDRNOTAVAIL
         if borrowed.type == socket.SOCK_STREAM:
             quiet = request  # nobody can reach it before it listens: programs bind to see whether they could
         elif address.port:
-            return broker.refuse(process, tid, request, errno.EACCES)
+            return call.refuse(request, errno.EACCES)
         # Else it is what the kernel does with any datagram socket when it is used first.
     privileged = 0 < address.port < 1024 and os.geteuid() == 0
-    if privileged and not (has_capability(tid, CAP_NET_BIND_SERVICE) or in_our_user_namespace(tid)):
+    if privileged and not (has_capability(call.tid, CAP_NET_BIND_SERVICE) or in_our_user_namespace(call.tid)):
         return CONTINUE  # rights in a network of its own, which we do not have
-    if not is_exposed(process, address.port):
-        tie_late(broker, process, borrowed)
-        if borrowed.type == socket.SOCK_DGRAM and broker.inside.is_in_ours(borrowed.socket):
-            shut_to_others(broker, process, borrowed.fd)
+    if not is_exposed(call, address.port):
+        tie_late(call, borrowed)
+        if borrowed.type == socket.SOCK_DGRAM and call.services.inside.is_in_ours(borrowed.socket):
+            shut_to_others(call, borrowed.fd)
     if address.port and _may_share(borrowed):
-        broker.inside.look_who_is_there(borrowed.socket, address.host, address.port, borrowed.proto)
-    with broker.identities.acting_as(tid) if privileged else nullcontext():
+        call.services.inside.look_who_is_there(borrowed.socket, address.host, address.port, borrowed.proto)
+    with call.services.identities.acting_as(call.tid) if privileged else nullcontext():
         failed = _errno_of(_bind(borrowed.fd, address.raw, len(address.raw)))
     if failed:
         return failed
     if quiet is None:
-        broker.inside.forget_quiet_bind(os.fstat(borrowed.fd).st_ino)
-        _remember_port(broker, borrowed)
+        call.services.inside.forget_quiet_bind(os.fstat(borrowed.fd).st_ino)
+        _remember_port(call, borrowed)
     else:
-        broker.inside.note_quiet_bind(os.fstat(borrowed.fd).st_ino, quiet)
+        call.services.inside.note_quiet_bind(os.fstat(borrowed.fd).st_ino, quiet)
     return Value(0)
 
 
@@ -625,18 +614,18 @@ def has_capability(tid: int, number: int) -> bool:
     return bool(effective >> number & 1) and in_our_user_namespace(tid)
 
 
-def remember_own_end(broker: Broker, process: Process, borrowed: Borrowed) -> None:
+def remember_own_end(call: Call, borrowed: Borrowed) -> None:
     """The port that the kernel has chosen for a datagram socket, as it has sent or may: answers come to that."""
-    if borrowed.type == socket.SOCK_DGRAM and borrowed.is_inet and not _reaches_loopback(process):
-        _remember_port(broker, borrowed)
+    if borrowed.type == socket.SOCK_DGRAM and borrowed.is_inet and not _reaches_loopback(call):
+        _remember_port(call, borrowed)
 
 
-def _reaches_loopback(process: Process) -> bool:
-    return all(judge.loopback_is_free for _, judge in process.account().judges)
+def _reaches_loopback(call: Call) -> bool:
+    return all(judge.loopback_is_free for _, judge in call.process.account().judges)
 
 
-def _remember_port(broker: Broker, borrowed: Borrowed) -> None:
-    broker.inside.add_port(borrowed.socket, borrowed.proto)
+def _remember_port(call: Call, borrowed: Borrowed) -> None:
+    call.services.inside.add_port(borrowed.socket, borrowed.proto)
 
 
 def _is_local(borrowed: Borrowed, address: Address) -> bool:
@@ -649,38 +638,38 @@ def _is_local(borrowed: Borrowed, address: Address) -> bool:
         return False
 
 
-def _bind_netlink(broker: Broker, tid: int, borrowed: Borrowed, address: Address) -> Reply:
+def _bind_netlink(call: Call, borrowed: Borrowed, address: Address) -> Reply:
     """Without a number of its own the socket gets that of its process, where it is free (netlink_autobind)."""
     given = address.raw
-    with broker.identities.acting_as(tid):
+    with call.services.identities.acting_as(call.tid):
         if address.family == socket.AF_NETLINK and len(given) >= 12 and given[4:8] == bytes(4):
-            numbered = given[:4] + struct.pack("=I", own_number(tid)) + given[8:]
+            numbered = given[:4] + struct.pack("=I", own_number(call.tid)) + given[8:]
             if not _errno_of(_bind(borrowed.fd, numbered, len(numbered))):
                 return Value(0)
         return _errno_of(_bind(borrowed.fd, given, len(given))) or Value(0)
 
 
-def _bind_unix(broker: Broker, process: Process, tid: int, fd: int, address: Address) -> Reply:
+def _bind_unix(call: Call, fd: int, address: Address) -> Reply:
     path = ""
     if address.path and address.path[:1] != b"\0":
-        located = broker.resolver.locate(tid, process.pid, AT_FDCWD, address.path, follow=False)
+        located = call.locate(AT_FDCWD, address.path, follow=False)
         if located.errno:
             return CONTINUE if located.errno == ASK_KERNEL else located.errno
         path = located.path
-        if not process.may_write(path, "bind"):
-            refused = refusal(broker, process, tid, "bind", located)
+        if not call.process.may_write(path, "bind"):
+            refused = refusal(call, "bind", located)
             if refused != CONTINUE:
                 return refused
-        if not broker.ceiling.covers(path):
-            broker.unix.add(fd, path)
-            answer = perform(broker, tid, lambda: _bind_below(fd, located), creates=True)
+        if not call.services.ceiling.covers(path):
+            call.services.unix.add(fd, path)
+            answer = perform(call, lambda: _bind_below(fd, located), creates=True)
             if answer.__class__ is Value:
-                broker.unix.bound(fd, located)
+                call.services.unix.bound(fd, located)
             return answer
-        broker.unix.add(fd, path)
-        broker.unix.expect(fd, located)
+        call.services.unix.add(fd, path)
+        call.services.unix.expect(fd, located)
         return CONTINUE  # Landlock holds below the ceiling
-    broker.unix.add(fd)
+    call.services.unix.add(fd)
     return _errno_of(_bind(fd, address.raw, len(address.raw))) or Value(0)
 
 
@@ -697,27 +686,27 @@ def _bind_below(fd: int, located: Located) -> int:
 
 
 @on_socket
-def listen(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
+def listen(call: Call, borrowed: Borrowed) -> Reply:
     """Opens the port that a TCP socket is bound to, or one of the kernel's choice."""
     if not borrowed.is_inet:
         return CONTINUE  # on a UNIX socket the kernel notes who listens: that is to be the caller
     host, port = borrowed.socket.getsockname()[:2]
     unbound = port == 0
-    asked = broker.inside.quiet_bind(os.fstat(borrowed.fd).st_ino)
+    asked = call.services.inside.quiet_bind(os.fstat(borrowed.fd).st_ino)
     request = asked or Bind(host.removeprefix("::ffff:"), port, borrowed.proto)
-    if borrowed.type == socket.SOCK_STREAM and not _listens(borrowed) and not broker.allowed(process, request):
-        refused = broker.refuse(process, tid, request, errno.EACCES)
+    if borrowed.type == socket.SOCK_STREAM and not _listens(borrowed) and not call.allowed(request):
+        refused = call.refuse(request, errno.EACCES)
         if refused:
             return refused
     if unbound:
-        tie_late(broker, process, borrowed)
-    if tie_server(broker, process, borrowed):
-        refused = broker.refuse(process, tid, _SERVER_FOR_OTHERS, errno.EACCES, reason=_WHY_NO_SERVER)
+        tie_late(call, borrowed)
+    if tie_server(call, borrowed):
+        refused = call.refuse(_SERVER_FOR_OTHERS, errno.EACCES, reason=_WHY_NO_SERVER)
         if refused:
             return refused
-    failed = _errno_of(_listen(borrowed.fd, signed(args[1])))
+    failed = _errno_of(_listen(borrowed.fd, signed(call.args[1])))
     if not failed and (unbound or asked is not None):
-        _remember_port(broker, borrowed)
+        _remember_port(call, borrowed)
     return failed or Value(0)
 
 

@@ -21,7 +21,7 @@ import struct
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from fence_core.broker.handlers.arguments import Arguments, signed
+from fence_core.broker.handlers.arguments import signed
 from fence_core.broker.handlers.network import CAP_NET_RAW, has_capability, on_socket
 from fence_core.broker.handlers.ties import (
     LOOPBACK_IFINDEX,
@@ -31,7 +31,6 @@ from fence_core.broker.handlers.ties import (
     SOURCE_ROUTE,
     WHY_NO_INTERFACE,
     WHY_NO_ROUTE,
-    NoRule,
     is_exposed,
     lists_addresses,
     peer_is_here,
@@ -40,11 +39,10 @@ from fence_core.broker.handlers.ties import (
 )
 from fence_core.broker.reply import CONTINUE, Reply, Value
 from fence_core.kernel import memory
-from fence_core.policy.requests import Connect
+from fence_core.policy.requests import Connect, NoRule
 
 if TYPE_CHECKING:
-    from fence_core.broker.attribution import Process
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
     from fence_core.broker.sockets import Borrowed
 
 __all__ = ["IPV6_NAMES", "getsockopt", "is_interface", "kernel_says", "setsockopt"]
@@ -87,54 +85,53 @@ _NAME_MAX = 15  # IFNAMSIZ, without the NUL
 
 
 @on_socket
-def setsockopt(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
-    option = signed(args[1]), signed(args[2])
-    size = signed(args[4])
+def setsockopt(call: Call, borrowed: Borrowed) -> Reply:
+    option = signed(call.args[1]), signed(call.args[2])
+    size = signed(call.args[4])
     if size < 0:
         return errno.EINVAL
     if size > _VALUE_MAX:
         return errno.ENOBUFS
-    value = memory.read(tid, args[3], size) if size and args[3] else b""
-    if size and not args[3]:
+    value = memory.read(call.tid, call.args[3], size) if size and call.args[3] else b""
+    if size and not call.args[3]:
         return errno.EFAULT
-    if not broker.still_there():
+    if not call.waits():
         return errno.EINTR
-    own = borrowed.is_inet and broker.inside.is_in_ours(borrowed.socket)
+    own = borrowed.is_inet and call.services.inside.is_in_ours(borrowed.socket)
     if not own and borrowed.is_inet and (option[0] == socket.SOL_SOCKET or option in _PRIVILEGED) and os.geteuid():
         return CONTINUE  # with rights in a network of its own, which we do not have; on one of ours they mean nothing
-    if not own or not broker.enforcing(process):
-        return _carry_out(broker, tid, borrowed, option, value, own=own)
+    if not own or not call.enforcing():
+        return _carry_out(call, borrowed, option, value, own=own)
     if option[0] == socket.SOL_SOCKET:
-        return _bind_to_device(broker, process, tid, borrowed, option[1], value)
+        return _bind_to_device(call, borrowed, option[1], value)
     if option in _ROUTES:
-        return _route(broker, process, tid, borrowed, option, value)
+        return _route(call, borrowed, option, value)
     if option in _MULTICAST_INTERFACES or option in _INTERFACES:
-        return _interface(broker, process, tid, borrowed, option, value)
+        return _interface(call, borrowed, option, value)
     if option in _GROUPS or option in _MEMBERSHIPS or option in _SOURCES or option in _MEMBERSHIPS_6:
-        return _group(broker, process, tid, borrowed, option, value)
-    return _carry_out(broker, tid, borrowed, option, value, own=True)
+        return _group(call, borrowed, option, value)
+    return _carry_out(call, borrowed, option, value, own=True)
 
 
-def _carry_out(
-    broker: Broker, tid: int, borrowed: Borrowed, option: tuple[int, int], value: bytes, *, own: bool
-) -> int | Value:
+def _carry_out(call: Call, borrowed: Borrowed, option: tuple[int, int], value: bytes, *, own: bool) -> int | Value:
     """In a network of its own nothing is kept from a program, whatever its rights are here."""
-    with broker.identities.acting_as(tid) if own else nullcontext():
+    with call.services.identities.acting_as(call.tid) if own else nullcontext():
         return set_option(borrowed.fd, *option, value) or Value(0)
 
 
-def kernel_says(broker: Broker, tid: int, borrowed: Borrowed, option: tuple[int, int], value: bytes) -> int:
+def kernel_says(call: Call, borrowed: Borrowed, option: tuple[int, int], value: bytes) -> int:
     """What the kernel would answer on a socket of this kind that is not tied: the error number."""
-    with socket.socket(borrowed.domain, borrowed.type, borrowed.protocol) as probe, broker.identities.acting_as(tid):
+    with (
+        socket.socket(borrowed.domain, borrowed.type, borrowed.protocol) as probe,
+        call.services.identities.acting_as(call.tid),
+    ):
         return set_option(probe.fileno(), *option, value)
 
 
 # ---------------------------------------------------------------- ties
 
 
-def _bind_to_device(
-    broker: Broker, process: Process, tid: int, borrowed: Borrowed, name: int, value: bytes
-) -> int | Value:
+def _bind_to_device(call: Call, borrowed: Borrowed, name: int, value: bytes) -> int | Value:
     """SO_BINDTODEVICE and SO_BINDTOIFINDEX, answered in the order of sock_setbindtodevice (net/core/sock.c): is there
     such an interface, is the socket tied already (as far as the program knows), and only then ours."""
     fd = borrowed.fd
@@ -149,105 +146,101 @@ def _bind_to_device(
             return errno.EINVAL
         (wanted,) = struct.unpack_from("@i", value)
     really = tied_to(borrowed.socket)
-    ours = really == LOOPBACK_IFINDEX and not broker.ties.said_loopback(fd)
-    if really and not ours and not has_capability(tid, CAP_NET_RAW):
+    ours = really == LOOPBACK_IFINDEX and not call.services.ties.said_loopback(fd)
+    if really and not ours and not has_capability(call.tid, CAP_NET_RAW):
         return errno.EPERM
     if wanted < 0:
         return errno.EINVAL
     option = (socket.SOL_SOCKET, SO_BINDTODEVICE)
     if wanted in (0, LOOPBACK_IFINDEX):
         if not ours and (really or wanted):
-            if wanted == 0 and not lists_addresses(process):
+            if wanted == 0 and not lists_addresses(call):
                 pass  # it stays where it is: what was the program's tie is ours from now on
             else:
-                failed = _tie_to(broker, tid, borrowed, wanted)
+                failed = _tie_to(call, borrowed, wanted)
                 if failed:
                     return failed
-        broker.ties.say_loopback(fd, wanted == LOOPBACK_IFINDEX)
-        broker.ties.point_elsewhere(fd, option, False)
+        call.services.ties.say_loopback(fd, wanted == LOOPBACK_IFINDEX)
+        call.services.ties.point_elsewhere(fd, option, False)
         return Value(0)
     told = NoRule(_DEVICE.format("SO_BINDTODEVICE" if name == SO_BINDTODEVICE else "SO_BINDTOIFINDEX"))
-    if not lists_addresses(process):
-        refused = broker.refuse(process, tid, told, errno.EPERM, reason=_WHY_TIED)
-    elif ours and not is_exposed(process, borrowed.socket.getsockname()[1]):
-        refused = broker.refuse(process, tid, told, errno.EPERM, reason=_WHY_NO_SERVER)
+    if not lists_addresses(call):
+        refused = call.refuse(told, errno.EPERM, reason=_WHY_TIED)
+    elif ours and not is_exposed(call, borrowed.socket.getsockname()[1]):
+        refused = call.refuse(told, errno.EPERM, reason=_WHY_NO_SERVER)
     elif peer_is_here(borrowed):
-        refused = broker.refuse(process, tid, OWN_INTERFACE, errno.EPERM, reason=WHY_NO_INTERFACE)
+        refused = call.refuse(OWN_INTERFACE, errno.EPERM, reason=WHY_NO_INTERFACE)
     else:
         refused = 0
     if refused:
         return refused
-    failed = _tie_to(broker, tid, borrowed, wanted)
+    failed = _tie_to(call, borrowed, wanted)
     if not failed:
-        broker.ties.say_loopback(fd, False)
-        broker.ties.point_elsewhere(fd, option, True)
+        call.services.ties.say_loopback(fd, False)
+        call.services.ties.point_elsewhere(fd, option, True)
     return failed or Value(0)
 
 
-def _tie_to(broker: Broker, tid: int, borrowed: Borrowed, interface: int) -> int:
-    with broker.identities.acting_as(tid):
+def _tie_to(call: Call, borrowed: Borrowed, interface: int) -> int:
+    with call.services.identities.acting_as(call.tid):
         return set_option(borrowed.fd, socket.SOL_SOCKET, SO_BINDTOIFINDEX, struct.pack("@i", interface))
 
 
 @on_socket
-def getsockopt(broker: Broker, process: Process, tid: int, borrowed: Borrowed, args: Arguments) -> Reply:
+def getsockopt(call: Call, borrowed: Borrowed) -> Reply:
     """Only what tells of a tie: one of ours is not told. Source: sock_getbindtodevice, net/core/sock.c."""
     if (
         not borrowed.is_inet
         or tied_to(borrowed.socket) != LOOPBACK_IFINDEX
-        or not broker.inside.is_in_ours(borrowed.socket)
-        or broker.ties.said_loopback(borrowed.fd)
-        or not broker.enforcing(process)
+        or not call.services.inside.is_in_ours(borrowed.socket)
+        or call.services.ties.said_loopback(borrowed.fd)
+        or not call.enforcing()
     ):
         return CONTINUE
-    room = int.from_bytes(memory.read(tid, args[4], 4), "little", signed=True)
+    room = int.from_bytes(memory.read(call.tid, call.args[4], 4), "little", signed=True)
     if room < 0:
         return errno.EINVAL
     size = 0
-    if signed(args[2]) == SO_BINDTOIFINDEX:
+    if signed(call.args[2]) == SO_BINDTOIFINDEX:
         size = min(room, 4)
-        memory.write(tid, args[3], bytes(size))
-    memory.write(tid, args[4], size.to_bytes(4, "little"))
+        memory.write(call.tid, call.args[3], bytes(size))
+    memory.write(call.tid, call.args[4], size.to_bytes(4, "little"))
     return Value(0)
 
 
 # ---------------------------------------------------------------- routes and interfaces
 
 
-def _route(
-    broker: Broker, process: Process, tid: int, borrowed: Borrowed, option: tuple[int, int], value: bytes
-) -> int | Value:
+def _route(call: Call, borrowed: Borrowed, option: tuple[int, int], value: bytes) -> int | Value:
     plain = not value or (option == _FLOWLABEL_MGR and len(value) <= _FLOWLABEL_SIZE)
     if plain:
-        return _carry_out(broker, tid, borrowed, option, value, own=True)
-    if option[0] == _IP and not has_capability(tid, CAP_NET_RAW):
+        return _carry_out(call, borrowed, option, value, own=True)
+    if option[0] == _IP and not has_capability(call.tid, CAP_NET_RAW):
         # The kernel takes no route from those, but other options.
-        return _carry_out(broker, tid, borrowed, option, value, own=True)
-    failed = kernel_says(broker, tid, borrowed, option, value)
+        return _carry_out(call, borrowed, option, value, own=True)
+    failed = kernel_says(call, borrowed, option, value)
     if failed:
         return failed
-    return broker.refuse(process, tid, SOURCE_ROUTE, errno.EPERM, reason=WHY_NO_ROUTE) or _carry_out(
-        broker, tid, borrowed, option, value, own=True
+    return call.refuse(SOURCE_ROUTE, errno.EPERM, reason=WHY_NO_ROUTE) or _carry_out(
+        call, borrowed, option, value, own=True
     )
 
 
-def _interface(
-    broker: Broker, process: Process, tid: int, borrowed: Borrowed, option: tuple[int, int], value: bytes
-) -> int | Value:
+def _interface(call: Call, borrowed: Borrowed, option: tuple[int, int], value: bytes) -> int | Value:
     """On a tied socket the option says nothing that counts: what leaves loopback is refused when it is sent."""
-    failed = kernel_says(broker, tid, borrowed, option, value)
+    failed = kernel_says(call, borrowed, option, value)
     if failed:
         return failed
     elsewhere = _named_interface(option, value) not in (0, LOOPBACK_IFINDEX)
     if elsewhere and option in _INTERFACES and peer_is_here(borrowed) and tied_to(borrowed.socket) != LOOPBACK_IFINDEX:
-        refused = broker.refuse(process, tid, OWN_INTERFACE, errno.EPERM, reason=WHY_NO_INTERFACE)
+        refused = call.refuse(OWN_INTERFACE, errno.EPERM, reason=WHY_NO_INTERFACE)
         if refused:
             return refused
     failed = set_option(borrowed.fd, *option, value)
     if failed:
         return Value(0) if tied_to(borrowed.socket) == LOOPBACK_IFINDEX else failed
     if option in _INTERFACES:
-        broker.ties.point_elsewhere(borrowed.fd, option, elsewhere)
+        call.services.ties.point_elsewhere(borrowed.fd, option, elsewhere)
     return Value(0)
 
 
@@ -260,26 +253,24 @@ def _named_interface(option: tuple[int, int], value: bytes) -> int:
 # ---------------------------------------------------------------- multicast
 
 
-def _group(
-    broker: Broker, process: Process, tid: int, borrowed: Borrowed, option: tuple[int, int], value: bytes
-) -> int | Value:
+def _group(call: Call, borrowed: Borrowed, option: tuple[int, int], value: bytes) -> int | Value:
     found = _on_loopback(option, value)
     if found is None:
-        return _carry_out(broker, tid, borrowed, option, value, own=True)  # too short: the kernel says so
+        return _carry_out(call, borrowed, option, value, own=True)  # too short: the kernel says so
     group, interface, changed = found
-    if lists_addresses(process) and broker.allowed(process, Connect(group, 0, "igmp")):
-        return _carry_out(broker, tid, borrowed, option, value, own=True)
+    if lists_addresses(call) and call.allowed(Connect(group, 0, "igmp")):
+        return _carry_out(call, borrowed, option, value, own=True)
     elsewhere = interface != LOOPBACK_IFINDEX and not str(interface).startswith("127.")
     if elsewhere and not _is_there(interface, group):
         return errno.ENODEV
     member = (group, interface, value[_SOURCE_AT[option] :] if option in _SOURCE_AT else b"")
-    if option in _LEAVES and not broker.ties.leave(borrowed.fd, member):
+    if option in _LEAVES and not call.services.ties.leave(borrowed.fd, member):
         return Value(0)  # it is a member for another interface of the program's
-    with broker.identities.acting_as(tid):
+    with call.services.identities.acting_as(call.tid):
         failed = set_option(borrowed.fd, *option, changed)
     # Two interfaces of the program's are one to the kernel.
     known = option in _JOINS and failed in (0, errno.EADDRINUSE, errno.EADDRNOTAVAIL)
-    if known and broker.ties.join(borrowed.fd, member, is_new=not failed):
+    if known and call.services.ties.join(borrowed.fd, member, is_new=not failed):
         return Value(0)
     return failed or Value(0)
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fence_core.broker.handlers.arguments import AT_FDCWD, Arguments, signed
+from fence_core.broker.handlers.arguments import AT_FDCWD, signed
 from fence_core.broker.native_errno import Credentials
 from fence_core.broker.reply import CONTINUE, Reply
 from fence_core.broker.terminals import controlling, is_slave
@@ -21,10 +21,9 @@ from fence_core.kernel import process as kernel_process
 from fence_core.policy.requests import SystemCall
 
 if TYPE_CHECKING:
-    from fence_core.broker.attribution import Process
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
 
-    Native = Callable[[Broker, Process, int, Arguments], int]
+    Native = Callable[[Call], int]
     """The error with which the kernel would refuse this call of somebody who has the capability; 0: it would not."""
 
 # capabilities(7), include/uapi/linux/capability.h
@@ -37,21 +36,20 @@ _OF_THE_SHELL = "the terminal is that of whoever started the tests: a shell woul
 _OUTSIDE = "processes outside of the fence are out of reach from inside"
 
 
-def refuse(broker: Broker, process: Process, tid: int, what: str, why: str = _OF_THE_MACHINE) -> int:
-    return broker.refuse(process, tid, SystemCall(what), errno.EPERM, reason=why, always=True)
+def refuse(call: Call, what: str, why: str = _OF_THE_MACHINE) -> int:
+    return call.refuse(SystemCall(what), errno.EPERM, reason=why, always=True)
 
 
-def _closed(what: str, capability: int, native: Native | None = None, *, of_namespace: bool = False) -> Callable[
-    [Broker, int, Arguments], Reply
-]:  # fmt: skip
+def _closed(
+    what: str, capability: int, native: Native | None = None, *, of_namespace: bool = False
+) -> Callable[[Call], Reply]:
     """A handler for a call that takes this capability. `of_namespace`: over the caller's own namespaces will do."""
 
-    def handler(broker: Broker, tid: int, args: Arguments) -> Reply:
-        process = broker.processes.find(tid)
-        if not _may(tid, capability, of_namespace=of_namespace):
+    def handler(call: Call) -> Reply:
+        if not _may(call.tid, capability, of_namespace=of_namespace):
             return errno.EPERM
-        number = native(broker, process, tid, args) if native is not None else 0
-        return number or refuse(broker, process, tid, what)
+        number = native(call) if native is not None else 0
+        return number or refuse(call, what)
 
     return handler
 
@@ -82,9 +80,9 @@ _QUOTA_CHANGES = frozenset({0x800002, 0x800003, 0x800006, 0x800008, 0x5801, 0x58
 _HANDLE_MAX = 128  # MAX_HANDLE_SZ, include/linux/exportfs.h
 
 
-def _path(broker: Broker, process: Process, tid: int, address: int, dirfd: int = AT_FDCWD) -> tuple[int, str]:
+def _path(call: Call, address: int, dirfd: int = AT_FDCWD) -> tuple[int, str]:
     """The error with which a path cannot be walked, and where it leads."""
-    located = broker.resolver.locate(tid, process.pid, dirfd, process.read_string(tid, address), follow=True)
+    located = call.locate(dirfd, call.read_string(address), follow=True)
     if located.errno:
         return max(located.errno, 0) or errno.EINVAL, ""
     return (0, located.path) if located.handle >= 0 else (errno.ENOENT, "")
@@ -93,88 +91,88 @@ def _path(broker: Broker, process: Process, tid: int, address: int, dirfd: int =
 def _leads_nowhere(place: int) -> Native:
     """`place`: of the path among the arguments; that of the directory that it begins at stands before it, if any."""
 
-    def native(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
-        return _path(broker, process, tid, args[place], signed(args[place - 1]) if place else AT_FDCWD)[0]
+    def native(call: Call) -> int:
+        return _path(call, call.args[place], signed(call.args[place - 1]) if place else AT_FDCWD)[0]
 
     return native
 
 
-def _no_mount(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
-    number, target = _path(broker, process, tid, args[1])
+def _no_mount(call: Call) -> int:
+    number, target = _path(call, call.args[1])
     if number:
         return number
-    if args[3] & _MS_REMOUNT or args[3] & _MS_PROPAGATION:
+    if call.args[3] & _MS_REMOUNT or call.args[3] & _MS_PROPAGATION:
         return 0 if os.path.ismount(target) else errno.EINVAL
-    if args[3] & (_MS_BIND | _MS_MOVE):
-        return _path(broker, process, tid, args[0])[0]
-    return _no_file_system(process, tid, args[2])
+    if call.args[3] & (_MS_BIND | _MS_MOVE):
+        return _path(call, call.args[0])[0]
+    return _no_file_system(call, call.args[2])
 
 
-def _no_file_system(process: Process, tid: int, address: int) -> int:
+def _no_file_system(call: Call, address: int) -> int:
     if not address:
         return errno.EINVAL
-    wanted = process.read_string(tid, address).partition(b".")[0]
+    wanted = call.read_string(address).partition(b".")[0]
     with open("/proc/filesystems", "rb") as lines:
         return 0 if any(line.split()[-1] == wanted for line in lines) else errno.ENODEV
 
 
-def _no_new_mount(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
-    return _no_file_system(process, tid, args[0])
+def _no_new_mount(call: Call) -> int:
+    return _no_file_system(call, call.args[0])
 
 
-def _nothing_mounted(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
-    number, target = _path(broker, process, tid, args[0])
+def _nothing_mounted(call: Call) -> int:
+    number, target = _path(call, call.args[0])
     return number or (0 if os.path.ismount(target) else errno.EINVAL)
 
 
-def _no_roots(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
-    return _path(broker, process, tid, args[0])[0] or _path(broker, process, tid, args[1])[0]
+def _no_roots(call: Call) -> int:
+    return _path(call, call.args[0])[0] or _path(call, call.args[1])[0]
 
 
-def _no_accounting(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
-    return _path(broker, process, tid, args[0])[0] if args[0] else 0  # without a file it is switched off
+def _no_accounting(call: Call) -> int:
+    return _path(call, call.args[0])[0] if call.args[0] else 0  # without a file it is switched off
 
 
-def _no_swap(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
-    number, path = _path(broker, process, tid, args[0])
+def _no_swap(call: Call) -> int:
+    number, path = _path(call, call.args[0])
     with open("/proc/swaps", "rb") as lines:
         in_use = any(line.split()[0] == os.fsencode(path) for line in lines)
     return number or (0 if in_use else errno.EINVAL)
 
 
-def _no_module(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
-    name = os.fsdecode(process.read_string(tid, args[0]))
+def _no_module(call: Call) -> int:
+    name = os.fsdecode(call.read_string(call.args[0]))
     return 0 if os.path.isdir(f"/sys/module/{name}/holders") and "/" not in name else errno.ENOENT
 
 
-def _no_code(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
-    return 0 if args[1] else errno.ENOEXEC
+def _no_code(call: Call) -> int:
+    return 0 if call.args[1] else errno.ENOEXEC
 
 
-def _no_magic(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
-    return 0 if args[0] & 0xFFFF_FFFF == _REBOOT_MAGIC else errno.EINVAL
+def _no_magic(call: Call) -> int:
+    return 0 if call.args[0] & 0xFFFF_FFFF == _REBOOT_MAGIC else errno.EINVAL
 
 
-def _only_asks(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
+def _only_asks(call: Call) -> int:
     """Of quotactl(2): what asks only is refused without a word, since programs do in passing."""
-    return errno.EPERM if (args[0] & 0xFFFF_FFFF) >> 8 not in _QUOTA_CHANGES else 0
+    return errno.EPERM if (call.args[0] & 0xFFFF_FFFF) >> 8 not in _QUOTA_CHANGES else 0
 
 
-def _only_asks_by_descriptor(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
-    return errno.EPERM if (args[1] & 0xFFFF_FFFF) >> 8 not in _QUOTA_CHANGES else 0
+def _only_asks_by_descriptor(call: Call) -> int:
+    return errno.EPERM if (call.args[1] & 0xFFFF_FFFF) >> 8 not in _QUOTA_CHANGES else 0
 
 
-def _no_handle(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
-    size = int.from_bytes(process.read(tid, args[1], 4), "little")
+def _no_handle(call: Call) -> int:
+    size = int.from_bytes(call.read(call.args[1], 4), "little")
     if not 0 < size <= _HANDLE_MAX:
         return errno.EINVAL
-    start = signed(args[0])
-    return 0 if start == AT_FDCWD or os.path.lexists(f"/proc/{tid}/fd/{start}") else errno.EBADF
+    start = signed(call.args[0])
+    return 0 if start == AT_FDCWD or os.path.lexists(f"/proc/{call.tid}/fd/{start}") else errno.EBADF
 
 
-def _no_tree(broker: Broker, process: Process, tid: int, args: Arguments) -> int:
+def _no_tree(call: Call) -> int:
     """open_tree(2) opens a path, and makes a copy of what is mounted there if it is told so: only that is one."""
-    return 0 if args[2] & _OPEN_TREE_CLONE else errno.EPERM
+    return 0 if call.args[2] & _OPEN_TREE_CLONE else errno.EPERM
 
 
 CLOSED = {
@@ -213,25 +211,25 @@ REQUESTS = frozenset({TIOCSTI, TIOCLINUX, TIOCSCTTY})
 """Of ioctl(2)."""
 
 
-def ioctl(broker: Broker, tid: int, args: Arguments) -> Reply:
+def ioctl(call: Call) -> Reply:
     """Input into a terminal, for the shell to run once pytest is done; or taking it away from its session."""
-    process, request = broker.processes.find(tid), args[1] & 0xFFFF_FFFF
-    fd = process.borrow(tid, signed(args[0]))
-    broker.close_after(fd)
+    request = call.args[1] & 0xFFFF_FFFF
+    fd = call.borrow(signed(call.args[0]))
+    call.keep(fd)
     if not os.isatty(fd):
         return errno.ENOTTY
     device = os.fstat(fd).st_rdev
     if request == TIOCSCTTY:
-        if not is_slave(device) or broker.terminals.is_ours(fd) or not _may(tid, _SYS_ADMIN):
+        if not is_slave(device) or call.services.terminals.is_ours(fd) or not _may(call.tid, _SYS_ADMIN):
             return CONTINUE
-        return refuse(broker, process, tid, "take a terminal from its session (TIOCSCTTY)", _OF_THE_SHELL)
+        return refuse(call, "take a terminal from its session (TIOCSCTTY)", _OF_THE_SHELL)
     if request == TIOCLINUX and is_slave(device):
         return errno.ENOTTY
-    own = controlling(tid)[2] == device and (request == TIOCLINUX or _types_into_own())
-    if not own and not _may(tid, _SYS_ADMIN):
+    own = controlling(call.tid)[2] == device and (request == TIOCLINUX or _types_into_own())
+    if not own and not _may(call.tid, _SYS_ADMIN):
         return errno.EPERM
     name = "TIOCSTI" if request == TIOCSTI else "TIOCLINUX"
-    return refuse(broker, process, tid, f"type into a terminal ({name})", _OF_THE_SHELL)
+    return refuse(call, f"type into a terminal ({name})", _OF_THE_SHELL)
 
 
 def _types_into_own() -> bool:
@@ -249,43 +247,42 @@ def _types_into_own() -> bool:
 # EINTR, which that one never does otherwise. Landlock refuses it for processes outside, without a word.
 
 
-def ptrace(broker: Broker, tid: int, args: Arguments) -> Reply:
+def ptrace(call: Call) -> Reply:
     """To attach, with one request or the other."""
-    return _reach_into(broker, tid, signed(args[1]), "trace")
+    return _reach_into(call, signed(call.args[1]), "trace")
 
 
-def process_vm_writev(broker: Broker, tid: int, args: Arguments) -> Reply:
-    return _reach_into(broker, tid, signed(args[0]), "write the memory of")
+def process_vm_writev(call: Call) -> Reply:
+    return _reach_into(call, signed(call.args[0]), "write the memory of")
 
 
-def pidfd_getfd(broker: Broker, tid: int, args: Arguments) -> Reply:
-    broker.processes.find(tid)
+def pidfd_getfd(call: Call) -> Reply:
     try:
-        pid = int(kernel_process.field(kernel_process.read_proc(f"/proc/{tid}/fdinfo/{signed(args[0])}"), b"Pid"))
+        shown = kernel_process.read_proc(f"/proc/{call.tid}/fdinfo/{signed(call.args[0])}")
+        pid = int(kernel_process.field(shown, b"Pid"))
     except (OSError, ValueError, LookupError):
         return CONTINUE  # no descriptor of a process: EBADF
-    if not os.path.lexists(f"/proc/{pid}/fd/{signed(args[1])}"):
+    if not os.path.lexists(f"/proc/{pid}/fd/{signed(call.args[1])}"):
         return CONTINUE
-    return _reach_into(broker, tid, pid, "take a descriptor from")
+    return _reach_into(call, pid, "take a descriptor from")
 
 
-def perf_event_open(broker: Broker, tid: int, args: Arguments) -> Reply:
+def perf_event_open(call: Call) -> Reply:
     """Of others than the caller: of one thread, of a group's processes, or of a processor."""
-    process, pid = broker.processes.find(tid), signed(args[1])
+    pid = signed(call.args[1])
     by_cgroup = 4  # PERF_FLAG_PID_CGROUP, include/uapi/linux/perf_event.h
-    whole_machine = pid < 0 or bool(args[4] & by_cgroup)
-    if not whole_machine and not _is_outside(broker, tid, pid):
+    whole_machine = pid < 0 or bool(call.args[4] & by_cgroup)
+    if not whole_machine and not _is_outside(call, pid):
         return CONTINUE
-    if not _may(tid, _PERFMON) and not _may(tid, _SYS_ADMIN):
+    if not _may(call.tid, _PERFMON) and not _may(call.tid, _SYS_ADMIN):
         return errno.EACCES
-    return refuse(broker, process, tid, "measure processes outside (perf_event_open)", _OUTSIDE)
+    return refuse(call, "measure processes outside (perf_event_open)", _OUTSIDE)
 
 
-def _reach_into(broker: Broker, tid: int, pid: int, how: str) -> Reply:
-    process = broker.processes.find(tid)
-    if not _is_outside(broker, tid, pid) or not _may_trace(tid, pid):
+def _reach_into(call: Call, pid: int, how: str) -> Reply:
+    if not _is_outside(call, pid) or not _may_trace(call.tid, pid):
         return CONTINUE
-    return refuse(broker, process, tid, f"{how} {_name(pid)}, a process outside", _OUTSIDE)
+    return refuse(call, f"{how} {_name(pid)}, a process outside", _OUTSIDE)
 
 
 def _name(pid: int) -> str:
@@ -295,14 +292,14 @@ def _name(pid: int) -> str:
         return "?"
 
 
-def _is_outside(broker: Broker, tid: int, pid: int) -> bool:
+def _is_outside(call: Call, pid: int) -> bool:
     """Whether this number is that of a process which is there, and not in the fence."""
-    if pid <= 0 or broker.processes.is_ours(pid):
+    if pid <= 0 or call.services.processes.is_ours(pid):
         return False
     try:
-        if os.readlink(f"/proc/{tid}/ns/pid") != os.readlink("/proc/self/ns/pid"):
+        if os.readlink(f"/proc/{call.tid}/ns/pid") != os.readlink("/proc/self/ns/pid"):
             return False  # it has other numbers, and none for what is outside
-        return not broker.processes.is_fenced(pid)
+        return not call.services.processes.is_fenced(pid)
     except OSError:
         return False
 

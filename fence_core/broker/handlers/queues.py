@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers.acting import perform
-from fence_core.broker.handlers.arguments import Arguments, signed
+from fence_core.broker.handlers.arguments import signed
 from fence_core.broker.reply import CONTINUE, HandOver, Reply
 from fence_core.kernel import arch, libc
 from fence_core.policy.requests import Write
@@ -20,8 +20,7 @@ from fence_core.policy.requests import Write
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fence_core.broker.attribution import Process
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
 
 CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 """Of the flags of mq_open(3), those with which it can change something; the filter stops no other."""
@@ -33,14 +32,13 @@ _mq_open = libc.function(
 _mq_unlink = libc.function("syscall", ctypes.c_long, ctypes.c_long, ctypes.c_char_p)
 
 
-def mq_open(broker: Broker, tid: int, args: Arguments) -> Reply:
+def mq_open(call: Call) -> Reply:
     """The name is without the slash that it begins with for libc."""
-    process = broker.processes.find(tid)
-    if not _same_queues(tid):
+    if not _same_queues(call.tid):
         return CONTINUE  # a namespace made inside has queues of its own, or none can be opened: Landlock's rules hold
-    attributes = process.read(tid, args[3], _ATTRIBUTES) if args[3] else None
-    name = process.read_string(tid, args[0])
-    flags, mode = signed(args[1]), args[2] & 0o7777
+    attributes = call.read(call.args[3], _ATTRIBUTES) if call.args[3] else None
+    name = call.read_string(call.args[0])
+    flags, mode = signed(call.args[1]), call.args[2] & 0o7777
     number = arch.current().calls["mq_open"]
 
     def exists() -> bool:
@@ -54,7 +52,7 @@ def mq_open(broker: Broker, tid: int, args: Arguments) -> Reply:
             return errno.EEXIST if flags & os.O_CREAT and flags & os.O_EXCL else 0
         return 0 if flags & os.O_CREAT else errno.ENOENT
 
-    refused = _judge(broker, process, tid, "open", name, native)
+    refused = _judge(call, "open", name, native)
     if refused != CONTINUE:
         return refused
     opened = -1
@@ -64,16 +62,15 @@ def mq_open(broker: Broker, tid: int, args: Arguments) -> Reply:
         opened = _mq_open(number, name, flags, mode, attributes)
         return ctypes.get_errno() if opened < 0 else None
 
-    reply = perform(broker, tid, act, creates=True)
+    reply = perform(call, act, creates=True)
     # Always: do_mq_open asks for no other descriptor.
     return reply if isinstance(reply, int) else HandOver(opened, cloexec=True)
 
 
-def mq_unlink(broker: Broker, tid: int, args: Arguments) -> Reply:
-    process = broker.processes.find(tid)
-    if not _same_queues(tid):
+def mq_unlink(call: Call) -> Reply:
+    if not _same_queues(call.tid):
         return CONTINUE
-    name = process.read_string(tid, args[0])
+    name = call.read_string(call.args[0])
     calls = arch.current().calls
 
     def native() -> int:
@@ -83,24 +80,24 @@ def mq_unlink(broker: Broker, tid: int, args: Arguments) -> Reply:
             return 0
         return errno.ENOENT if ctypes.get_errno() == errno.ENOENT else 0
 
-    refused = _judge(broker, process, tid, "unlink", name, native)
+    refused = _judge(call, "unlink", name, native)
     if refused != CONTINUE:
         return refused
 
     def act() -> int | None:
         return ctypes.get_errno() if _mq_unlink(calls["mq_unlink"], name) < 0 else None
 
-    return perform(broker, tid, act)
+    return perform(call, act)
 
 
-def _judge(broker: Broker, process: Process, tid: int, op: str, name: bytes, native: Callable[[], int]) -> int:
+def _judge(call: Call, op: str, name: bytes, native: Callable[[], int]) -> int:
     """CONTINUE where it is to be carried out."""
     if b"/" in name or name in (b"", b".", b".."):
         return CONTINUE  # no name of a queue: the kernel refuses it
     path = "/dev/mqueue/" + os.fsdecode(name)
-    if process.may_write(path, op):
+    if call.process.may_write(path, op):
         return CONTINUE
-    return native() or broker.refuse(process, tid, Write(op, path), errno.EACCES)
+    return native() or call.refuse(Write(op, path), errno.EACCES)
 
 
 def _same_queues(tid: int) -> bool:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker import opener
 from fence_core.broker.handlers import acting
-from fence_core.broker.handlers.acting import DIRECTORY_ENDS, is_of_a_stranger, judged_path
+from fence_core.broker.handlers.acting import DIRECTORY_ENDS, is_of_a_stranger
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
 from fence_core.broker.native_errno import native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply
@@ -29,8 +29,7 @@ from fence_core.broker.terminals import TERMINAL_MAJORS, TTY, controlling, name_
 from fence_core.policy.requests import Read, Run
 
 if TYPE_CHECKING:
-    from fence_core.broker.attribution import Process
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
     from fence_core.broker.resolve import Located
 
 _SHOWN_TO_ALL = frozenset(
@@ -44,10 +43,10 @@ _SHOWN_TO_ALL = frozenset(
 """Of ``/proc/PID``: what proc(5) does not make dependent on ptrace(2) access when it is opened."""
 
 
-def open_to_read(broker: Broker, process: Process, tid: int, dirfd: int, raw: bytes, flags: int) -> Reply:
+def open_to_read(call: Call, dirfd: int, raw: bytes, flags: int) -> Reply:
     """An open that changes nothing."""
     follow = not flags & os.O_NOFOLLOW or raw.endswith(DIRECTORY_ENDS) or raw in (b".", b"..")
-    located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=follow)
+    located = call.locate(dirfd, raw, follow=follow)
     if located.errno:
         return located.errno if located.errno > 0 else errno.ENOENT
     handle = located.handle
@@ -58,37 +57,37 @@ def open_to_read(broker: Broker, process: Process, tid: int, dirfd: int, raw: by
             handle = os.open(located.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=located.directory)
         except OSError as error:
             return error.errno or errno.ENOENT
-        broker.close_after(handle)
-    return hand_over(broker, process, tid, located, handle, flags)
+        call.keep(handle)
+    return hand_over(call, located, handle, flags)
 
 
-def hand_over(broker: Broker, process: Process, tid: int, located: Located, handle: int, flags: int) -> Reply:
+def hand_over(call: Call, located: Located, handle: int, flags: int) -> Reply:
     """Open the file behind an O_PATH descriptor for the caller, if it may be read."""
     status = os.fstat(handle)
     if stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) in TERMINAL_MAJORS:
-        return open_terminal(broker, tid, handle, flags, status.st_rdev)
-    if stat.S_ISFIFO(status.st_mode) and not flags & os.O_NONBLOCK and may_read(broker, process, located, status):
-        return opener.open_elsewhere(broker, tid, handle, flags)
-    if broker.resolver.is_other_procfs(handle):
+        return open_terminal(call, handle, flags, status.st_rdev)
+    if stat.S_ISFIFO(status.st_mode) and not flags & os.O_NONBLOCK and may_read(call, located, status):
+        return opener.open_elsewhere(call, handle, flags)
+    if call.services.resolver.is_other_procfs(handle):
         return errno.EACCES
-    stranger = located.is_file and is_of_a_stranger(judged_path(broker, process, located.path))
+    stranger = located.is_file and is_of_a_stranger(call.judged(located.path))
     if stranger and not _is_shown_to_all(located.path):
         return errno.EACCES
-    opened = open_found(broker, tid, handle, flags)
+    opened = open_found(call, handle, flags)
     if opened == errno.EAGAIN and not flags & os.O_NONBLOCK:
-        return opener.open_elsewhere(broker, tid, handle, flags)  # somebody has a lease on it
+        return opener.open_elsewhere(call, handle, flags)  # somebody has a lease on it
     if not isinstance(opened, HandOver):
         return opened  # the kernel's own refusal comes first, and is no violation
-    if may_read(broker, process, located, status):
+    if may_read(call, located, status):
         return opened
-    refused = broker.refuse(process, tid, Read(_asked(broker, process, located, status)), errno.EACCES)
+    refused = call.refuse(Read(_asked(call, located, status)), errno.EACCES)
     if refused == CONTINUE:
         return opened
     os.close(opened.fd)
     return refused
 
 
-def refuse_open(broker: Broker, process: Process, tid: int, located: Located, flags: int) -> Reply | None:
+def refuse_open(call: Call, located: Located, flags: int) -> Reply | None:
     """For an open that may change something and reads as well: the refusal, or what a terminal answers; None where it
     is for the broker to open the file."""
     try:
@@ -96,34 +95,34 @@ def refuse_open(broker: Broker, process: Process, tid: int, located: Located, fl
     except OSError:
         return None  # a new file: there is nothing to read
     if stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) in TERMINAL_MAJORS and located.handle >= 0:
-        return open_terminal(broker, tid, located.handle, flags, status.st_rdev)
-    if may_read(broker, process, located, status):
+        return open_terminal(call, located.handle, flags, status.st_rdev)
+    if may_read(call, located, status):
         return None
-    native = native_errno("open", located, tid, flags=flags)
-    return native or broker.refuse(process, tid, Read(_asked(broker, process, located, status)), errno.EACCES) or None
+    native = native_errno("open", located, call.tid, flags=flags)
+    return native or call.refuse(Read(_asked(call, located, status)), errno.EACCES) or None
 
 
-def may_read(broker: Broker, process: Process, located: Located, status: os.stat_result) -> bool:
+def may_read(call: Call, located: Located, status: os.stat_result) -> bool:
     """Whether no rule keeps this file from being read, by the path it was found at or by any other name of it."""
-    path = _named(broker, process, located)
+    path = _named(call, located)
     return all(
         judge.may_read(path) and not (status.st_nlink > 1 and judge.secret_name(status))
-        for _, judge in process.account().judges
+        for _, judge in call.process.account().judges
     )
 
 
-def _named(broker: Broker, process: Process, located: Located) -> str:
+def _named(call: Call, located: Located) -> str:
     """The path that rules speak of. A file that was removed had one: whoever has it open by O_PATH could remove it
     first, and read it then. For what never had a place on a disk it is no path at all, which no rule covers."""
     if not located.is_file and located.path.startswith("/"):
         return located.path.removesuffix(" (deleted)")
-    return judged_path(broker, process, located.path)
+    return call.judged(located.path)
 
 
-def _asked(broker: Broker, process: Process, located: Located, status: os.stat_result) -> str:
+def _asked(call: Call, located: Located, status: os.stat_result) -> str:
     """By the name that a rule speaks of: a hard link may have been made long ago, under another one."""
-    path = _named(broker, process, located)
-    for _, judge in process.account().judges:
+    path = _named(call, located)
+    for _, judge in call.process.account().judges:
         if not judge.may_read(path):
             break
         name = judge.secret_name(status) if status.st_nlink > 1 else ""
@@ -132,18 +131,18 @@ def _asked(broker: Broker, process: Process, located: Located, status: os.stat_r
     return path
 
 
-def open_found(broker: Broker, tid: int, handle: int, flags: int) -> HandOver | int:
+def open_found(call: Call, handle: int, flags: int) -> HandOver | int:
     """Open what an O_PATH descriptor stands for, which does not keep anybody waiting."""
     kept = flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
-    opened = acting.hand_over(broker, tid, flags, lambda ours: os.open(f"/proc/self/fd/{handle}", kept | ours))
+    opened = acting.hand_over(call, flags, lambda ours: os.open(f"/proc/self/fd/{handle}", kept | ours))
     if isinstance(opened, int) and flags & os.O_NOFOLLOW and stat.S_ISLNK(os.fstat(handle).st_mode):
         return errno.ENOTDIR if flags & os.O_DIRECTORY else errno.ELOOP
     return opened
 
 
-def open_terminal(broker: Broker, tid: int, handle: int, flags: int, device: int) -> Reply:
+def open_terminal(call: Call, handle: int, flags: int, device: int) -> Reply:
     """Open a terminal for the caller, if only it can become that of its session by itself."""
-    session, process, terminal = controlling(tid)
+    session, process, terminal = controlling(call.tid)
     if device == TTY:
         if not terminal:
             return errno.ENXIO
@@ -151,12 +150,12 @@ def open_terminal(broker: Broker, tid: int, handle: int, flags: int, device: int
             handle = os.open(name_of(terminal), os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
             return error.errno or errno.ENXIO
-        broker.close_after(handle)
+        call.keep(handle)
         if os.fstat(handle).st_rdev != terminal:
             return errno.ENXIO
     elif not terminal and not flags & os.O_NOCTTY and session == process:
         return CONTINUE
-    return open_found(broker, tid, handle, flags)
+    return open_found(call, handle, flags)
 
 
 def _is_shown_to_all(path: str) -> bool:
@@ -166,21 +165,21 @@ def _is_shown_to_all(path: str) -> bool:
     return not parts or parts[0] in _SHOWN_TO_ALL
 
 
-def refuse_program(broker: Broker, process: Process, tid: int, dirfd: int, address: int, flags: int) -> Reply | None:
+def refuse_program(call: Call, dirfd: int, address: int, flags: int) -> Reply | None:
     """Whoever runs a file has read it. None where it may be run; the kernel carries that out."""
-    raw = process.read_string(tid, address)
+    raw = call.read_string(address)
     if not raw and flags & AT_EMPTY_PATH:
-        located = broker.resolver.descriptor(tid, dirfd)
+        located = call.services.resolver.descriptor(call, dirfd)
     else:
         follow = not flags & AT_SYMLINK_NOFOLLOW
-        located = broker.resolver.locate(tid, process.pid, dirfd, raw, follow=follow)
+        located = call.locate(dirfd, raw, follow=follow)
     if located.errno and located.errno != ASK_KERNEL:
         return located.errno
     if located.handle < 0:
         return None  # there is none
     status = os.fstat(located.handle)
-    if may_read(broker, process, located, status):
+    if may_read(call, located, status):
         return None
     if not status.st_mode & 0o111 or not stat.S_ISREG(status.st_mode):
         return errno.EACCES
-    return broker.refuse(process, tid, Run(_asked(broker, process, located, status)), errno.EACCES) or None
+    return call.refuse(Run(_asked(call, located, status)), errno.EACCES) or None

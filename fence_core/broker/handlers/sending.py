@@ -29,13 +29,12 @@ from fence_core.broker.handlers.ancillary import own_number
 from fence_core.broker.handlers.network import send_deadline
 from fence_core.broker.reply import Value, Wait
 from fence_core.errors import KernelCallError
-from fence_core.kernel import arch, libc, memory
+from fence_core.kernel import libc, memory, signals
 from fence_core.kernel.structs import IOVEC, MSGHDR
 
 if TYPE_CHECKING:
-    from fence_core.broker.attribution import Process
+    from fence_core.broker.call import Call
     from fence_core.broker.handlers.ancillary import Control
-    from fence_core.broker.loop import Broker
     from fence_core.broker.sockets import Borrowed
 
 __all__ = ["MSG_DONTWAIT", "Outgoing", "Sender", "cut", "expired", "send_once"]
@@ -113,15 +112,12 @@ class Outgoing:
 class Sender:
     """Sends what one call has to send, one message after the other."""
 
-    __slots__ = ("_borrowed", "_broker", "_flags", "_probe", "_process", "_room", "_still_waits", "_tid", "waits")
+    __slots__ = ("_borrowed", "_call", "_flags", "_probe", "_room", "waits")
 
-    def __init__(self, broker: Broker, process: Process, tid: int, borrowed: Borrowed, flags: int) -> None:
-        self._broker = broker
-        self._process = process
-        self._tid = tid
+    def __init__(self, call: Call, borrowed: Borrowed, flags: int) -> None:
+        self._call = call
         self._borrowed = borrowed
         self._flags = flags & ~_MSG_ZEROCOPY
-        self._still_waits = broker.still_waits()
         self._room: select.epoll | None = None
         self._probe: socket.socket | None = None
         self.waits = not flags & MSG_DONTWAIT and os.get_blocking(borrowed.fd)
@@ -159,7 +155,7 @@ class Sender:
 
     def _attempt(self, message: Outgoing) -> int | Value | None:
         if message.data is not None:
-            if not self._still_waits():
+            if not self._call.waits():
                 return errno.EINTR  # nobody gets it
             sent = self._send(message, message.data)
             if sent >= 0:
@@ -169,8 +165,8 @@ class Sender:
         while True:
             part = message.part
             if not part:
-                part = message.part = memory.gather(self._tid, cut(message.pieces, message.sent, _PART))
-            if not self._still_waits():
+                part = message.part = memory.gather(self._call.tid, cut(message.pieces, message.sent, _PART))
+            if not self._call.waits():
                 return errno.EINTR
             sent = self._send(message, part)
             if sent < 0:
@@ -188,25 +184,23 @@ class Sender:
     def _send(self, message: Outgoing, data: bytes | bytearray) -> int:
         """With the caller's rights where they count: with a UNIX socket they do not, its file was asked before."""
         control = message.control.raw if not message.sent else b""
-        if self._borrowed.domain == socket.AF_UNIX or not self._broker.identities.differ:
+        if self._borrowed.domain == socket.AF_UNIX or not self._call.services.identities.differ:
             return send_once(self._borrowed.fd, message.target, data, control, self._flags)
-        with self._broker.identities.acting_as(self._tid):
+        with self._call.services.identities.acting_as(self._call.tid):
             return send_once(self._borrowed.fd, message.target, data, control, self._flags)
 
     def _failed(self, number: int) -> int:
         if number == errno.EPIPE and self._borrowed.type == socket.SOCK_STREAM and not self._flags & MSG_NOSIGNAL:
             # Before the answer: the thread takes it when the call returns, as it takes the kernel's own.
             with contextlib.suppress(KernelCallError):
-                libc.syscall(
-                    arch.current().calls["tgkill"], self._process.pid, self._tid, signal.SIGPIPE, call="tgkill"
-                )
+                signals.tgkill(self._call.process.pid, self._call.tid, signal.SIGPIPE)
         return number
 
     def permitted(self, target: bytes) -> int:
         """EACCES where the caller, who has other rights than we, may not write to this UNIX socket; else 0."""
-        if not self._broker.identities.differ:
+        if not self._call.services.identities.differ:
             return 0
-        with self._broker.identities.acting_as(self._tid):
+        with self._call.services.identities.acting_as(self._call.tid):
             found = self._connect_probe(target)
         return found if found == errno.EACCES else 0
 
@@ -248,7 +242,7 @@ class Sender:
         """Give an unbound netlink socket the number that the kernel would give it by itself (netlink_autobind)."""
         if self._borrowed.domain == socket.AF_NETLINK and not self._borrowed.socket.getsockname()[0]:
             with contextlib.suppress(OSError):  # EADDRINUSE: the kernel finds another
-                self._borrowed.socket.bind((own_number(self._tid), 0))
+                self._borrowed.socket.bind((own_number(self._call.tid), 0))
 
 
 def cut(pieces: Sequence[tuple[int, int]], start: int, length: int) -> list[tuple[int, int]]:

@@ -5,25 +5,24 @@
 * Where addresses outside are listed, a socket that listens is tied all the same; a UDP socket, which may be a client
   and a server at once, gets a filter instead: it receives from this machine, and from whom it may send to.
 
-The program is not to notice: see `options`. What it is told of ties of its own making, `Ties` remembers.
+The program is not to notice: see `options`. What it is told of ties of its own making, `broker/ties.py` remembers.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from fence_core.broker.sockets import AF_UNSPEC, is_loopback, parse_address
 from fence_core.kernel import libc
 from fence_core.policy.domains import Network, parse_pattern
+from fence_core.policy.requests import NoRule
 
 if TYPE_CHECKING:
-    from fence_core.broker.attribution import Process
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
     from fence_core.broker.sockets import Borrowed
     from fence_core.policy.model import Policy
 
@@ -33,18 +32,6 @@ _SO_ATTACH_FILTER = 26
 _SO_LOCK_FILTER = 44
 LOOPBACK_IFINDEX = 1
 """In every network namespace (include/net/net_namespace.h)."""
-
-
-class NoRule:
-    """A request that no rule of the policy speaks of: the handler itself decides, and tells why."""
-
-    kind: Literal["socket"] = "socket"
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def describe(self) -> str:
-        return self._what
 
 
 SOURCE_ROUTE = NoRule("send by a route of one's own (source routing)")
@@ -63,114 +50,51 @@ def set_option(fd: int, level: int, name: int, value: bytes | None, size: int | 
     return ctypes.get_errno() if _setsockopt(fd, level, name, value, length) < 0 else 0
 
 
-Member = tuple[str, int | str, bytes]
-"""A group, the interface by number or address as the program named it, and the sender, if only one is listened to."""
-
-
-class Ties:
-    """What programs have said themselves of the interfaces of their sockets, which are known by their inodes."""
-
-    def __init__(self) -> None:
-        self._to_loopback: set[int] = set()
-        self._elsewhere: dict[int, set[tuple[int, int]]] = {}
-        self._shut: set[int] = set()
-        self._members: dict[int, list[Member]] = {}
-
-    def note_shut(self, fd: int) -> None:
-        self._shut.add(os.fstat(fd).st_ino)
-
-    def is_shut(self, fd: int) -> bool:
-        """Whether a filter of ours keeps other machines from this UDP socket."""
-        return bool(self._shut) and os.fstat(fd).st_ino in self._shut
-
-    def join(self, fd: int, member: Member, *, is_new: bool) -> bool:
-        """The program's socket was made a member of a group on loopback; or was one before (not `is_new`): then whether
-        it was so for another interface that the program named."""
-        members = self._members.setdefault(os.fstat(fd).st_ino, [])
-        if is_new:
-            # A closed socket's number may come again.
-            members[:] = [other for other in members if other[0] != member[0] or (other[2] and member[2])]
-        elif member in members or not any(other[0] == member[0] and other[2] == member[2] for other in members):
-            return False
-        members.append(member)
-        return True
-
-    def leave(self, fd: int, member: Member) -> bool:
-        """Whether the socket is to leave the group on loopback: it is a member for no other interface."""
-        members = self._members.get(os.fstat(fd).st_ino, [])
-        same = [other for other in members if other[0] == member[0] and other[2] == member[2]]
-        if same:
-            members.remove(member if member in same else same[0])
-        return len(same) <= 1
-
-    def say_loopback(self, fd: int, said: bool) -> None:
-        """The program has tied its socket to loopback itself, or taken that back."""
-        if said:
-            self._to_loopback.add(os.fstat(fd).st_ino)
-        elif self._to_loopback:
-            self._to_loopback.discard(os.fstat(fd).st_ino)
-
-    def said_loopback(self, fd: int) -> bool:
-        return bool(self._to_loopback) and os.fstat(fd).st_ino in self._to_loopback
-
-    def point_elsewhere(self, fd: int, option: tuple[int, int], named: bool) -> None:
-        """The program has named another interface than loopback for what its socket sends, by this option; or takes it
-        back."""
-        if named:
-            self._elsewhere.setdefault(os.fstat(fd).st_ino, set()).add(option)
-        elif self._elsewhere:
-            options = self._elsewhere.get(os.fstat(fd).st_ino, set())
-            options.discard(option)
-
-    def points_elsewhere(self, fd: int) -> bool:
-        return bool(self._elsewhere) and bool(self._elsewhere.get(os.fstat(fd).st_ino))
-
-
-def lists_addresses(process: Process) -> bool:
+def lists_addresses(call: Call) -> bool:
     """Whether the policy lists addresses outside, so that sockets are not tied when they are made."""
-    return all(binding.reaches_out() for binding, _ in process.account().judges)
+    return all(binding.reaches_out() for binding, _ in call.process.account().judges)
 
 
-def exposes(process: Process) -> bool:
+def exposes(call: Call) -> bool:
     """Whether the policy has ports for other machines."""
-    return all(binding.rules().network.expose_ports for binding, _ in process.account().judges)
+    return all(binding.rules().network.expose_ports for binding, _ in call.process.account().judges)
 
 
-def is_exposed(process: Process, port: int) -> bool:
-    return all(port in binding.rules().network.expose_ports for binding, _ in process.account().judges)
+def is_exposed(call: Call, port: int) -> bool:
+    return all(port in binding.rules().network.expose_ports for binding, _ in call.process.account().judges)
 
 
-def tie_new(broker: Broker, process: Process, fd: int, kind: int) -> None:
+def tie_new(call: Call, fd: int, kind: int) -> None:
     """A socket that no program has yet."""
-    if kind != socket.SOCK_STREAM or not exposes(process):
-        _tie(broker, process, fd)
-        if kind == socket.SOCK_DGRAM and not exposes(process):
-            shut_to_others(broker, process, fd)
+    if kind != socket.SOCK_STREAM or not exposes(call):
+        _tie(call, fd)
+        if kind == socket.SOCK_DGRAM and not exposes(call):
+            shut_to_others(call, fd)
 
 
-def tie_late(broker: Broker, process: Process, borrowed: Borrowed) -> None:
+def tie_late(call: Call, borrowed: Borrowed) -> None:
     """A TCP socket that was left alone until it is seen what it is for."""
-    if borrowed.is_inet and borrowed.type == socket.SOCK_STREAM and exposes(process):
-        _tie(broker, process, borrowed.fd)
+    if borrowed.is_inet and borrowed.type == socket.SOCK_STREAM and exposes(call):
+        _tie(call, borrowed.fd)
 
 
-def tie_again(broker: Broker, process: Process, borrowed: Borrowed, interface: int) -> None:
+def tie_again(call: Call, borrowed: Borrowed, interface: int) -> None:
     """A datagram socket that was tied to this interface, and has been dissolved: the kernel takes ties away with the
     peer (__udp_disconnect, net/ipv4/udp.c). The program's own is gone, ours is not."""
     if interface == LOOPBACK_IFINDEX:
-        if broker.enforcing(process) and broker.inside.is_in_ours(borrowed.socket):
+        if call.enforcing() and call.services.inside.is_in_ours(borrowed.socket):
             set_option(borrowed.fd, socket.SOL_SOCKET, SO_BINDTODEVICE, b"lo\0")
-            broker.ties.say_loopback(borrowed.fd, False)
+            call.services.ties.say_loopback(borrowed.fd, False)
     else:
-        broker.ties.point_elsewhere(borrowed.fd, (socket.SOL_SOCKET, SO_BINDTODEVICE), False)
+        call.services.ties.point_elsewhere(borrowed.fd, (socket.SOL_SOCKET, SO_BINDTODEVICE), False)
 
 
-def _tie(broker: Broker, process: Process, fd: int) -> None:
-    if broker.enforcing(process) and not lists_addresses(process):
+def _tie(call: Call, fd: int) -> None:
+    if call.enforcing() and not lists_addresses(call):
         set_option(fd, socket.SOL_SOCKET, SO_BINDTODEVICE, b"lo\0")
 
 
-def tie_server(broker: Broker, process: Process, borrowed: Borrowed) -> int:
+def tie_server(call: Call, borrowed: Borrowed) -> int:
     """A TCP socket that is about to listen: tied, unless its port is exposed. The error number if it cannot be.
 
     To an address of this machine that is not loopback's, nobody comes by way of a tie, this machine included
@@ -180,10 +104,10 @@ def tie_server(broker: Broker, process: Process, borrowed: Borrowed) -> int:
     if not borrowed.is_inet or tied_to(borrowed.socket) == LOOPBACK_IFINDEX:
         return 0
     host, port = borrowed.socket.getsockname()[:2]
-    if is_exposed(process, port) or not broker.enforcing(process) or not broker.inside.is_in_ours(borrowed.socket):
+    if is_exposed(call, port) or not call.enforcing() or not call.services.inside.is_in_ours(borrowed.socket):
         return 0
-    own = lists_addresses(process) and not is_loopback(host.removeprefix("::ffff:"))
-    if own and (broker.ties.is_shut(borrowed.fd) or not _lock_filter(broker, borrowed.fd, _LOOPBACK_ONLY)):
+    own = lists_addresses(call) and not is_loopback(host.removeprefix("::ffff:"))
+    if own and (call.services.ties.is_shut(borrowed.fd) or not _lock_filter(call, borrowed.fd, _LOOPBACK_ONLY)):
         return 0
     return set_option(borrowed.fd, socket.SOL_SOCKET, SO_BINDTODEVICE, b"lo\0")
 
@@ -196,25 +120,25 @@ def tied_to(sock: socket.socket) -> int:
         return 0
 
 
-def shut_to_others(broker: Broker, process: Process, fd: int) -> None:
+def shut_to_others(call: Call, fd: int) -> None:
     """A UDP socket in our network that is not tied, and is about to get a port: other machines are not to use it as a
     server. The filter is locked, or the program could take it away; where it has locked one of its own, or the kernel
     does not take one of this size, the socket is tied after all."""
-    if not lists_addresses(process) or not broker.enforcing(process) or broker.ties.is_shut(fd):
+    if not lists_addresses(call) or not call.enforcing() or call.services.ties.is_shut(fd):
         return
-    program = receives_from(tuple(binding.rules() for binding, _ in process.account().judges))
-    if _lock_filter(broker, fd, program):
+    program = receives_from(tuple(binding.rules() for binding, _ in call.process.account().judges))
+    if _lock_filter(call, fd, program):
         set_option(fd, socket.SOL_SOCKET, SO_BINDTODEVICE, b"lo\0")
 
 
-def _lock_filter(broker: Broker, fd: int, program: bytes) -> int:
+def _lock_filter(call: Call, fd: int, program: bytes) -> int:
     """Have a socket receive only what the filter lets through, for good. The error number."""
     code = ctypes.create_string_buffer(program, len(program))
     where = struct.pack("@HP", len(program) // _INSTRUCTION.size, ctypes.addressof(code))  # struct sock_fprog
     failed = set_option(fd, socket.SOL_SOCKET, _SO_ATTACH_FILTER, where)
     failed = failed or set_option(fd, socket.SOL_SOCKET, _SO_LOCK_FILTER, struct.pack("@i", 1))
     if not failed:
-        broker.ties.note_shut(fd)
+        call.services.ties.note_shut(fd)
     return failed
 
 

@@ -16,7 +16,7 @@ from fence_core.broker import repositories
 from fence_core.policy.requests import Move, Write
 
 if TYPE_CHECKING:
-    from fence_core.broker.attribution import Process
+    from fence_core.broker.call import Call
     from fence_core.broker.resolve import Located
     from fence_core.policy.decide import Judge
 
@@ -27,10 +27,10 @@ SECONDS_MAX = 2.0
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-def objections(process: Process, op: str, old: Located, new: Located) -> Iterator[Move | Write]:
+def objections(call: Call, op: str, old: Located, new: Located) -> Iterator[Move | Write]:
     """What the policies in force refuse, one at the most for each."""
     found: list[Move | Write] = []
-    for _, judge in process.account().judges:
+    for _, judge in call.process.account().judges:
         if not (old.is_file and judge.minds_move(old.path, new.path)):
             continue
         if any(not judge.decide(move).allowed for move in found):

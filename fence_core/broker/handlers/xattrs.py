@@ -5,18 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fence_core.broker import inode_errno
-from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Arguments, signed
-from fence_core.broker.handlers.changing import AT_FLAGS, Change, change_descriptor, change_path, for_os
+from fence_core.broker.handlers.arguments import AT_FDCWD, AT_SYMLINK_NOFOLLOW, signed
+from fence_core.broker.handlers.changing import AT_FLAGS, Change, change_at, change_descriptor, change_path, for_os
 from fence_core.broker.reply import Reply
 from fence_core.errors import KernelCallError
 from fence_core.kernel import calls
 
 if TYPE_CHECKING:
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.call import Call
 
 # include/uapi/linux/limits.h, include/uapi/linux/xattr.h
 _NAME_MAX = 255
@@ -34,113 +33,68 @@ _USER, _GROUP = 0x02, 0x08
 _NO_ID = 0xFFFF_FFFF
 
 
-def setxattr(broker: Broker, tid: int, args: Arguments) -> Reply:
-    attribute = _Attribute(broker, tid, args[1], args[2], args[3], args[4])
-    return attribute.failed or change_path(
-        broker, tid, "setxattr", AT_FDCWD, args[0], attribute.set, refused=attribute.cannot_set
-    )
+def setxattr(call: Call) -> Reply:
+    attribute = _Attribute(call, *call.args[1:5])
+    return attribute.failed or change_path(call, attribute.setting, AT_FDCWD, call.args[0])
 
 
-def lsetxattr(broker: Broker, tid: int, args: Arguments) -> Reply:
-    attribute = _Attribute(broker, tid, args[1], args[2], args[3], args[4])
-    return attribute.failed or change_path(
-        broker,
-        tid,
-        "setxattr",
-        AT_FDCWD,
-        args[0],
-        attribute.set,
-        flags=AT_SYMLINK_NOFOLLOW,
-        refused=attribute.cannot_set,
-    )
+def lsetxattr(call: Call) -> Reply:
+    attribute = _Attribute(call, *call.args[1:5])
+    return attribute.failed or change_path(call, attribute.setting, AT_FDCWD, call.args[0], AT_SYMLINK_NOFOLLOW)
 
 
-def fsetxattr(broker: Broker, tid: int, args: Arguments) -> Reply:
-    attribute = _Attribute(broker, tid, args[1], args[2], args[3], args[4])
-    return attribute.failed or change_descriptor(
-        broker, tid, "setxattr", signed(args[0]), attribute.set, refused=attribute.cannot_set
-    )
+def fsetxattr(call: Call) -> Reply:
+    attribute = _Attribute(call, *call.args[1:5])
+    return attribute.failed or change_descriptor(call, attribute.setting, signed(call.args[0]))
 
 
-def setxattrat(broker: Broker, tid: int, args: Arguments) -> Reply:
+def setxattrat(call: Call) -> Reply:
     """Linux 6.13: dirfd, path, flags, name, struct xattr_args, its size."""
-    flags = args[2] & 0xFFFF_FFFF
+    flags = call.args[2] & 0xFFFF_FFFF
     if not calls.exists("setxattrat"):
         return errno.ENOSYS
-    size = args[5]
+    size = call.args[5]
     if size < _ARGUMENTS.size:
         return errno.EINVAL
     if size > _ARGUMENTS_MAX:
         return errno.E2BIG
-    given = broker.processes.find(tid).read(tid, args[4], size)
+    given = call.read(call.args[4], size)
     if any(given[_ARGUMENTS.size :]):
         return errno.E2BIG  # copy_struct_from_user: of a later kernel
     value_at, value_size, how = _ARGUMENTS.unpack_from(given)
     if flags & ~AT_FLAGS:
         return errno.EINVAL
-    attribute = _Attribute(broker, tid, args[3], value_at, value_size, how)
-    return attribute.failed or _at(
-        broker, tid, "setxattr", signed(args[0]), args[1], flags, attribute.set, attribute.cannot_set
-    )
+    attribute = _Attribute(call, call.args[3], value_at, value_size, how)
+    return attribute.failed or change_at(call, attribute.setting, signed(call.args[0]), call.args[1], flags)
 
 
-def removexattr(broker: Broker, tid: int, args: Arguments) -> Reply:
-    attribute = _Attribute(broker, tid, args[1])
-    return attribute.failed or change_path(
-        broker, tid, "removexattr", AT_FDCWD, args[0], attribute.remove, refused=attribute.cannot_remove
-    )
+def removexattr(call: Call) -> Reply:
+    attribute = _Attribute(call, call.args[1])
+    return attribute.failed or change_path(call, attribute.removing, AT_FDCWD, call.args[0])
 
 
-def lremovexattr(broker: Broker, tid: int, args: Arguments) -> Reply:
-    attribute = _Attribute(broker, tid, args[1])
-    return attribute.failed or change_path(
-        broker,
-        tid,
-        "removexattr",
-        AT_FDCWD,
-        args[0],
-        attribute.remove,
-        flags=AT_SYMLINK_NOFOLLOW,
-        refused=attribute.cannot_remove,
-    )
+def lremovexattr(call: Call) -> Reply:
+    attribute = _Attribute(call, call.args[1])
+    return attribute.failed or change_path(call, attribute.removing, AT_FDCWD, call.args[0], AT_SYMLINK_NOFOLLOW)
 
 
-def fremovexattr(broker: Broker, tid: int, args: Arguments) -> Reply:
-    attribute = _Attribute(broker, tid, args[1])
-    return attribute.failed or change_descriptor(
-        broker, tid, "removexattr", signed(args[0]), attribute.remove, refused=attribute.cannot_remove
-    )
+def fremovexattr(call: Call) -> Reply:
+    attribute = _Attribute(call, call.args[1])
+    return attribute.failed or change_descriptor(call, attribute.removing, signed(call.args[0]))
 
 
-def removexattrat(broker: Broker, tid: int, args: Arguments) -> Reply:
+def removexattrat(call: Call) -> Reply:
     """Linux 6.13: dirfd, path, flags, name."""
-    flags = args[2] & 0xFFFF_FFFF
+    flags = call.args[2] & 0xFFFF_FFFF
     if not calls.exists("removexattrat"):
         return errno.ENOSYS
     if flags & ~AT_FLAGS:
         return errno.EINVAL
-    attribute = _Attribute(broker, tid, args[3])
-    return attribute.failed or _at(
-        broker, tid, "removexattr", signed(args[0]), args[1], flags, attribute.remove, attribute.cannot_remove
-    )
+    attribute = _Attribute(call, call.args[3])
+    return attribute.failed or change_at(call, attribute.removing, signed(call.args[0]), call.args[1], flags)
 
 
-def _at(
-    broker: Broker,
-    tid: int,
-    op: str,
-    dirfd: int,
-    address: int,
-    flags: int,
-    act: Change,
-    refused: Callable[[int, bool], int],
-) -> Reply:
-    if flags & AT_EMPTY_PATH and dirfd >= 0 and not (address and broker.processes.find(tid).read_string(tid, address)):
-        return change_descriptor(broker, tid, op, dirfd, act, refused=refused)
-    return change_path(broker, tid, op, dirfd, address, act, flags=flags, refused=refused)
-
-
-def _translated(broker: Broker, tid: int, given: bytes) -> bytes | None:
+def _translated(call: Call, given: bytes) -> bytes | None:
     """An access control list with the ids as our user namespace has them; None where one has no counterpart there."""
     if len(given) % _ENTRY.size != _LIST_HEAD:
         return given  # malformed: the kernel says so
@@ -148,7 +102,8 @@ def _translated(broker: Broker, tid: int, given: bytes) -> bytes | None:
     for tag, rights, number in _ENTRY.iter_unpack(given[_LIST_HEAD:]):
         outer = number
         if tag in (_USER, _GROUP):
-            ids = broker.identities.outer_ids(tid, *((number, _NO_ID) if tag == _USER else (_NO_ID, number)))
+            pair = (number, _NO_ID) if tag == _USER else (_NO_ID, number)
+            ids = call.services.identities.outer_ids(call.tid, *pair)
             if ids is None:
                 return None
             outer = ids[0] if tag == _USER else ids[1]
@@ -159,14 +114,13 @@ def _translated(broker: Broker, tid: int, given: bytes) -> bytes | None:
 class _Attribute:
     """An attribute copied from the caller's memory, and what is to become of it."""
 
-    __slots__ = ("_flags", "_name", "_tid", "_value", "failed")
+    __slots__ = ("_flags", "_name", "_tid", "_value", "failed", "removing", "setting")
 
-    def __init__(
-        self, broker: Broker, tid: int, name_at: int, value_at: int = 0, size: int = 0, flags: int = 0
-    ) -> None:
-        process = broker.processes.find(tid)
-        self._tid = tid
+    def __init__(self, call: Call, name_at: int, value_at: int = 0, size: int = 0, flags: int = 0) -> None:
+        self._tid = call.tid
         self._flags = flags & 0xFFFF_FFFF
+        self.setting = Change("setxattr", self._set, self._cannot_set)
+        self.removing = Change("removexattr", self._remove, self._cannot_remove)
         self._name = b""
         self._value = b""
         self.failed = 0
@@ -175,7 +129,7 @@ class _Attribute:
             self.failed = errno.EINVAL
             return
         try:
-            self._name = process.read_string(tid, name_at)
+            self._name = call.read_string(name_at)
         except KernelCallError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
@@ -184,18 +138,18 @@ class _Attribute:
         elif size > _SIZE_MAX:
             self.failed = errno.E2BIG
         elif size:
-            self._value = process.read(tid, value_at, size)
-            if broker.identities.changed and self._name in _LISTS:
-                self._value = _translated(broker, tid, self._value) or b""
+            self._value = call.read(value_at, size)
+            if call.services.identities.changed and self._name in _LISTS:
+                self._value = _translated(call, self._value) or b""
                 self.failed = 0 if self._value else errno.EINVAL
 
-    def set(self, fd: int, borrowed: bool) -> None:
+    def _set(self, fd: int, borrowed: bool) -> None:
         os.setxattr(for_os(fd, borrowed), self._name, self._value, self._flags)
 
-    def remove(self, fd: int, borrowed: bool) -> None:
+    def _remove(self, fd: int, borrowed: bool) -> None:
         os.removexattr(for_os(fd, borrowed), self._name)
 
-    def cannot_set(self, fd: int, borrowed: bool) -> int:
+    def _cannot_set(self, fd: int, borrowed: bool) -> int:
         """Why the kernel would not set it; 0 if it might."""
         forbidden = inode_errno.of_attribute(self._tid, fd, self._name)
         if forbidden:
@@ -207,7 +161,7 @@ class _Attribute:
             return errno.ENODATA if self._flags & os.XATTR_REPLACE else 0
         return present if present == errno.EOPNOTSUPP else 0
 
-    def cannot_remove(self, fd: int, borrowed: bool) -> int:
+    def _cannot_remove(self, fd: int, borrowed: bool) -> int:
         """Why the kernel would not remove it; 0 if it might."""
         forbidden = inode_errno.of_attribute(self._tid, fd, self._name)
         if forbidden:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fence_core.broker.handlers.ties import Ties, receives_from
+from fence_core.broker.handlers.ties import receives_from
+from fence_core.broker.ties import Ties
 from fence_core.policy.merge import merge
 from fence_core.policy.model import Policy, Source
 from fence_core.policy.validate import parse_overlay

@@ -1,0 +1,153 @@
+"""What the policies in force say of a request: pure functions of an account and what is asked.
+
+Nothing is read from the system here, nothing recorded, and nobody answered.
+
+An account is a `Binding`, with the judges of its session and of those around it: all of them must allow what is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from fence_core.policy.domains import is_loopback_name, is_this_machine
+from fence_core.policy.requests import Connect, Resolve
+
+if TYPE_CHECKING:
+    from fence_core.broker.scopes import Binding
+    from fence_core.dns.search import Verdict
+    from fence_core.policy.decide import Decision
+    from fence_core.policy.requests import NoRule, Request, SystemCall
+
+
+HasPort = Callable[[str, int], bool]
+"""Whether a port of loopback was bound inside."""
+
+
+class Objection:
+    """That a session does not allow what is asked."""
+
+    __slots__ = ("asks", "binding", "quiet", "request", "rule")
+
+    def __init__(
+        self,
+        binding: Binding,
+        request: Request | SystemCall | NoRule,
+        rule: str,
+        *,
+        quiet: bool = False,
+        asks: bool = True,
+    ) -> None:
+        self.binding = binding
+        """On whose account it is there."""
+        self.request = request
+        """What that session was asked."""
+        self.rule = rule
+        self.quiet = quiet
+        """It is refused without a word."""
+        self.asks = asks
+        """Whether a rule could allow it."""
+
+    @property
+    def audited(self) -> bool:
+        """Whether the session only takes note of it."""
+        return self.binding.worker.scope.mode == "audit"
+
+
+class Route(NamedTuple):
+    """Whether a name may be connected to, and where it is."""
+
+    refusal: str | None
+    """The rule against it; None: it may."""
+    to: tuple[str, int] | None
+    """Address and port that the policy pins it to."""
+    remedy: tuple[str, ...] = ()
+    absent: bool = False
+    """The policy says that there is no such name: no violation."""
+
+
+def allowed(account: Binding, request: Request) -> bool:
+    return all(judge.decide(request).allowed for _, judge in account.judges)
+
+
+def enforces(account: Binding) -> bool:
+    """Whether any session refuses what its policy does not allow."""
+    return any(binding.worker.scope.mode != "audit" for binding, _ in account.judges)
+
+
+def would_refuse(account: Binding, request: Request) -> bool:
+    """Whether it is not only noted, but refused."""
+    return any(
+        binding.worker.scope.mode != "audit" and not judge.decide(request).allowed for binding, judge in account.judges
+    )
+
+
+def objections(account: Binding, request: Request) -> list[Objection]:
+    """Innermost first."""
+    decided = ((binding, judge.decide(request)) for binding, judge in account.judges)
+    return [
+        Objection(binding, request, decision.rule, quiet=decision.quiet)
+        for binding, decision in decided
+        if not decision.allowed
+    ]
+
+
+def upstream_proxy(account: Binding) -> str | None:
+    """The proxy that the innermost policy with a say names."""
+    found = (binding.rules().network.upstream_proxy for binding, _ in account.judges)
+    return next((proxy for proxy in found if proxy), None)
+
+
+def why_not_address(account: Binding, request: Connect) -> str:
+    """The rule against connecting to an address that a name has led to; empty if there is none."""
+    return next((each.rule for each in objections(account, request) if not each.audited), "")
+
+
+def route(account: Binding, name: str, port: int, has_port: HasPort) -> tuple[Route, list[Objection]]:
+    """Whether this account may connect to a name, where the policy says that the name is, and what is to be recorded.
+
+    From the inside out: where a session's own policy pins the name to an address, those around it are asked about
+    that address, since nobody else is reached.
+    """
+    to: tuple[str, int] | None = None
+    refusal: str | None = None
+    absent = False
+    told: list[Objection] = []
+    for binding, judge in account.judges:
+        request = Connect(name, port)
+        if to is None:
+            to = judge.pinned(name, port)
+            if to is not None and judge.decide(request).allowed:
+                continue
+            if to is None and is_this_machine(name) and not is_loopback_name(name):
+                to = ("127.0.0.1", port)  # wherever else it leads outside
+        else:
+            request = Connect(*to, inside=has_port(*to))
+        decision: Decision = judge.decide(request)
+        if decision.allowed:
+            continue
+        if decision.quiet:
+            absent = absent or decision.why == "denied"
+            refusal = refusal or decision.rule
+            continue
+        objection = Objection(binding, request, decision.rule)
+        told.append(objection)
+        if not objection.audited:
+            refusal = refusal or decision.rule
+    return Route(refusal, to, absent=absent), told
+
+
+def on_name(account: Binding, name: str) -> Verdict:
+    """What is answered to a query for this name."""
+    from fence_core.dns.search import Verdict
+
+    verdict = Verdict.ALLOW
+    for binding, judge in account.judges:
+        decision = judge.decide(Resolve(name))
+        if decision.quiet:
+            return Verdict.QUIET
+        if not decision.allowed and binding.worker.scope.mode != "audit":
+            verdict = Verdict.REFUSE
+        if judge.pinned(name) is not None:
+            return verdict  # those around are asked about the address
+    return Verdict.HERE if verdict is Verdict.ALLOW and is_this_machine(name) else verdict

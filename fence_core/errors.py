@@ -34,9 +34,12 @@ class Problem(NamedTuple):
     key: str  # "network.allowed_domains"; empty when the source as a whole is wrong
     found: str
     accepted: str
+    line: int | None = None
+    """Where in the file, if it is in one, and that can be told."""
 
     def __str__(self) -> str:
-        where = f"{self.source}: {self.key}" if self.key else self.source
+        where = self.source if self.line is None else f"{self.source}, line {self.line}"
+        where = f"{where}: {self.key}" if self.key else where
         tail = f"; accepted: {self.accepted}" if self.accepted else ""
         return f"{where}: {self.found}{tail}"
 

@@ -29,6 +29,7 @@ class MarkedPolicies:
 
     def read(self, items: Sequence[pytest.Item]) -> list[str]:
         """Take note of all markers; what is wrong with them, with file and line."""
+        known: dict[int, _Marker] = {}
         sets: dict[tuple[int, ...], _MarkerSet] = {}
         problems: dict[int, list[str]] = {}
         for item in items:
@@ -38,11 +39,13 @@ class MarkedPolicies:
                 continue
             # The mark itself is shared by all items of a module, a class or a parametrized function.
             key = tuple(id(mark) for _, mark in found)
+            for node, mark in found:
+                marker = known.setdefault(id(mark), _Marker(mark, node))
+                marker.is_at(node)
+                if id(mark) not in problems:
+                    problems[id(mark)] = self._check(node, mark)
             if key not in sets:
-                for node, mark in found:
-                    if id(mark) not in problems:
-                        problems[id(mark)] = self._check(node, mark)
-                sets[key] = _MarkerSet([mark for _, mark in found], _source(*found[-1], len(found)))
+                sets[key] = _MarkerSet([known[each] for each in key])
             self._of_item[id(item)] = sets[key]
         return [text for found in problems.values() for text in found]
 
@@ -67,8 +70,8 @@ class MarkedPolicies:
         if marked is None:
             return 0
         if marked.number is None:
-            raw = marked.raw()
-            marked.number = self._fence.register_policy(raw, marked.source) if raw else 0
+            layers = marked.layers()
+            marked.number = self._fence.register_policy(layers) if layers else 0
         return marked.number
 
     def _check(self, node: Node, mark: pytest.Mark) -> list[str]:
@@ -78,46 +81,55 @@ class MarkedPolicies:
         if not mark.kwargs:
             return [f"{where}: @pytest.mark.fence without arguments says nothing"]
         try:
-            engine.check_marker(plain(mark.kwargs), source="@pytest.mark.fence", base_dir=self._base_dir)
+            engine.parse_marker(
+                plain(mark.kwargs),
+                source=engine.Source("@pytest.mark.fence"),
+                base_dir=self._base_dir,
+                watches_reads=self._fence.watches_reads,
+            )
         except engine.PolicyError as error:
             return [f"{where}: {problem}" for problem in error.problems]
-        if engine.denies_reading(plain(mark.kwargs)) and not self._fence.watches_reads:
-            return [f"{where}: {engine.unwatched('@pytest.mark.fence')}"]
         return []
+
+
+class _Marker:
+    """One marker, and where it is: on what it marks, or on several things, of which none can be named then."""
+
+    __slots__ = ("_node", "_several", "mark")
+
+    def __init__(self, mark: pytest.Mark, node: Node) -> None:
+        self.mark = mark
+        self._node = node
+        self._several = False
+
+    def is_at(self, node: Node) -> None:
+        """It was found here; all items of a parametrized function are one place."""
+        self._several |= getattr(node, "function", node) is not getattr(self._node, "function", self._node)
+
+    def layer(self) -> tuple[dict[str, object], engine.Source]:
+        """What it says of what is allowed, and where."""
+        raw = plain(self.mark.kwargs)
+        raw.pop(_SCOPE, None)  # it chooses a process, not a policy
+        node = self._node
+        kind = "module" if isinstance(node, pytest.Module) else "class" if isinstance(node, pytest.Class) else "test"
+        place = ("", None) if self._several else _place(node)
+        return raw, engine.Source(f"@pytest.mark.fence of the {kind}", *place)
 
 
 class _MarkerSet:
     """The markers of one item from the outermost to the closest, and the number they were registered under."""
 
-    __slots__ = ("_marks", "number", "scope", "source")
+    __slots__ = ("_markers", "number", "scope")
 
-    def __init__(self, marks: Sequence[pytest.Mark], source: str) -> None:
-        self._marks = marks
-        self.source = source
+    def __init__(self, markers: Sequence[_Marker]) -> None:
+        self._markers = markers
         self.number: int | None = None
-        self.scope: object = next((mark.kwargs[_SCOPE] for mark in reversed(marks) if _SCOPE in mark.kwargs), None)
+        said = (each.mark.kwargs[_SCOPE] for each in reversed(markers) if _SCOPE in each.mark.kwargs)
+        self.scope: object = next(said, None)
 
-    def raw(self) -> dict[str, object]:
-        """What they say together of what is allowed."""
-        merged: dict[str, object] = {}
-        for mark in self._marks:
-            merged = merge(merged, engine.by_section(plain(mark.kwargs)))
-        merged.pop(_SCOPE, None)  # it chooses a process, not a policy
-        return merged
-
-
-def merge(outer: Mapping[str, object], closer: Mapping[str, object]) -> dict[str, object]:
-    """Lists add up, sections are merged, of other values the closer one counts."""
-    merged = dict(outer)
-    for key, value in closer.items():
-        known = merged.get(key)
-        if isinstance(known, dict) and isinstance(value, dict):
-            merged[key] = merge(known, value)
-        elif isinstance(known, list) and isinstance(value, list):
-            merged[key] = known + [item for item in value if item not in known]
-        else:
-            merged[key] = value
-    return merged
+    def layers(self) -> list[tuple[dict[str, object], engine.Source]]:
+        """What each of them says of what is allowed, and where."""
+        return [layer for layer in (each.layer() for each in self._markers) if layer[0]]
 
 
 def plain(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,20 +149,19 @@ def _plain(value: object) -> object:
     return value
 
 
+def _place(node: Node) -> tuple[str, int | None]:
+    """The file, and the line of the marked thing, as marks have none."""
+    if not isinstance(node, pytest.Item | pytest.Class):
+        return os.fspath(node.path), None
+    path, line, _ = node.reportinfo()
+    return os.fspath(path), None if line is None else line + 1
+
+
 def _where(node: Node) -> str:
-    """``tests/test_x.py:12 (tests/test_x.py::test_y)``; the line is that of the marked thing, as marks have none."""
-    path, line = os.fspath(node.path), None
-    if isinstance(node, pytest.Item | pytest.Class):
-        place, line, _ = node.reportinfo()
-        path = os.fspath(place)
+    """``tests/test_x.py:12 (tests/test_x.py::test_y)``."""
+    path, line = _place(node)
     path = os.path.relpath(path, node.config.invocation_params.dir)
-    return f"{path}:{line + 1} ({node.nodeid})" if line is not None else path
-
-
-def _source(node: Node, mark: pytest.Mark, count: int) -> str:
-    """Names the closest marker. Items with equal markers share a policy, so it cannot name more than the kind."""
-    kind = "module" if isinstance(node, pytest.Module) else "class" if isinstance(node, pytest.Class) else "test"
-    return f"@pytest.mark.fence of the {kind}" + (" and what it lies in" if count > 1 else "")
+    return f"{path}:{line} ({node.nodeid})" if line is not None else path
 
 
 def _shorten(value: object) -> str:

@@ -41,15 +41,14 @@ def choose(config: pytest.Config) -> engine.Config | None:
     options = config.known_args_namespace
     here = config.invocation_params.dir
     explicit = Path(os.path.abspath(here / options.fence_config)) if options.fence_config else None
-    cache_dir, basetemp = _cache_dir(config), options.basetemp
-    found = engine.find_config(
+    context = engine.TemplateContext.of_run(
         config.rootpath,
-        explicit,
-        cache_dir=cache_dir,
-        temp_dirs=[_absolute(here, basetemp)] if basetemp else [],
-        extra_write=list(paths_to_write(config)),
-        locked=list(_option_files(config)),
-        overlays=list(_overlays(options)),
+        cache_dir=_cache_dir(config),
+        extra_write=paths_to_write(config),
+        extra_temp_dirs=[_absolute(here, options.basetemp)] if options.basetemp else [],
+    )
+    found = engine.find_config(
+        config.rootpath, explicit, context=context, overlays=_overlays(options), locked=_option_files(config)
     )
     fenced = options.fence or found.settings.enabled
     if explicit is None:
@@ -103,11 +102,7 @@ def vscode_socket() -> str:
 def paths_to_write(config: pytest.Config) -> Iterator[str]:
     """Absolute paths, from the command line and the ini file, of what pytest and its plugins will write."""
     for text in (*_from_options(config.known_args_namespace), *_from_ini(config), *_from_environment()):
-        path = _absolute(config.invocation_params.dir, text)
-        yield path
-        parent = os.path.dirname(path)
-        if not os.path.isdir(parent):
-            yield _first_missing(parent)
+        yield _absolute(config.invocation_params.dir, text)
 
 
 def places_to_read(config: pytest.Config) -> Iterator[tuple[str, str]]:
@@ -183,10 +178,3 @@ def _from_environment() -> Iterator[str]:
     for name in ("COVERAGE_FILE", "PYTEST_DEBUG_TEMPROOT"):
         if os.environ.get(name):
             yield os.environ[name]
-
-
-def _first_missing(path: str) -> str:
-    """The outermost directory that has to be made to get to `path`."""
-    while not os.path.isdir(os.path.dirname(path)):
-        path = os.path.dirname(path)
-    return path

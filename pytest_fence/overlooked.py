@@ -13,27 +13,12 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from fence_core.config_files import Directories
+
 if TYPE_CHECKING:
     import pytest
 
     from pytest_fence.engine import Problem
-
-
-class Directories:
-    """Walks from directories up to the root, each once."""
-
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._seen = {root}
-
-    def up(self, directory: str) -> Iterator[str]:
-        """This directory and those above it that were not seen yet, up to the first that holds the root."""
-        while directory not in self._seen:
-            self._seen.add(directory)
-            yield directory
-            if self._root.startswith(directory.rstrip("/") + "/"):
-                return
-            directory = os.path.dirname(directory)
 
 
 def of_arguments(config: pytest.Config) -> Iterator[str]:

@@ -93,7 +93,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 def _is_configured(config: pytest.Config) -> bool:
     """Whether files of the project, or of the parts that are to be tested, might switch the fence on; a false alarm
     costs only time."""
-    from fence_core.policy.load import mentions_fence
+    from fence_core.config_files import mentions_fence
     from pytest_fence import overlooked
 
     if mentions_fence(config.rootpath) is not None:

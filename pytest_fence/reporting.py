@@ -68,7 +68,7 @@ class ReportHooks:
         """The names that `env_deny` withholds; an audit withholds nothing and lists them."""
         names, verb = self._fence.withheld, "withheld"
         if self._fence.mode == "audit":
-            names, verb = engine.variables_denied(self._chosen), "env_deny would withhold"
+            names, verb = engine.variables_denied(self._chosen.settings), "env_deny would withhold"
         if not names:
             return []
         from fence_core.report.text import escape

@@ -69,7 +69,7 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine
         captures=getattr(flags, "capture", "no") == "fd",
         workers=xdist.starts_workers(flags),
     )
-    denied = engine.variables_denied(chosen) if others and chosen.settings.mode != "audit" else ()
+    denied = engine.variables_denied(chosen.settings) if others and chosen.settings.mode != "audit" else ()
     if denied:
         raise pytest.UsageError(
             f"another pytest session is running in this process, and env_deny would take {', '.join(denied)} away "
@@ -101,7 +101,7 @@ def _clear_the_way(chosen: engine.Config) -> None:
     if not found:
         return
     if all(map(is_thread, found)) and owns_command(sys.orig_argv):
-        engine.respawn(chosen, sys.orig_argv, layers_required=chosen.settings.require)
+        engine.respawn_fenced(chosen, sys.orig_argv, layers_required=chosen.settings.require)
     raise pytest.UsageError(
         "\n".join(
             [

@@ -15,10 +15,10 @@ from fence_core.broker.scopes import Scope, Worker
 from fence_core.errors import PolicyError
 from fence_core.link import control as link
 from fence_core.link.operations import Operation, misfit
-from fence_core.policy.model import Source
+from fence_core.policy.model import Policy, Source
 from fence_core.policy.requests import printable
-from fence_core.policy.validate import unwatched
-from fence_core.policy.wire import policy_from_wire
+from fence_core.policy.sources.validate import unwatched
+from fence_core.policy.sources.wire import from_wire
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
@@ -126,7 +126,7 @@ def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict
     wrong = misfit(config, link.CONFIG)
     if wrong:
         return link.refusal(f"a session without a config, for its {wrong!r}")
-    policy = policy_from_wire(config["policy"])
+    policy = from_wire(Policy, config["policy"])
     if policy.filesystem.deny_read and not broker.watches_reads:
         raise PolicyError((unwatched(printable(config["source"]), "the session around this one"),))
     scope = Scope(
@@ -175,7 +175,8 @@ def _proxy(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict
 
 
 def _policy(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
-    return {"number": _own(process).scope.register(request["raw"], Source(request["source"]))}
+    layers = [(raw, from_wire(Source, source)) for raw, source in request["layers"]]
+    return {"number": _own(process).scope.register(layers)}
 
 
 def _ceiling(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:

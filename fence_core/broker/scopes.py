@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from fence_core.events.phases import PHASES
 from fence_core.link.page import Page, read_note
 from fence_core.policy.decide import Judge
 from fence_core.policy.domains import parse_pattern
-from fence_core.policy.merge import merge
 from fence_core.policy.model import Policy, Source
-from fence_core.policy.validate import parse_overlay, unwatched
+from fence_core.policy.sources.merge import merge
+from fence_core.policy.sources.validate import parse_marker
 
 POLICIES_MAX = 20_000
 
@@ -93,20 +93,16 @@ class Scope:
         self.reach_out: list[bool] = [_lists_addresses(base)]
         """For each policy, whether it lists addresses that a socket could reach directly."""
 
-    def register(self, raw: Mapping[str, Any], source: Source) -> int:
-        """The number of the base policy with these marker arguments merged in. Raises PolicyError."""
-        overlay = parse_overlay(raw, source=source, base_dir=self.base_dir)
+    def register(self, layers: Iterable[tuple[Mapping[str, Any], Source]]) -> int:
+        """The number of the base policy with the arguments of these markers merged in. Raises PolicyError."""
+        overlays = [
+            parse_marker(raw, source=source, base_dir=self.base_dir, watches_reads=self.watches_reads)
+            for raw, source in layers
+        ]
         if len(self.policies) >= POLICIES_MAX:
-            raise PolicyError(
-                (
-                    Problem(
-                        source.name, "fence", f"more than {POLICIES_MAX} different policies", "fewer different markers"
-                    ),
-                )
-            )
-        if overlay.filesystem.deny_read and not self.watches_reads:
-            raise PolicyError((unwatched(source.name),))
-        policy = merge(self.base, overlay)
+            found, accepted = f"more than {POLICIES_MAX} different policies", "fewer different markers"
+            raise PolicyError((Problem(overlays[-1].source.name, "fence", found, accepted),))
+        policy = merge(self.base, *overlays)
         self.policies.append(policy)
         self.judges.append(Judge(policy))
         self.reach_out.append(_lists_addresses(policy))

@@ -21,7 +21,7 @@ from fence_core.launcher import guardian, inherited, set_aside
 from fence_core.launcher.child import BLOCKED, raise_fence
 from fence_core.launcher.join import base_dir, maybe_join
 from fence_core.link import start
-from fence_core.policy.load import source_kind
+from fence_core.policy.sources.files import source_kind
 
 if TYPE_CHECKING:
     from fence_core.launcher.handle import Fence

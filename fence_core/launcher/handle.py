@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import resource
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fence_core.errors import BrokerError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fence_core.launcher.per_test import Layer
     from fence_core.link.one_test import Line
     from fence_core.link.operations import Operation
+    from fence_core.policy.model import Source
 
 _F_DUPFD_CLOEXEC = fcntl.F_DUPFD_CLOEXEC
 _STACK_SIGNAL = int(signal.SIGRTMAX) - 3
@@ -145,9 +146,13 @@ class Fence:
 
     # ------------------------------------------------------------ per session
 
-    def register_policy(self, raw: Mapping[str, object], source: str) -> int:
-        """The number of this session's policy with these marker arguments merged in. Raises PolicyError."""
-        number: int = self._ask(control.POLICY, raw=dict(raw), source=source)["number"]
+    def register_policy(self, layers: Sequence[tuple[Mapping[str, object], Source]]) -> int:
+        """The number of this session's policy with the arguments of these markers merged in, the closest last.
+
+        Raises PolicyError.
+        """
+        plain = [[dict(raw), source._asdict()] for raw, source in layers]
+        number: int = self._ask(control.POLICY, layers=plain)["number"]
         return number
 
     def proxy(self) -> str:

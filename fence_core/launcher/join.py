@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fence_core.kernel import features
 from fence_core.link import doors
-from fence_core.policy.load import source_kind
+from fence_core.policy.sources.files import source_kind
 from fence_core.untouched import real
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nes
     if config is not None:
         if config.settings.require:
             features.require(config.settings.require)
-        from fence_core.policy.wire import policy_to_wire
+        from fence_core.policy.sources.wire import to_wire
 
         plain = {
-            "policy": policy_to_wire(config.policy),
+            "policy": to_wire(config.policy),
             "mode": config.settings.mode,
             "source": config.source,
             "syntax": source_kind(config.path),

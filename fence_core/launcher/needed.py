@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from fence_core.policy.model import Config, Settings
 
-__all__ = ["check"]
+__all__ = ["check_needed"]
 
 _NULL = "the null device"
 _PROBE = "a"
 """Some name in the directory for temporary files."""
 
 
-def check(config: Config, places: Iterable[tuple[str, str]], *, captures: bool, workers: bool) -> None:
+def check_needed(config: Config, places: Iterable[tuple[str, str]], *, captures: bool, workers: bool) -> None:
     """Raises PolicyError for every rule that covers what this run needs.
 
     `places`: pairs of what it is and a path, which are read as well. `captures`: what the tests print is kept in a file

@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 from fence_core.launcher.early_modules import protect_early_modules, trusted_path
 from fence_core.launcher.fork import EXIT_UNAVAILABLE, check_layers, fork_fenced, leave_quietly
 from fence_core.launcher.withhold import check_restart, withhold
-from fence_core.policy.model import Config, Entry, Settings, Source
-from fence_core.policy.wire import policy_from_wire, policy_to_wire
+from fence_core.policy.model import Config, Policy, Settings
+from fence_core.policy.sources import files
+from fence_core.policy.sources.wire import from_wire, to_wire
 
 _START = (
     "import json,os,sys;fd=int(sys.argv[1]);order=json.loads(os.pread(fd,os.fstat(fd).st_size,0));os.close(fd);"
@@ -37,16 +38,13 @@ def respawn_fenced(config: Config, argv: list[str], *, layers_required: tuple[st
         "argv": argv,
         "executable": sys.executable,
         "sys_path": trusted_path(policy.filesystem.environment),
-        "policy": policy_to_wire(policy),
-        "mode": config.settings.mode,
-        "leftovers": config.settings.leftovers,
-        "watch_reads": config.settings.watch_reads,
-        "env_deny": list(config.settings.env_deny),
-        "keep_fds": list(config.settings.keep_fds),
+        "policy": to_wire(policy),
+        "settings": to_wire(config.settings),
         # Before the exec, whose program gets the rest: the name is all that is left to hand on.
         "withheld": withhold(config.settings),
         "source": config.source,
         "path": str(config.path) if config.path else "",
+        "texts": files.texts,
         "layers": list(layers_required),
     }
     fd = os.memfd_create("fence-order", 0)
@@ -61,16 +59,10 @@ def respawn_fenced(config: Config, argv: list[str], *, layers_required: tuple[st
 
 def supervise(order: dict[str, Any]) -> NoReturn:
     """Run by the new program: fork, fence the child, start the command in it."""
+    files.texts.update(order["texts"])
     config = Config(
-        policy=policy_from_wire(order["policy"]),
-        settings=Settings(
-            enabled=True,
-            mode=order["mode"],
-            leftovers=order["leftovers"],
-            watch_reads=order["watch_reads"],
-            env_deny=tuple(Entry(text, Source(*source)) for text, source, _ in order["env_deny"]),
-            keep_fds=tuple(order["keep_fds"]),
-        ),
+        policy=from_wire(Policy, order["policy"]),
+        settings=from_wire(Settings, order["settings"]),
         source=order["source"],
         path=Path(order["path"]) if order["path"] else None,
     )

@@ -22,7 +22,7 @@ def give_back_when_asked() -> None:
     gc.callbacks.append(_before_collection)
 
 
-def keep() -> None:
+def keep_set_aside() -> None:
     """Nobody asks any more: pytest's own last collections, and the interpreter's, are to leave them alone."""
     if _before_collection in gc.callbacks:
         gc.callbacks.remove(_before_collection)
@@ -30,7 +30,7 @@ def keep() -> None:
 
 def _before_collection(phase: str, info: dict[str, int]) -> None:
     if phase == "start" and info["generation"] == 2 and _was_asked_for():
-        keep()
+        keep_set_aside()
         gc.unfreeze()
 
 

@@ -24,7 +24,7 @@ _LOADS = frozenset({"PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "PYTHONH
 """What of it a worker does not get from its controller, as it gets arguments and `sys.path`."""
 
 
-def named(settings: Settings) -> tuple[str, ...]:
+def variables_denied(settings: Settings) -> tuple[str, ...]:
     """The variables of this process that `env_deny` matches, whatever the mode."""
     return tuple(sorted(filter(matcher(settings.env_deny), os.environ)))
 
@@ -77,5 +77,7 @@ def _taken(settings: Settings, needed: Callable[[str], bool], why: str) -> list[
         names = sorted(name for name in filter(matcher((entry,)), os.environ) if needed(name))
         if names:
             found = f'"{entry.text}" takes {", ".join(names)} away, {why}'
-            problems.append(Problem(entry.source.name, "env_deny", found, accepted))
+            from fence_core.policy.sources.lines import problem
+
+            problems.append(problem(entry.source, "env_deny", found, accepted))
     return problems

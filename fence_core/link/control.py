@@ -39,7 +39,8 @@ HELLO = Operation(
 """A process's first word, once for each session in it. `note`: address and token of its note (`page`)."""
 WORKERS = Operation("workers", {}, {})
 """Processes that are started from now on, outside of tests, may join as workers."""
-POLICY = Operation("policy", {"raw": dict, "source": str}, {"number": int})
+POLICY = Operation("policy", {"layers": list}, {"number": int})
+"""Pairs of what a marker says and its `Source`, as data, the closest last."""
 CEILING = Operation("ceiling", {"policy": int}, {"places": OPTIONAL_LIST})
 """Where a test under this policy may write at all: pairs for `child.add_places`."""
 PROXY = Operation("proxy", {}, {"url": str})

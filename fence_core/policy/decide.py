@@ -438,10 +438,10 @@ class Judge:
         return None if found is None else (found[0], found[1] or port)
 
     def _listed_host(self, name: str) -> Decision:
-        return Decision(True, f"allowed: network.hosts {name} ({self._network.source_of('hosts')})")
+        return Decision(True, f"allowed: network.hosts {name} ({self._network.source_of('hosts', name)})")
 
     def _declared_absent(self, name: str) -> Decision:
-        says = f"network.hosts says that {name} does not exist ({self._network.source_of('hosts')})"
+        says = f"network.hosts says that {name} does not exist ({self._network.source_of('hosts', name)})"
         return Decision(False, says, "denied", quiet=True)
 
     def _bind(self, request: Bind) -> Decision:

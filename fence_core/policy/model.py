@@ -17,20 +17,6 @@ Leftovers = Literal["end", "wait"]
 TestScope = Literal["session", "test"]
 
 
-NOT_SUPPORTED_YET = frozenset(
-    {
-        "network.socks_proxy_port",
-        "command.deny",
-        "command.allow",
-    }
-)
-"""Keys that are understood but that nothing enforces yet.
-
-Setting one to anything but its default is a `PolicyError`: a fence that takes a rule and does not keep it is worse
-than none. Whoever builds the enforcement deletes the name here.
-"""
-
-
 class Source(Record):
     """Where something was written."""
 
@@ -48,7 +34,8 @@ class Source(Record):
 
 
 Sources = tuple[tuple[str, Source], ...]
-"""Pairs of a scalar's name and where its value was written. A name that is not there has its built-in default."""
+"""Pairs of a scalar's name and where its value was written; and of what is no `Entry`: "expose_ports 80". A name that
+is not there has its built-in default."""
 
 
 class Entry(Record):
@@ -67,7 +54,7 @@ _BUILT_IN = Source("the built-in default")
 
 
 def _source(sources: Sources, name: str) -> Source:
-    return next((source for key, source in sources if key == name), _BUILT_IN)
+    return dict(sources).get(name, _BUILT_IN)
 
 
 class NetworkRules(Record):
@@ -92,9 +79,9 @@ class NetworkRules(Record):
     """Names and where they are; an empty address: the name does not exist, and asking for it is no violation."""
     sources: Sources = ()
 
-    def source_of(self, name: str) -> Source:
-        """Where the scalar of this name got its value."""
-        return _source(self.sources, name)
+    def source_of(self, name: str, item: object = "") -> Source:
+        """Where the scalar of this name got its value; or what is in the list or table of this name its item."""
+        return _source(self.sources, f"{name} {item}" if item else name)
 
 
 class FilesystemRules(Record):
@@ -129,7 +116,7 @@ class FilesystemRules(Record):
 
 
 class CommandRules(Record):
-    """Which commands may be run. Nothing enforces these yet (`NOT_SUPPORTED_YET`)."""
+    """Which commands may be run. Nothing enforces these yet."""
 
     deny: tuple[Entry, ...] = ()
     allow: tuple[Entry, ...] = ()

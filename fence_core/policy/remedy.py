@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fence_core.policy import domains, siblings
 from fence_core.policy.decide import ID_MAPS, RESOLVER_PORTS, Judge
 from fence_core.policy.hints import hint, is_shared_root
+from fence_core.policy.keys import spellings
 from fence_core.policy.record import Record
 from fence_core.policy.requests import UNNAMED, Bind, Connect, Move, Resolve, UnixConnect, Write
 
@@ -262,9 +263,7 @@ def _json(value: object) -> str:
 
 def _config(section: str, key: str, value: bool | list[str] | list[int], syntax: str) -> str:
     if syntax == "json":
-        from fence_core.policy.validate import camel
-
-        return _json({section: {camel(key): value}})
+        return _json({section: {spellings(section)[key].camel: value}})
     if syntax == "yaml":
         return f"{key}: {_json(value)}"
     return f"[tool.fence]\n{key} = {_json(value)}"

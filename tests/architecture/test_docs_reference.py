@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from fence_core.kernel import features
-from fence_core.policy.model import NOT_SUPPORTED_YET
-from fence_core.policy.templates import template_names
-from fence_core.policy.validate import KEYS
+from fence_core.policy.keys import KEYS, PRESETS, Key
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -40,17 +39,53 @@ def test_layers() -> None:
     assert first_column(section(REFERENCE / "options.md", "Layers")) == set(features.NAMES)
 
 
+def rows(text: str) -> dict[str, list[str]]:
+    """The cells of a table's rows, without links, by what is in backquotes in the first one."""
+    plain = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text)
+    cells = [line.strip("| ").split(" | ") for line in plain.splitlines() if line.startswith("| `")]
+    return {row[0].strip("`"): row[1:] for row in cells}
+
+
+def default(key: Key) -> str:
+    """As the reference writes it."""
+    if key.unset or key.default is None:
+        return key.unset or "none"
+    if key.default == ():
+        return "`{}`" if key.kind.words.startswith("table") else "`[]`"
+    return f"`{json.dumps(key.default)}`"
+
+
 @pytest.mark.parametrize(("title", "of"), [("How to run", ""), ("network", "network"), ("filesystem", "filesystem")])
 def test_keys(title: str, of: str) -> None:
-    documented = first_column(section(REFERENCE / "configuration.md", title))
-    real = {key.name for key in KEYS if key.section == of and key.path not in NOT_SUPPORTED_YET}
-    assert documented == real - {"allow_pty"}  # a shorthand, in the text
+    """The page has each row of `keys.py`: type, default, and what it means, after which more may follow."""
+    documented = rows(section(REFERENCE / "configuration.md", title))
+    real = {key.name: key for key in KEYS if key.section == of and key.enforced and not key.writes}
+    assert list(documented) == list(real)
+    for name, (kind, unset, meaning) in documented.items():
+        key = real[name]
+        assert kind == (", ".join(f'`"{each}"`' for each in key.choices) or key.kind.words), name
+        assert unset == default(key), name
+        assert meaning.startswith(key.help), name
+
+
+def test_what_is_short_for_others() -> None:
+    text = (REFERENCE / "configuration.md").read_text("utf-8")
+    for key in KEYS:
+        if key.writes:
+            assert re.search(rf"^`{key.name} = .*, is {re.escape(key.help)}", text, re.MULTILINE), key.name
 
 
 def test_keys_that_are_not_enforced_yet() -> None:
     text = section(REFERENCE / "configuration.md", "Understood, but not enforced yet")
-    assert set(re.findall(r"`([a-z_.]+)`", text)) == NOT_SUPPORTED_YET
+    assert set(re.findall(r"`([a-z_.]+)`", text)) == {key.path for key in KEYS if not key.enforced}
+
+
+def test_what_a_marker_cannot_set() -> None:
+    text = (REFERENCE / "marker.md").read_text("utf-8")
+    listed = re.search(r"What is set for the run as a whole \((.*?)\)", text, re.DOTALL)
+    assert listed
+    assert set(re.findall(r"`([a-z_]+)`", listed[1])) == {key.name for key in KEYS if not key.marker}
 
 
 def test_presets() -> None:
-    assert first_column(section(ROOT / "docs" / "concepts.md", "The policy")) == set(template_names())
+    assert first_column(section(ROOT / "docs" / "concepts.md", "The policy")) == set(PRESETS)

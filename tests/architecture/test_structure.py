@@ -69,8 +69,6 @@ KNOWN: Mapping[str, set[str]] = {
         "fence_core.launcher.handle",
         "fence_core.launcher.join",
         "fence_core.launcher.per_test",
-        "fence_core.policy.templates",
-        "fence_core.policy.validate",
         "fence_core.proxy.classic",
         "fence_core.proxy.hub",
         "fence_core.proxy.relay",

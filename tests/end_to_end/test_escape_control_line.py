@@ -15,7 +15,7 @@ def ask(**request):
     return json.loads(answer) if answer else {}
 
 hello = ask(op="hello", role="worker")
-given = ask(op="policy", source="x", raw={"allow_write": [sys.argv[1]]})
+given = ask(op="policy", layers=[[{"allow_write": [sys.argv[1]]}, {"name": "x", "file": "", "line": None, "at": []}]])
 try:
     page = mmap.mmap(os.open("/proc/fence/page", os.O_RDWR | os.O_CREAT), 65536)
     page[8:16] = struct.pack("=Q", given.get("number", 1))

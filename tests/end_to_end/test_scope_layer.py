@@ -176,7 +176,8 @@ def test_nobody_else_is_taken_for_pytest(fenced: Fenced) -> None:
                 os.open(f"/proc/fence/test/{pid}", os.O_RDWR | os.O_CREAT)
             except FileNotFoundError:
                 pass
-        print(json.dumps([ask(op="policy", raw={"allow_write": ["/"]}, source="me"), ask(op="ceiling", policy=0)]))
+        layer = {"allow_write": ["/"]}, {"name": "me", "file": "", "line": None, "at": []}
+        print(json.dumps([ask(op="policy", layers=[layer]), ask(op="ceiling", policy=0)]))
         '''
 
         def answers():

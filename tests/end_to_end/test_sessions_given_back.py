@@ -33,7 +33,7 @@ TEST = """
 import json, os, subprocess, sys
 import pytest
 from fence_core.policy.model import Policy
-from fence_core.policy.wire import policy_to_wire
+from fence_core.policy.sources.wire import to_wire
 
 SUPERVISOR = os.getppid()
 
@@ -49,7 +49,7 @@ def costs():
         return memory, 0
 
 def run(code):
-    before = f"POLICY = json.loads({json.dumps(policy_to_wire(Policy()))!r})"
+    before = f"POLICY = json.loads({json.dumps(to_wire(Policy()))!r})"
     script = "import json\\n" + before + GREET + code
     return subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, check=True).stdout
 """

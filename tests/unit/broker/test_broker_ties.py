@@ -12,9 +12,9 @@ import pytest
 
 from fence_core.broker.handlers.ties import receives_from
 from fence_core.broker.ties import Ties
-from fence_core.policy.merge import merge
 from fence_core.policy.model import Policy, Source
-from fence_core.policy.validate import parse_overlay
+from fence_core.policy.sources.merge import merge
+from fence_core.policy.sources.validate import parse_overlay
 
 LOOPBACK, OTHER = 1, 2
 

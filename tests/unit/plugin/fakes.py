@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class FakeFence:
         self.mode = mode
         self.now = ("", "startup", 0)
         self.entered: list[tuple[str, str, int]] = []
-        self.policies: list[tuple[Mapping[str, object], str]] = []
+        self.policies: list[list[tuple[Mapping[str, object], engine.Source]]] = []
         self.settled = 0
         self.closed = False
         self._count = 0
@@ -54,10 +54,11 @@ class FakeFence:
     def violation_count(self) -> int:
         return self._count
 
-    def register_policy(self, raw: Mapping[str, object], source: str) -> int:
-        engine.check_marker(raw, source=source, base_dir="/")
-        json.dumps(raw)  # it has to travel
-        self.policies.append((raw, source))
+    def register_policy(self, layers: Sequence[tuple[Mapping[str, object], engine.Source]]) -> int:
+        for raw, source in layers:
+            engine.parse_marker(raw, source=source, base_dir="/", watches_reads=self.watches_reads)
+            json.dumps(raw)  # it has to travel
+        self.policies.append(list(layers))
         return len(self.policies)
 
     def expect_workers(self) -> None:
@@ -139,7 +140,7 @@ def violation(what: str = "connect 93.184.216.34:443/tcp", **changes: Any) -> Vi
 def install(put: Callable[[object, str, object], None] = setattr) -> None:
     """Put fakes in place of everything that would touch a process."""
 
-    def maybe_join(config: engine.Config | None, *, role: engine.Role) -> FakeFence | None:
+    def maybe_join(config: engine.Config | None, *, role: str) -> FakeFence | None:
         if config is None:  # a worker: it is told the mode by the broker
             if not Path(os.environ[DIRECTORY], "mode").exists():
                 return None
@@ -155,13 +156,13 @@ def install(put: Callable[[object, str, object], None] = setattr) -> None:
         Path(os.environ[DIRECTORY], "mode").write_text(config.settings.mode)
         return FakeFence("session", config.settings.mode)
 
-    def respawn(config: engine.Config, argv: object, *, layers_required: tuple[str, ...]) -> None:
+    def respawn_fenced(config: engine.Config, argv: object, *, layers_required: tuple[str, ...]) -> None:
         raise engine.FenceUnavailable("respawn", f"with {argv}")
 
     put(engine, "maybe_join", maybe_join)
     put(engine, "fence_this_process", fence_this_process)
     put(engine, "obstacles", lambda: tuple(filter(None, os.environ.get(OBSTACLES, "").split("|"))))
-    put(engine, "respawn", respawn)
+    put(engine, "respawn_fenced", respawn_fenced)
 
 
 def pytest_addoption() -> None:

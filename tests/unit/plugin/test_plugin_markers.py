@@ -6,16 +6,16 @@ import pathlib
 
 import pytest
 
+from fence_core.policy.model import Source
 from pytest_fence import markers
-from pytest_fence.engine import by_section
 from tests.unit.plugin.faked_pytest import FakedPytest
 
 
-def policies(faked: FakedPytest) -> dict[str, object]:
-    """Name of each test that ran under a policy of its own, and what that is."""
+def policies(faked: FakedPytest) -> dict[str, list[object]]:
+    """Name of each test that ran under a policy of its own, and what its markers say, the closest last."""
     assert faked.fence is not None
     return {
-        nodeid.rpartition("::")[2]: faked.fence.policies[policy - 1][0]
+        nodeid.rpartition("::")[2]: [raw for raw, _ in faked.fence.policies[policy - 1]]
         for nodeid, _, policy in faked.fence.entered
         if policy
     }
@@ -38,14 +38,53 @@ def test_functions_classes_and_modules_add_up(faked: FakedPytest) -> None:
         """
     )
     faked.run().assert_outcomes(passed=3)
+    module = {"allowed_domains": ["module.test"], "allow_local_binding": False}
+    it = {"allowed_domains": ["class.test"]}
+    function = {"allowed_domains": ["function.test"], "allow_local_binding": True, "allow_write": ["out"]}
     assert policies(faked) == {
-        "test_module": {"network": {"allowed_domains": ["module.test"], "allow_local_binding": False}},
-        "test_class": {"network": {"allowed_domains": ["module.test", "class.test"], "allow_local_binding": False}},
-        "test_function": {
-            "network": {"allowed_domains": ["module.test", "class.test", "function.test"], "allow_local_binding": True},
-            "filesystem": {"allow_write": ["out"]},
-        },
+        "test_module": [module],
+        "test_class": [module, it],
+        "test_function": [module, it, function],
     }
+
+
+def test_each_marker_says_where_it_is(faked: FakedPytest) -> None:
+    """What is on several things names none of them."""
+    path = faked.pytester.makepyfile(
+        test_it="""
+        import pytest
+        pytestmark = pytest.mark.fence(allow_write=["module"])
+        shared = pytest.mark.fence(allow_write=["shared"])
+
+        @pytest.mark.fence(allow_write=["class"])
+        class TestIt:
+            @pytest.mark.parametrize("n", [1, 2])
+            @pytest.mark.fence(allow_write=["function"])
+            def test_a(self, n): pass
+
+        @shared
+        def test_b(): pass
+
+        @shared
+        def test_c(): pass
+        """
+    )
+    faked.run().assert_outcomes(passed=4)
+    assert faked.fence is not None
+    written = {str(raw["allow_write"]): source for layers in faked.fence.policies for raw, source in layers}
+    assert written == {
+        "['module']": Source("@pytest.mark.fence of the module", str(path)),
+        "['class']": Source("@pytest.mark.fence of the class", str(path), 5),
+        "['function']": Source("@pytest.mark.fence of the test", str(path), 7),
+        "['shared']": Source("@pytest.mark.fence of the test"),
+    }
+
+
+def test_where_a_test_runs_is_no_rule(faked: FakedPytest) -> None:
+    faked.pytester.makepyfile("import pytest\n@pytest.mark.fence(scope='session')\ndef test_a(): pass\n")
+    faked.run().assert_outcomes(passed=1)
+    assert faked.fence is not None
+    assert not faked.fence.policies
 
 
 def test_one_test_does_not_leak_into_the_next(faked: FakedPytest) -> None:
@@ -124,8 +163,8 @@ def test_markers_of_a_collection_hook_and_of_parameters(faked: FakedPytest) -> N
     )
     faked.run().assert_outcomes(passed=3)
     assert policies(faked) == {
-        "test_hook": {"filesystem": {"allow_write": ["hook"]}},
-        "test_p[2]": {"filesystem": {"allow_write": ["param"]}},
+        "test_hook": [{"allow_write": ["hook"]}],
+        "test_p[2]": [{"allow_write": ["param"]}],
     }
 
 
@@ -190,7 +229,7 @@ def test_the_marker_is_documented(faked: FakedPytest) -> None:
 def test_a_policy_that_the_engine_refuses_fails_that_test(faked: FakedPytest, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.unit.plugin import fakes
 
-    def refuse(self: object, raw: object, source: str) -> int:
+    def refuse(self: object, layers: object) -> int:
         raise fakes.engine.FenceError("too many policies")
 
     monkeypatch.setattr(fakes.FakeFence, "register_policy", refuse)
@@ -200,29 +239,6 @@ def test_a_policy_that_the_engine_refuses_fails_that_test(faked: FakedPytest, mo
     result = faked.run()
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["the marker of this test cannot be used: too many policies"])
-
-
-def test_merging_follows_the_kind_of_the_value() -> None:
-    outer = {"network": {"allowed_domains": ["a", "b"], "allow_local_binding": True}}
-    closer = {"network": {"allowed_domains": ["b", "c"], "allow_local_binding": False}, "filesystem": {"x": 1}}
-    assert markers.merge(outer, closer) == {
-        "network": {"allowed_domains": ["a", "b", "c"], "allow_local_binding": False},
-        "filesystem": {"x": 1},
-    }
-    assert outer["network"]["allowed_domains"] == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        {"allowed_domains": ["a"]},
-        {"allowedDomains": ["a"]},
-        {"network": {"allowed_domains": ["a"]}},
-        {"network": {"allowedDomains": ["a"]}},
-    ],
-)
-def test_all_spellings_of_a_key_are_one(raw: dict[str, object]) -> None:
-    assert by_section(raw) == {"network": {"allowed_domains": ["a"]}}
 
 
 def test_arguments_become_plain_data() -> None:

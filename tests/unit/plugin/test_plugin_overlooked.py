@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_fence.overlooked import Directories
+from fence_core.config_files import Directories
 
 
 def test_each_directory_once() -> None:

@@ -260,9 +260,7 @@ def test_a_run_without_a_fence_loads_nothing_of_it(faked: FakedPytest) -> None:
             ours = {name for name in sys.modules if name.startswith(("fence_core", "pytest_fence"))}
             assert ours <= {"pytest_fence", "pytest_fence.categories", "pytest_fence.imports",
                             "pytest_fence.overlooked", "pytest_fence.plugin",
-                            "fence_core",
-                            "fence_core.policy",
-                            "fence_core.policy.load"}, ours
+                            "fence_core", "fence_core.config_files"}, ours
             plugins = [type(plugin) for plugin in request.config.pluginmanager.get_plugins()]
             assert not [kind for kind in plugins if kind.__module__.startswith("pytest_fence")]
         """

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from fence_core.policy import decide, tree
 from fence_core.policy.compiler import Links
 from fence_core.policy.decide import Judge
-from fence_core.policy.merge import merge
 from fence_core.policy.model import FilesystemRules, Policy, Source
 from fence_core.policy.protected import PROTECTED, config_names, containers
 from fence_core.policy.requests import Read, Run, Write
-from fence_core.policy.validate import parse_overlay
+from fence_core.policy.sources.merge import merge
+from fence_core.policy.sources.validate import parse_overlay
 
 NO_LINKS = Links(lambda path: None, lambda path: True)
 PLACES = FilesystemRules(
@@ -255,7 +255,7 @@ def test_reading_is_free_without_deny_read() -> None:
 def test_deny_read_is_judged_where_it_is_set() -> None:
     rules = policy().filesystem
     secret = parse_overlay({"deny_write": ["~/.aws", "*.pem"]}, source=Source("s"), base_dir="/p", home="/home/ci")
-    it = Judge(Policy(filesystem=rules._replace(deny_read=secret.filesystem.deny_write)), links=NO_LINKS)
+    it = Judge(Policy(filesystem=rules._replace(deny_read=secret.values["filesystem.deny_write"])), links=NO_LINKS)
     assert it.decide(Read("/home/ci/.aws/credentials")).why == "denied"
     assert it.decide(Read("/x/a.pem")).rule == 'denied: filesystem.deny_read "*.pem" (s)'
     assert it.decide(Read("/x/a.txt")).allowed

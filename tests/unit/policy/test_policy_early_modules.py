@@ -6,11 +6,11 @@ import pytest
 
 from fence_core.policy.compiler import Links
 from fence_core.policy.decide import Judge
-from fence_core.policy.merge import merge
 from fence_core.policy.model import FilesystemRules, Policy, Source
 from fence_core.policy.requests import Move, Write
-from fence_core.policy.validate import parse_overlay
-from fence_core.policy.wire import policy_from_wire, policy_to_wire
+from fence_core.policy.sources.merge import merge
+from fence_core.policy.sources.validate import parse_overlay
+from fence_core.policy.sources.wire import from_wire, to_wire
 
 PACKAGES = "/p/.venv/lib/python3/site-packages"
 PLACES = FilesystemRules(
@@ -133,4 +133,4 @@ def test_byte_code_that_is_refused_is_nobodys_fault() -> None:
 
 def test_on_the_wire() -> None:
     policy = Policy(filesystem=PLACES)
-    assert policy_from_wire(policy_to_wire(policy)) == policy
+    assert from_wire(Policy, to_wire(policy)) == policy

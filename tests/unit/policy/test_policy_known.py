@@ -6,10 +6,10 @@ import pytest
 
 from fence_core.launcher.early_modules import protect_early_modules
 from fence_core.policy.decide import Judge
-from fence_core.policy.merge import merge
 from fence_core.policy.model import FilesystemRules, Policy, Source
 from fence_core.policy.requests import Write
-from fence_core.policy.validate import parse_overlay
+from fence_core.policy.sources.merge import merge
+from fence_core.policy.sources.validate import parse_overlay
 
 PLACES = FilesystemRules(root="/home/ci/proj", home="/home/ci", scratch=("/tmp",))
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from fence_core.config_files import mentions_fence
 from fence_core.errors import PolicyError
 from fence_core.policy.decide import Judge
-from fence_core.policy.load import find_config, mentions_fence, source_kind
 from fence_core.policy.model import Config, Settings
 from fence_core.policy.requests import Resolve, Write
-from fence_core.policy.templates import TemplateContext
+from fence_core.policy.sources.files import source_kind
+from fence_core.policy.sources.load import find_config
+from fence_core.policy.sources.templates import TemplateContext
 
 SAME = {
     "pyproject.toml": """
@@ -172,7 +174,11 @@ def test_a_pyproject_without_our_table_is_no_config(tmp_path: Path) -> None:
         ("fence.json", '{"network": {"x": NaN}}', "NaN, which is not JSON"),
         ("fence.json", "[1]", "holds a list at its top level"),
         ("fence.json", "[" * 100_000, "nested too deeply"),
-        ("fence.json", '{"allowedDomains": []}', "allowedDomains: is outside its section"),
+        (
+            "fence.json",
+            '{"mode": "warn",\n"allowedDomains": []}',
+            "fence.json, line 2: allowedDomains: is outside its section",
+        ),
         ("fence.yaml", "mode: warn\nmode: audit\n", "fence.yaml: line 2: mode: is given twice"),
         ("fence.yaml", "network:\n  a: 1\n  a: 2\n", "line 3: a: is given twice"),
         ("fence.yaml", "a: [1\n", "is not valid YAML"),
@@ -185,7 +191,7 @@ def test_a_pyproject_without_our_table_is_no_config(tmp_path: Path) -> None:
         (
             "pyproject.toml",
             "[tool.fence]\nmdoe = 'warn'\n",
-            'pyproject.toml [tool.fence]: mdoe: is not a key of the fence; did you mean "mode"?',
+            'pyproject.toml [tool.fence], line 2: mdoe: is not a key of the fence; did you mean "mode"?',
         ),
     ],
 )

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from fence_core.policy.compiler import Links
 from fence_core.policy.decide import Judge
-from fence_core.policy.merge import Overlay, merge, merge_settings
 from fence_core.policy.model import FilesystemRules, NetworkRules, Policy, Settings, Source
 from fence_core.policy.requests import Connect, Write
-from fence_core.policy.validate import parse_overlay
+from fence_core.policy.sources.merge import Overlay, merge, merge_settings
+from fence_core.policy.sources.validate import parse_overlay
 
 
 def overlay(source: str, /, **keys: Any) -> Overlay:

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from fence_core.policy.compiler import Links
 from fence_core.policy.decide import Judge
-from fence_core.policy.merge import merge
 from fence_core.policy.model import FilesystemRules, Policy, Source
 from fence_core.policy.protected import PROTECTED
 from fence_core.policy.requests import Move, Write
-from fence_core.policy.validate import parse_overlay
+from fence_core.policy.sources.merge import merge
+from fence_core.policy.sources.validate import parse_overlay
 
 PLACES = FilesystemRules(
     root="/home/ci/proj",

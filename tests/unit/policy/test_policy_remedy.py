@@ -14,11 +14,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fence_core.policy.decide import Judge
-from fence_core.policy.merge import merge
 from fence_core.policy.model import FilesystemRules, Policy, Source
 from fence_core.policy.remedy import advice, remedy
 from fence_core.policy.requests import Bind, Connect, OpenSocket, Read, Request, Resolve, UnixConnect, Write
-from fence_core.policy.validate import parse_overlay
+from fence_core.policy.sources.merge import merge
+from fence_core.policy.sources.validate import parse_overlay
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -9,11 +9,11 @@ import pytest
 from fence_core.errors import PolicyError
 from fence_core.policy.compiler import Links
 from fence_core.policy.decide import Judge
-from fence_core.policy.merge import merge
 from fence_core.policy.model import Source
 from fence_core.policy.requests import Bind, Connect, Read, Request, Resolve, UnixConnect, Write
-from fence_core.policy.templates import TemplateContext, preset, template
-from fence_core.policy.validate import parse_overlay
+from fence_core.policy.sources.merge import merge
+from fence_core.policy.sources.templates import TemplateContext, preset, template
+from fence_core.policy.sources.validate import parse_overlay
 from fence_core.policy.variables import matcher
 
 CONTEXT = TemplateContext(
@@ -182,7 +182,7 @@ def test_decisions_name_the_preset() -> None:
 
 def test_an_unknown_template_lists_ours() -> None:
     with pytest.raises(
-        PolicyError, match=r'"code" is not a template.*"default-deny", "pytest", "strict", "no-secrets", "command"'
+        PolicyError, match=r'"code" is not a template.*"pytest", "strict", "default-deny", "no-secrets", "command"'
     ):
         template("code", CONTEXT)
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from fence_core.policy.decide import Judge
-from fence_core.policy.merge import merge
 from fence_core.policy.model import Policy, Source
 from fence_core.policy.requests import Bind, Connect, Write
-from fence_core.policy.templates import TemplateContext, template
-from fence_core.policy.validate import parse_overlay
-from fence_core.policy.wire import policy_from_wire, policy_to_wire
+from fence_core.policy.sources.merge import merge
+from fence_core.policy.sources.templates import TemplateContext, template
+from fence_core.policy.sources.validate import parse_overlay
+from fence_core.policy.sources.wire import from_wire, to_wire
 
 
 def full_policy() -> Policy:
@@ -45,7 +45,7 @@ SOURCE = {"name": "x", "file": "", "line": None, "at": []}
 
 @pytest.mark.parametrize("policy", [Policy(), full_policy()], ids=["empty", "full"])
 def test_there_and_back(policy: Policy) -> None:
-    assert policy_from_wire(json.loads(json.dumps(policy_to_wire(policy)))) == policy
+    assert from_wire(Policy, json.loads(json.dumps(to_wire(policy)))) == policy
 
 
 @pytest.mark.parametrize(
@@ -70,26 +70,26 @@ def test_there_and_back(policy: Policy) -> None:
     ],
 )
 def test_what_is_ill_typed_is_refused(section: str, key: str, value: Any) -> None:
-    plain = json.loads(json.dumps(policy_to_wire(full_policy())))
+    plain = json.loads(json.dumps(to_wire(full_policy())))
     plain[section][key] = value
     with pytest.raises((KeyError, TypeError, ValueError)):
-        policy_from_wire(plain)
+        from_wire(Policy, plain)
 
 
 def test_a_missing_field_is_refused() -> None:
-    plain = policy_to_wire(Policy())
+    plain = to_wire(Policy())
     del plain["network"]["denied_domains"]
     with pytest.raises(KeyError):
-        policy_from_wire(plain)
+        from_wire(Policy, plain)
 
 
 def test_decisions_show_nothing_raw_of_a_policy_from_elsewhere() -> None:
     """A nested session may name its sources and patterns as it likes."""
-    plain = json.loads(json.dumps(policy_to_wire(full_policy())))
+    plain = json.loads(json.dumps(to_wire(full_policy())))
     plain["sources"] = [{**SOURCE, "name": "\x1b[2J"}]
     plain["network"]["sources"] = [["allow_local_binding", {**SOURCE, "name": "\x1b[31m"}]]
     plain["filesystem"]["deny_write"] = [{"text": "/x\u202e", "source": {**SOURCE, "name": "\x07"}, "pattern": "/x"}]
-    judge = Judge(policy_from_wire(plain))
+    judge = Judge(from_wire(Policy, plain))
     for request in (Write("open", "/etc/y"), Write("open", "/x"), Bind("127.0.0.1", 1), Connect("192.0.2.1", 1)):
         answer = judge.decide(request)
         assert answer.rule.isprintable()

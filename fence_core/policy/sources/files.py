@@ -1,7 +1,6 @@
 """Find and read the project's config: `[tool.fence]`, `fence.json`/`fence.jsonc` or `fence.yaml`/`fence.yml`.
 
-Importing this costs nothing: every run of pytest with the plugin installed calls `mentions_fence`, so what only a
-fenced run needs is imported where it is needed.
+From a file to a raw mapping; what that means is for `validate.py`.
 """
 
 from __future__ import annotations
@@ -10,138 +9,46 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from fence_core.config_files import OWN_FILES, PYPROJECT
+from fence_core.errors import PolicyError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
     import yaml
 
-    from fence_core.policy.model import Config, Policy
-    from fence_core.policy.templates import TemplateContext
+__all__ = ["TABLE", "find", "parse_toml", "read_explicit", "source_kind", "texts", "without_comments"]
 
-__all__ = ["config_in", "find_config", "mentions_fence", "source_kind"]
+TABLE = ("tool", "fence")
+"""The table of a TOML file that is ours."""
 
-_OWN_FILES = ("fence.json", "fence.jsonc", "fence.yaml", "fence.yml")
-_PYPROJECT = "pyproject.toml"
-
-
-def mentions_fence(root: str | os.PathLike[str]) -> Path | None:
-    """The first file in `root` that could switch the fence on, found without parsing anything.
-
-    None is certain: nothing here sets `enabled`. A path means that `find_config` is worth its price. Never raises: a
-    file that cannot be read counts as one that could.
-    """
-    base = os.fspath(root)
-    for name, needles in ((_PYPROJECT, (b"fence", b"enabled")), *((own, (b"enabled",)) for own in _OWN_FILES)):
-        path = f"{base}/{name}"
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except (OSError, ValueError):
-            return Path(path)
-        try:
-            data = b"".join(iter(lambda: os.read(fd, 1 << 20), b""))  # noqa: B023 - used within the round
-        except OSError:
-            return Path(path)
-        finally:
-            os.close(fd)
-        # "\u0065nabled" is the same key, and so it is in UTF-16, which is an error to be shown; both are worth a parse.
-        if all(needle in data for needle in needles) or any(odd in data for odd in (b"\\u", b"\\U", b"\\x", b"\0")):
-            return Path(path)
-    return None
+texts: dict[str, str] = {}
+"""What was read, by the absolute path, for `lines.py`: the file may be another one by the time somebody asks."""
 
 
-def source_kind(path: Path | None) -> str:
+def source_kind(path: str | os.PathLike[str] | None) -> str:
     """The syntax that the config of this path is written in: toml, json or yaml."""
-    suffix = "" if path is None else path.suffix.lower()
+    suffix = os.path.splitext(path or "")[1].lower()
     return {".json": "json", ".jsonc": "json", ".yaml": "yaml", ".yml": "yaml"}.get(suffix, "toml")
-
-
-def find_config(
-    root: Path,
-    explicit: Path | None = None,
-    *,
-    default_template: str = "pytest",
-    context: TemplateContext | None = None,
-) -> Config:
-    """The config of the project in `root`, or of the file `explicit`.
-
-    A config without `extends`, and a project without a config, get the template `default_template`. `context` is what
-    the templates have to know of this run; without it, what holds for this process.
-
-    Raises PolicyError for a file that cannot be read or parsed, for more than one config, and for all problems in it.
-    """
-    from fence_core.policy.merge import merge, merge_settings
-    from fence_core.policy.model import Config, Source
-    from fence_core.policy.templates import TemplateContext, preset
-    from fence_core.policy.validate import parse_overlay
-
-    if context is None:
-        context = TemplateContext.of_run(root)
-    found = _find(root) if explicit is None else _read_explicit(explicit)
-    if found is None:
-        base = preset(default_template, context)
-        return Config(base.policy, base.settings, f"preset {default_template}", None)
-    path, source, raw = found
-    kind = source_kind(path)
-    overlay = parse_overlay(
-        raw,
-        source=Source(source, os.path.abspath(path)),
-        base_dir=path.parent.absolute(),
-        flat=kind != "json",
-        settings=True,
-        home=context.home,
-    )
-    base = preset(overlay.extends or default_template, context)
-    return Config(merge(_lock(base.policy, path), overlay), merge_settings(base.settings, overlay), source, path)
-
-
-def config_in(directory: str) -> tuple[Path, str, bool] | None:
-    """The config that this directory would have as a root: its file, its name, whether it switches the fence on.
-
-    Five lstat calls where there is none. A `fence.json` that holds none of our keys is another program's. Raises
-    PolicyError as `find_config` does, but for a policy that is wrong: that one is not read.
-    """
-    if not any(os.path.lexists(f"{directory}/{name}") for name in (*_OWN_FILES, _PYPROJECT)):
-        return None
-    found = _find(Path(directory))
-    if found is None:
-        return None
-    path, source, raw = found
-    if path.name != _PYPROJECT:
-        from fence_core.policy.validate import is_known
-
-        if not any(map(is_known, raw)):
-            return None
-    return path, source, raw.get("enabled") is True
-
-
-def _lock(policy: Policy, path: Path) -> Policy:
-    """The policy, with the file it comes from out of the tests' reach, wherever it lies."""
-    place = os.path.abspath(path)
-    files = policy.filesystem
-    if place in files.locked:
-        return policy
-    return policy._replace(filesystem=files._replace(locked=(*files.locked, place)))
 
 
 # --- which file ---
 
 
-def _find(root: Path) -> tuple[Path, str, Mapping[str, object]] | None:
+def find(root: Path) -> tuple[Path, str, Mapping[str, object]] | None:
     found = []
     # lexists: a dangling link or an unreadable file is a config that cannot be read, not one that is not there.
-    for name in _OWN_FILES:
+    for name in OWN_FILES:
         if os.path.lexists(root / name):
             found.append((root / name, name))
-    pyproject = root / _PYPROJECT
+    pyproject = root / PYPROJECT
     table = None
     if os.path.lexists(pyproject):
-        table = _read_toml(pyproject, _PYPROJECT)
+        table = _read_toml(pyproject, PYPROJECT)
         if table is not None:
-            found.append((pyproject, f"{_PYPROJECT} [tool.fence]"))
+            found.append((pyproject, f"{PYPROJECT} [tool.fence]"))
     if len(found) > 1:
         listed = " and ".join(source for _, source in found)
         raise _error(
@@ -154,7 +61,7 @@ def _find(root: Path) -> tuple[Path, str, Mapping[str, object]] | None:
     return path, source, table if table is not None else _read(path, source)
 
 
-def _read_explicit(path: Path) -> tuple[Path, str, Mapping[str, object]]:
+def read_explicit(path: Path) -> tuple[Path, str, Mapping[str, object]]:
     if path.suffix.lower() == ".toml":
         table = _read_toml(path, str(path))
         if table is None:
@@ -181,8 +88,6 @@ def _mapping(value: object, source: str) -> Mapping[str, object]:
 
 
 def _error(source: str, key: str, found: str, accepted: str) -> Exception:
-    from fence_core.errors import PolicyError, Problem
-
     return PolicyError((Problem(source, key, found, accepted),))
 
 
@@ -194,7 +99,8 @@ def _text(path: Path, source: str) -> str:
         accepted = "a readable file; or name another with --fence-config=FILE"
         raise _error(source, "", f"cannot be read: {reason}", accepted) from None
     try:
-        return data.decode("utf-8-sig")
+        text = texts[os.path.abspath(path)] = data.decode("utf-8-sig")
+        return text
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise _error(source, f"line {line}", f"byte {data[error.start]:#04x} is not UTF-8", "text in UTF-8") from None
@@ -203,19 +109,24 @@ def _text(path: Path, source: str) -> str:
 # --- TOML ---
 
 
-def _read_toml(path: Path, source: str) -> Mapping[str, object] | None:
-    """The [tool.fence] table; None if the file has none."""
+def parse_toml(text: str) -> dict[str, Any]:
+    """Raises ValueError."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
 
+    return tomllib.loads(text)
+
+
+def _read_toml(path: Path, source: str) -> Mapping[str, object] | None:
+    """The [tool.fence] table; None if the file has none."""
     text = _text(path, source)
     if "fence" not in text and "\\" not in text:
         return None  # not worth a parse; an escape could spell the name
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        data = parse_toml(text)
+    except ValueError as error:
         raise _error(source, "", f"is not valid TOML: {error}", "a file that parses") from None
     tool = data.get("tool")
     if not isinstance(tool, dict) or "fence" not in tool:
@@ -232,11 +143,8 @@ _JSON_TOKEN = r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*[\s\S]*?\*/|/\*'
 _JSON_COMMA = r'("(?:[^"\\\n]|\\.)*")|,(?=\s*[}\]])'
 
 
-def _parse_json(text: str, source: str) -> object:
-    import json
-
-    if not text.strip():
-        return None
+def without_comments(text: str, source: str) -> str:
+    """With blanks for comments and trailing commas, so that the places in later errors are those in the file."""
 
     def blank(match: re.Match[str]) -> str:
         token = match[0]
@@ -245,11 +153,15 @@ def _parse_json(text: str, source: str) -> object:
         if token == "/*":
             line, column = _place(text, match.start())
             raise _error(source, f"line {line}, column {column}", "a comment is not closed", '"*/" at its end')
-        # Blanks, so that the places in later errors are those in the file.
         return re.sub(r"[^\n]", " ", token)
 
-    plain = re.sub(_JSON_TOKEN, blank, text)
-    plain = re.sub(_JSON_COMMA, lambda match: match[1] or " ", plain)
+    return re.sub(_JSON_COMMA, lambda match: match[1] or " ", re.sub(_JSON_TOKEN, blank, text))
+
+
+def _parse_json(text: str, source: str) -> object:
+    import json
+
+    plain = without_comments(text, source)
     if not plain.strip():
         return None
 

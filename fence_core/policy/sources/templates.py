@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING
 
 from fence_core.errors import PolicyError, Problem
 from fence_core.policy import paths
-from fence_core.policy.merge import merge, merge_settings
+from fence_core.policy.keys import PRESETS
 from fence_core.policy.model import FilesystemRules, Policy, Settings, Source
 from fence_core.policy.protected import config_names
 from fence_core.policy.record import Record
-from fence_core.policy.validate import parse_overlay
+from fence_core.policy.sources.merge import merge, merge_settings
+from fence_core.policy.sources.validate import parse_overlay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["Preset", "TemplateContext", "preset", "template", "template_names"]
+__all__ = ["Preset", "TemplateContext", "preset", "template"]
 
 _DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
-_NAMES = ("default-deny", "pytest", "strict", "no-secrets", "command")
 
 
 class TemplateContext(Record):
@@ -57,8 +57,18 @@ class TemplateContext(Record):
             temp_dirs=tuple(dict.fromkeys(temp)),
             home=os.path.expanduser("~"),
             cache_dir=os.path.join(here, cache_dir or ".pytest_cache"),
-            extra_write=tuple(os.path.join(here, path) for path in extra_write),
+            extra_write=tuple(place for path in extra_write for place in _to_make(os.path.join(here, path))),
         )
+
+
+def _to_make(path: str) -> Iterator[str]:
+    """The path, and of the directories that have to be made to get there the outermost one."""
+    yield path
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        while not os.path.isdir(os.path.dirname(directory)):
+            directory = os.path.dirname(directory)
+        yield directory
 
 
 def _chosen_temp_dirs() -> list[str]:
@@ -68,11 +78,6 @@ def _chosen_temp_dirs() -> list[str]:
         return [os.fsdecode(chosen)]
     named = [os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")]
     return [path for path in named if path and os.path.isdir(path)]
-
-
-def template_names() -> tuple[str, ...]:
-    """The names that `extends` takes."""
-    return _NAMES
 
 
 class Preset(Record):
@@ -89,8 +94,8 @@ def template(name: str, context: TemplateContext) -> Policy:
 
 def preset(name: str, context: TemplateContext) -> Preset:
     """The policy of this name and its settings, for this run. Raises PolicyError for an unknown name."""
-    if name not in _NAMES:
-        known = ", ".join(f'"{each}"' for each in _NAMES)
+    if name not in PRESETS:
+        known = ", ".join(f'"{each}"' for each in PRESETS)
         raise PolicyError((Problem("the fence", "extends", f'"{name}" is not a template', known),))
     with open(os.path.join(_DIRECTORY, f"{name}.json"), encoding="utf-8") as file:
         raw = json.load(file)
@@ -101,8 +106,8 @@ def preset(name: str, context: TemplateContext) -> Preset:
     overlay = parse_overlay(
         raw, source=Source(f"preset {name}"), base_dir=context.root, flat=False, settings=True, home=context.home
     )
-    if overlay.extends:
-        below = preset(overlay.extends, context)
+    if "extends" in overlay.values:
+        below = preset(overlay.values["extends"], context)
         return Preset(merge(below.policy, overlay), merge_settings(below.settings, overlay))
     # The files of tomorrow's policy are locked whether they are there or not: making one is as good as changing one.
     base = FilesystemRules(

@@ -8,7 +8,7 @@ import pytest
 
 from fence_core.policy.decide import Judge
 from fence_core.policy.requests import Connect, Request, UnixConnect, Write
-from pytest_fence import engine
+from fence_core.policy.sources.load import find_config
 
 FLAGS = [("--fence-mode", {"mode": "warn"}), ("--fence-scope", {"scope": "test"}), ("--fence-require", {"require": []})]
 PIPE = "TEST_RUN_PIPE (set by VS Code)"
@@ -16,7 +16,7 @@ PIPE = "TEST_RUN_PIPE (set by VS Code)"
 
 def judge(root: Path) -> Judge:
     overlays = [*FLAGS, (PIPE, {"allow_unix_sockets": ["/run/user/1/vscode.sock"]})]
-    config = engine.find_config(root, None, cache_dir="", temp_dirs=[], extra_write=[], locked=[], overlays=overlays)
+    config = find_config(root, overlays=overlays)
     assert (config.settings.mode, config.settings.scope) == ("warn", "test")
     return Judge(config.policy)
 

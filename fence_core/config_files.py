@@ -1,0 +1,59 @@
+"""Where config files may lie, and whether one could switch the fence on: asked in every run, fenced or not.
+
+Every pytest process imports this, so it imports nothing of ours, and reads files without parsing them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["OWN_FILES", "PYPROJECT", "Directories", "mentions_fence"]
+
+OWN_FILES = ("fence.json", "fence.jsonc", "fence.yaml", "fence.yml")
+PYPROJECT = "pyproject.toml"
+
+
+def mentions_fence(root: str | os.PathLike[str]) -> Path | None:
+    """The first file in `root` that could switch the fence on, found without parsing anything.
+
+    None is certain: nothing here sets `enabled`. A path means that `find_config` is worth its price. Never raises: a
+    file that cannot be read counts as one that could.
+    """
+    base = os.fspath(root)
+    for name, needles in ((PYPROJECT, (b"fence", b"enabled")), *((own, (b"enabled",)) for own in OWN_FILES)):
+        path = f"{base}/{name}"
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError):
+            return Path(path)
+        try:
+            data = b"".join(iter(lambda: os.read(fd, 1 << 20), b""))  # noqa: B023 - used within the round
+        except OSError:
+            return Path(path)
+        finally:
+            os.close(fd)
+        # "\u0065nabled" is the same key, and so it is in UTF-16, which is an error to be shown; both are worth a parse.
+        if all(needle in data for needle in needles) or any(odd in data for odd in (b"\\u", b"\\U", b"\\x", b"\0")):
+            return Path(path)
+    return None
+
+
+class Directories:
+    """Walks from directories up to the root, each once."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._seen = {root}
+
+    def up(self, directory: str) -> Iterator[str]:
+        """This directory and those above it that were not seen yet, up to the first that holds the root."""
+        while directory not in self._seen:
+            self._seen.add(directory)
+            yield directory
+            if self._root.startswith(directory.rstrip("/") + "/"):
+                return
+            directory = os.path.dirname(directory)

@@ -1,0 +1,162 @@
+"""Every key of a policy, each with one row: the only place where it is written down, but for its field in `model.py`.
+
+Loading, validation, merging and the reference page come from these rows. See docs/internals/adding-a-policy-key.md.
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from fence_core.policy.kinds import (
+    BOOLEAN,
+    CHOICE,
+    COMMANDS,
+    DESCRIPTORS,
+    DOMAINS,
+    HOSTS,
+    LAYERS,
+    PATHS,
+    PORT,
+    PORTS,
+    URL,
+    VARIABLES,
+    Key,
+)
+from fence_core.policy.model import Leftovers, Mode, TestScope
+
+__all__ = ["FLAT_SECTIONS", "KEYS", "PRESETS", "SECTIONS", "Key", "is_known", "of_section", "spellings"]
+
+PRESETS = ("pytest", "strict", "default-deny", "no-secrets", "command")
+"""The named policies, each with a file of its own in `sources/templates`."""
+
+SECTIONS = ("network", "filesystem", "command")
+FLAT_SECTIONS = ("network", "filesystem")
+"""Those that may be left out. Of the last one every key reads as something else when it stands alone: deny what?"""
+
+KEYS = (
+    Key(
+        "network", "allowed_domains", DOMAINS, example="api.example.com",
+        help="names, wildcards (`*.example.com`, not `example.com` itself), IP addresses and networks that may be "
+        "reached, each with an optional `:port`; a listed address opens no server inside to other machines",
+    ),
+    Key("network", "denied_domains", DOMAINS, deny=True, example="api.example.com", help="the same, forbidden; wins"),
+    Key(
+        "network", "allow_local_binding", BOOLEAN, unset="`true` in `pytest`, `strict`",
+        help="open ports on loopback. Where it is false, a TCP socket is refused when it listens, a datagram socket "
+        "when it is bound to a port of its choice",
+    ),
+    Key(
+        "network", "allow_local_outbound", BOOLEAN, unset="as `allow_local_binding`",
+        list_in="allow_local_outbound_ports",
+        help="reach ports on loopback that were not opened inside",
+    ),
+    Key(
+        "network", "allow_local_outbound_ports", PORTS, cleared_by="network.allow_local_outbound",
+        help="if given: of the ports on loopback that were not opened inside, these and no others may be reached. "
+        "Lists add up. A closer `allow_local_outbound` without a list replaces them; beside a list it has no effect",
+    ),
+    Key(
+        "network", "allow_unix_sockets", PATHS, example="/var/run/postgresql",
+        help="UNIX sockets outside the fence that may be connected to",
+    ),
+    Key("network", "allow_all_unix_sockets", BOOLEAN, help="all of them"),
+    Key(
+        "network", "hosts", HOSTS,
+        help='`"api.stripe.com" = "127.0.0.1:8443"`: the name is allowed, at that address only (without a port: at the '
+        'one asked for). `"gone.example" = false`: the name does not exist, and looking it up is not a violation',
+    ),
+    Key(
+        "network", "expose_ports", PORTS,
+        help="ports that other machines may reach when they are bound to the wildcard address; all others stay on "
+        "loopback",
+    ),
+    Key(
+        "network", "upstream_proxy", URL,
+        help="the proxy through which the filter connects: `http://user:password@proxy.example:3128`",
+    ),
+    Key(
+        "network", "proxy_env", BOOLEAN, marker=False,
+        help="point programs at the filter through `HTTP_PROXY` and the like; for the run as a whole, not in a marker",
+    ),
+    Key(
+        "network", "http_proxy_port", PORT, marker=False, unset="any",
+        help="the port of the filter on loopback; not in a marker",
+    ),
+    Key(
+        "network", "socks_proxy_port", PORT, enforced=False,
+        help="the port of a SOCKS proxy on loopback",
+    ),
+    Key("filesystem", "allow_write", PATHS, example="build", unset="the preset's", help="may be changed"),
+    Key("filesystem", "deny_write", PATHS, deny=True, example="build", help="may not; wins"),
+    Key(
+        "filesystem", "deny_read", PATHS, deny=True, example="build",
+        help="may be neither read nor run; every open for reading then goes through the broker",
+    ),
+    Key(
+        "filesystem", "allow_git_config", BOOLEAN,
+        help="tests may write anything into `.git/config`, and `git worktree add` works. Without it tests may still "
+        "make repositories in the project (`git init`, `git clone`), as long as their `config` has nothing that git "
+        "would run",
+    ),
+    Key("command", "deny", COMMANDS, deny=True, enforced=False, example="git push", help="may not be run; wins"),
+    Key("command", "allow", COMMANDS, enforced=False, example="git push", help="may be run"),
+    Key("command", "use_defaults", BOOLEAN, help="the Go tool's own list of commands; without effect"),
+    Key(
+        "", "enabled", BOOLEAN, marker=False, flag="--fence",
+        help="fence every run, as `--fence` does",
+    ),
+    Key("", "mode", CHOICE, marker=False, flag="--fence-mode", choices=get_args(Mode), help="as `--fence-mode`"),
+    Key(
+        "", "require", LAYERS, marker=False, flag="--fence-require", example="landlock",
+        help="as `--fence-require`",
+    ),
+    Key(
+        "", "leftovers", CHOICE, marker=False, choices=get_args(Leftovers),
+        help="what happens to processes of the tests that are still alive when the session has ended: named and ended, "
+        "or waited for, still fenced",
+    ),
+    Key("", "scope", CHOICE, flag="--fence-scope", choices=get_args(TestScope), help="as `--fence-scope`"),
+    Key(
+        "", "env_deny", VARIABLES, marker=False, deny=True, example="*_TOKEN",
+        help="environment variables that are removed for the tests and all that they start: names, in which `*` is any "
+        "number of characters and `?` is one; case matters",
+    ),
+    Key(
+        "", "keep_fds", DESCRIPTORS, marker=False, flag="--fence-keep-fd",
+        help="descriptors that the caller of pytest left open and that the tests may keep",
+    ),
+    Key(
+        "", "watch_reads", BOOLEAN, marker=False,
+        help="send opens for reading to the broker although this configuration has no `deny_read`, so that markers may "
+        "have one",
+    ),
+    Key(
+        "", "extends", CHOICE, marker=False, choices=PRESETS, unset='`"pytest"`',
+        help="the preset that this adds to",
+    ),
+    Key(
+        "", "allow_pty", BOOLEAN, writes=("/dev/ptmx", "/dev/pts/*", "/dev/tty"),
+        help="short for `allow_write` with the terminal devices",
+    ),
+)  # fmt: skip
+
+_OF_SECTION = {section: tuple(key for key in KEYS if key.section == section) for section in ("", *SECTIONS)}
+_SPELLINGS = {
+    section: {spelling: key for key in keys for spelling in (key.name, key.camel)}
+    for section, keys in _OF_SECTION.items()
+}
+
+
+def of_section(section: str) -> tuple[Key, ...]:
+    """The keys of a section; of "" those about how to run the fence."""
+    return _OF_SECTION[section]
+
+
+def spellings(section: str) -> dict[str, Key]:
+    """The keys of a section, each in snake_case and in the camelCase of the Go tool."""
+    return _SPELLINGS[section]
+
+
+def is_known(name: object) -> bool:
+    """Whether a file may have this at its top level: a section, or any of our keys."""
+    return name in SECTIONS or any(name in known for known in _SPELLINGS.values())

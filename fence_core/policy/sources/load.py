@@ -1,0 +1,85 @@
+"""The config of a project: what its file says, on top of a preset, and below what this run adds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fence_core.config_files import OWN_FILES, PYPROJECT
+from fence_core.policy.keys import is_known
+from fence_core.policy.model import Config, Source
+from fence_core.policy.sources.files import find, read_explicit, source_kind
+from fence_core.policy.sources.merge import merge, merge_settings
+from fence_core.policy.sources.templates import TemplateContext, preset
+from fence_core.policy.sources.validate import parse_overlay
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["config_in", "find_config"]
+
+
+def find_config(
+    root: Path,
+    explicit: Path | None = None,
+    *,
+    default_template: str = "pytest",
+    context: TemplateContext | None = None,
+    overlays: Iterable[tuple[str, Mapping[str, object]]] = (),
+    locked: Iterable[str] = (),
+) -> Config:
+    """The config of the project in `root`, or of the file `explicit`, with what this run adds to it.
+
+    A config without `extends`, and a project without a config, get the template `default_template`. `context` is what
+    the templates have to know of this run; without it, what holds for this process. `overlays`: what flags say, each
+    with its name. `locked`: files that the next run would take its options from.
+
+    Raises PolicyError for a file that cannot be read or parsed, for more than one config, and for all problems in it.
+    """
+    if context is None:
+        context = TemplateContext.of_run(root)
+    found = find(root) if explicit is None else read_explicit(explicit)
+    path, source, said, locked = None, f"preset {default_template}", [], list(locked)
+    if found is not None:
+        path, source, raw = found
+        locked.insert(0, os.path.abspath(path))
+        own = parse_overlay(
+            raw,
+            source=Source(source, os.path.abspath(path)),
+            base_dir=path.parent.absolute(),
+            flat=source_kind(path) != "json",
+            settings=True,
+            home=context.home,
+        )
+        default_template = own.values.get("extends", default_template)
+        said.append(own)
+    base = preset(default_template, context)
+    flags = [
+        parse_overlay(raw, source=Source(name), base_dir=root, settings=True, home=context.home)
+        for name, raw in overlays
+    ]
+    policy = merge(base.policy, *said)
+    # Flags hold no rules, so no refusal is to name them as where one was looked for; each entry knows its own source.
+    policy = merge(policy, *flags)._replace(sources=policy.sources)
+    # Out of the tests' reach, wherever they lie.
+    files = policy.filesystem._replace(locked=tuple(dict.fromkeys((*policy.filesystem.locked, *locked))))
+    settings = merge_settings(base.settings, *said, *flags)
+    return Config(policy._replace(filesystem=files), settings, source, path)
+
+
+def config_in(directory: str) -> tuple[Path, str, bool] | None:
+    """The config that this directory would have as a root: its file, its name, whether it switches the fence on.
+
+    Five lstat calls where there is none. A `fence.json` that holds none of our keys is another program's. Raises
+    PolicyError as `find_config` does, but for a policy that is wrong: that one is not read.
+    """
+    if not any(os.path.lexists(f"{directory}/{name}") for name in (*OWN_FILES, PYPROJECT)):
+        return None
+    found = find(Path(directory))
+    if found is None:
+        return None
+    path, source, raw = found
+    if path.name != PYPROJECT and not any(map(is_known, raw)):
+        return None
+    return path, source, raw.get("enabled") is True

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
+from fence_core.errors import FenceError as FenceError
+from fence_core.errors import FenceUnavailable as FenceUnavailable
+from fence_core.errors import PolicyError as PolicyError
+from fence_core.errors import Problem as Problem
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fence_core.errors import FenceError as FenceError
-    from fence_core.errors import FenceUnavailable as FenceUnavailable
-    from fence_core.errors import PolicyError as PolicyError
-    from fence_core.errors import Problem as Problem
     from fence_core.events.model import Violation as Violation
     from fence_core.launcher.fork import fence_this_process as fence_this_process
     from fence_core.launcher.fork import obstacles as obstacles
@@ -27,21 +28,20 @@ if TYPE_CHECKING:
     from fence_core.launcher.withhold import variables_denied as variables_denied
     from fence_core.link.one_test import Line
     from fence_core.policy.model import Config as Config
-    from fence_core.policy.model import Source as Source
+    from fence_core.policy.model import Source
     from fence_core.policy.sources.load import config_in as config_in
     from fence_core.policy.sources.load import find_config as find_config
     from fence_core.policy.sources.templates import TemplateContext as TemplateContext
     from fence_core.policy.sources.validate import parse_marker as parse_marker
 
 _NAMES = {
-    "errors": ("FenceError", "FenceUnavailable", "PolicyError", "Problem"),
     "launcher.fork": ("fence_this_process", "obstacles"),
     "launcher.join": ("maybe_join",),
     "launcher.needed": ("check_needed",),
     "launcher.respawn": ("respawn_fenced",),
     "launcher.set_aside": ("keep_set_aside",),
     "launcher.withhold": ("variables_denied",),
-    "policy.model": ("Config", "Source"),
+    "policy.model": ("Config",),
     "policy.sources.load": ("config_in", "find_config"),
     "policy.sources.templates": ("TemplateContext",),
     "policy.sources.validate": ("parse_marker",),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fence_core.policy.model import Source
 from fence_core.untouched import real
 from pytest_fence import engine
 
@@ -83,7 +84,7 @@ class MarkedPolicies:
         try:
             engine.parse_marker(
                 plain(mark.kwargs),
-                source=engine.Source("@pytest.mark.fence"),
+                source=Source("@pytest.mark.fence"),
                 base_dir=self._base_dir,
                 watches_reads=self._fence.watches_reads,
             )
@@ -106,14 +107,14 @@ class _Marker:
         """It was found here; all items of a parametrized function are one place."""
         self._several |= getattr(node, "function", node) is not getattr(self._node, "function", self._node)
 
-    def layer(self) -> tuple[dict[str, object], engine.Source]:
+    def layer(self) -> tuple[dict[str, object], Source]:
         """What it says of what is allowed, and where."""
         raw = plain(self.mark.kwargs)
         raw.pop(_SCOPE, None)  # it chooses a process, not a policy
         node = self._node
         kind = "module" if isinstance(node, pytest.Module) else "class" if isinstance(node, pytest.Class) else "test"
         place = ("", None) if self._several else _place(node)
-        return raw, engine.Source(f"@pytest.mark.fence of the {kind}", *place)
+        return raw, Source(f"@pytest.mark.fence of the {kind}", *place)
 
 
 class _MarkerSet:
@@ -127,7 +128,7 @@ class _MarkerSet:
         said = (each.mark.kwargs[_SCOPE] for each in reversed(markers) if _SCOPE in each.mark.kwargs)
         self.scope: object = next(said, None)
 
-    def layers(self) -> list[tuple[dict[str, object], engine.Source]]:
+    def layers(self) -> list[tuple[dict[str, object], Source]]:
         """What each of them says of what is allowed, and where."""
         return [layer for layer in (each.layer() for each in self._markers) if layer[0]]
 
@@ -152,9 +153,9 @@ def _plain(value: object) -> object:
 def _place(node: Node) -> tuple[str, int | None]:
     """The file, and the line of the marked thing, as marks have none."""
     if not isinstance(node, pytest.Item | pytest.Class):
-        return os.fspath(node.path), None
+        return real.fspath(node.path), None
     path, line, _ = node.reportinfo()
-    return os.fspath(path), None if line is None else line + 1
+    return real.fspath(path), None if line is None else line + 1
 
 
 def _where(node: Node) -> str:

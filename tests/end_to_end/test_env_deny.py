@@ -137,8 +137,8 @@ def test_started_anew_without_what_it_needs(fenced: Fenced) -> None:
     )
     assert run.status == 4, run
     assert (
-        '  pyproject.toml [tool.fence]: env_deny: "PYTHONP?TH" takes PYTHONPATH away, and pytest has to be started '
-        "once more because a plugin has started threads; accepted: "
+        '  pyproject.toml [tool.fence], line 3: env_deny: "PYTHONP?TH" takes PYTHONPATH away, and pytest has to be '
+        "started once more because a plugin has started threads; accepted: "
     ) in run.err, run
     assert run.err.count("env_deny") == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import pytest
@@ -25,7 +26,8 @@ def refused(runs: Runs, ended: Ended, *says: str) -> None:
     assert "the fence's policy cannot be used:" in ended.err, ended
     assert "Traceback" not in ended.err + ended.out, ended
     for text in says:
-        assert f"  pyproject.toml [tool.fence]: filesystem.{text}" in ended.err, ended
+        where = r"  pyproject\.toml \[tool\.fence\](, line [23])?: filesystem\."
+        assert re.search(where + re.escape(text), ended.err), ended
     assert not (runs.directory / "imported").exists()
 
 
@@ -81,6 +83,8 @@ def test_all_at_once(runs: Runs) -> None:
         'deny_write: "/dev/null" covers the null device',
     )
     assert ended.err.count(" covers ") == 3
+    assert ended.err.count("line 2: filesystem.deny_read: ") == 2
+    assert ended.err.count("line 3: filesystem.deny_write: ") == 1
 
 
 def test_directory_for_temporary_files(runs: Runs) -> None:
@@ -133,5 +137,5 @@ def test_variables_that_workers_need(runs: Runs) -> None:
     ended = run(runs, "extends = 'no-secrets'\nenv_deny = ['PATH', 'PYTEST_*']", "-n1")
     refused(runs, ended)
     says = 'env_deny: "PYTEST_*" takes PYTEST_DISABLE_PLUGIN_AUTOLOAD away, and workers of pytest-xdist '
-    assert f"  pyproject.toml [tool.fence]: {says}" in ended.err
+    assert f"  pyproject.toml [tool.fence], line 3: {says}" in ended.err
     passed(runs, run(runs, "env_deny = ['PATH', 'PYTEST_?']", "-n1"))

@@ -16,6 +16,7 @@ from typing import Any
 
 from fence_core.events.model import Frame, Violation
 from fence_core.events.wire import from_wire, to_wire
+from fence_core.policy.model import Source
 from pytest_fence import engine
 
 DIRECTORY = "FAKE_FENCE"
@@ -39,7 +40,7 @@ class FakeFence:
         self.mode = mode
         self.now = ("", "startup", 0)
         self.entered: list[tuple[str, str, int]] = []
-        self.policies: list[list[tuple[Mapping[str, object], engine.Source]]] = []
+        self.policies: list[list[tuple[Mapping[str, object], Source]]] = []
         self.settled = 0
         self.closed = False
         self._count = 0
@@ -54,7 +55,7 @@ class FakeFence:
     def violation_count(self) -> int:
         return self._count
 
-    def register_policy(self, layers: Sequence[tuple[Mapping[str, object], engine.Source]]) -> int:
+    def register_policy(self, layers: Sequence[tuple[Mapping[str, object], Source]]) -> int:
         for raw, source in layers:
             engine.parse_marker(raw, source=source, base_dir="/", watches_reads=self.watches_reads)
             json.dumps(raw)  # it has to travel

@@ -12,7 +12,12 @@ from pytest_fence import plugin
 from tests.unit.plugin import fakes
 
 # Plugins of ours own environment that would only add noise or time.
-QUIET = ("-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "-p", "no:rerunfailures", "-p", "no:cov")
+QUIET = tuple(
+    word
+    for name in ("cacheprovider", "randomly", "xdist", "rerunfailures", "cov", "hypothesispytest")
+    for word in ("-p", f"no:{name}")
+)
+_PLUGINS = {"-n": "xdist", "--tx": "xdist", "--reruns": "rerunfailures"}
 
 
 class FakedPytest:
@@ -44,11 +49,15 @@ class FakedPytest:
         return result
 
     def spawn(self, *args: str, fence: bool = True) -> pytest.RunResult:
-        """In a process of its own, with workers if need be."""
+        """In a process of its own, with workers if need be, and no other plugins than those whose options are used."""
         self._forget()
-        return self.pytester.runpytest_subprocess(
-            "-p", "tests.unit.plugin.fakes", "-p", "no:randomly", *(["--fence"] if fence else []), *args
-        )
+        plugins = ["fence", "tests.unit.plugin.fakes"]
+        plugins += [name for option, name in _PLUGINS.items() if any(word.startswith(option) for word in args)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+            return self.pytester.runpytest_subprocess(
+                *(word for name in plugins for word in ("-p", name)), *(["--fence"] if fence else []), *args
+            )
 
     def _forget(self) -> None:
         """A new run begins with an empty ledger."""

@@ -64,7 +64,7 @@ def test_a_filter_of_one_test_counts_for_that_test(faked: FakedPytest) -> None:
 
 
 def test_without_pytests_warnings_nothing_breaks(warned: FakedPytest) -> None:
-    assert warned.spawn("--fence-mode=warn", "-p", "no:xdist", "-p", "no:warnings").ret == 0
+    assert warned.spawn("--fence-mode=warn", "-p", "no:warnings").ret == 0
 
 
 OUTSIDE = """

@@ -115,7 +115,7 @@ def test_other_exit_statuses_stay_what_they_are(
     faked.pytester.makepyfile(test_it=PASSES)
     for extra in ("", IMPORT + "violate()\n"):
         faked.pytester.makeconftest(extra + source)
-        result = faked.spawn("-p", "no:xdist")
+        result = faked.spawn()
         assert result.ret == plain
         shown = [line for line in result.outlines + result.errlines if "connect 93.184.216.34" in line]
         assert bool(shown) == bool(extra)
@@ -123,7 +123,7 @@ def test_other_exit_statuses_stay_what_they_are(
 
 def test_a_conftest_that_cannot_be_imported_shows_why(faked: FakedPytest) -> None:
     faked.pytester.makeconftest(IMPORT + "violate()\nraise OSError(13, 'Permission denied')\n")
-    result = faked.spawn("-p", "no:xdist")
+    result = faked.spawn()
     assert result.ret == 4
     result.stderr.fnmatch_lines(["fence: 1 violation outside any test", "  connect *", "*Permission denied*"])
 
@@ -135,9 +135,9 @@ def test_a_conftest_that_cannot_be_imported_shows_why(faked: FakedPytest) -> Non
 )
 def test_what_runs_no_tests_works_and_imports_conftests_fenced(faked: FakedPytest, args: list[str]) -> None:
     faked.pytester.makepyfile(test_it=PASSES)
-    assert faked.spawn("-p", "no:xdist", *args).ret == 0
+    assert faked.spawn(*args).ret == 0
     faked.pytester.makeconftest(IMPORT + "violate()\n")
-    result = faked.spawn("-p", "no:xdist", *args)
+    result = faked.spawn(*args)
     assert result.ret == 1
     assert any("connect 93.184.216.34" in line for line in result.outlines + result.errlines)
 
@@ -151,7 +151,7 @@ def test_version_needs_no_fence(faked: FakedPytest) -> None:
 )
 def test_less_output_hides_no_violation(faked: FakedPytest, args: list[str]) -> None:
     faked.pytester.makepyfile(test_it=IMPORT + "violate()\ndef test_a(): violate('write /a')\n")
-    result = faked.spawn("-p", "no:xdist", *args)
+    result = faked.spawn(*args)
     assert result.ret == 1
     shown = "\n".join(result.outlines + result.errlines)
     assert "connect 93.184.216.34" in shown

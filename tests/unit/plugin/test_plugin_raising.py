@@ -140,21 +140,21 @@ pytest_plugins = ["pytester"]
 from pytest_fence import plugin
 def test_outer(pytester):
     pytester.makepyfile("def test_inner(): pass")
-    result = pytester.runpytest_inprocess(%s)
+    result = pytester.runpytest_inprocess("-p", "fence", %s)
     print("INNER", int(result.ret), [line for line in result.stdout.lines + result.stderr.lines if "fence" in line])
 """
 
 
 def test_an_inner_session_cannot_fence_the_outer_one(faked: FakedPytest) -> None:
     faked.pytester.makepyfile(test_it=INNER % "'--fence'")
-    result = faked.spawn("-s", "-p", "no:xdist", fence=False)
+    result = faked.spawn("-s", fence=False)
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*INNER 4 *runpytest_subprocess*"])
 
 
 def test_inside_a_fence_an_inner_session_has_its_own(faked: FakedPytest) -> None:
     faked.pytester.makepyfile(test_it=INNER % "'--fence'")
-    result = faked.spawn("-s", "-p", "no:xdist")
+    result = faked.spawn("-s")
     result.stdout.fnmatch_lines(["*INNER 0 *inside another fence*"])
     assert result.ret == 0
 
@@ -166,7 +166,7 @@ def test_an_inner_session_without_the_flag_says_nothing_to_the_fence(faked: Fake
         + "    assert len(fakes.live) == 1\n"
         + "    assert not [entry for entry in fakes.live[0].entered if 'test_inner' in entry[0]]\n"
     )
-    faked.spawn("-p", "no:xdist").assert_outcomes(passed=1)
+    faked.spawn().assert_outcomes(passed=1)
 
 
 def test_a_session_that_is_over_is_not_live(faked: FakedPytest) -> None:

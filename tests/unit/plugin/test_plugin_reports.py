@@ -215,8 +215,8 @@ def test_exitfirst_and_maxfail_count_it(faked: FakedPytest) -> None:
 
 def test_last_failed_runs_it_again(faked: FakedPytest) -> None:
     write(faked, "def test_a():\n    violate()\ndef test_b(): pass\n")
-    faked.spawn("-p", "no:xdist").assert_outcomes(failed=1, passed=1)
-    faked.spawn("-p", "no:xdist", "--lf").assert_outcomes(failed=1)
+    faked.spawn().assert_outcomes(failed=1, passed=1)
+    faked.spawn("--lf").assert_outcomes(failed=1)
 
 
 def test_reruns_excuse_nothing(faked: FakedPytest) -> None:

@@ -133,8 +133,9 @@ class Process:
 
     def _current_image(self) -> bytes:
         """What an exec changes: where code, stack and arguments lie (fields 26 to 28, 45 to 51 of proc(5) stat)."""
-        fields = kernel_process.read_proc(f"/proc/{self.pid}/stat").rpartition(b")")[2].split()
-        return b" ".join(fields[23:26] + fields[42:49])
+        fields = kernel_process.stat_fields(self.pid)
+        code = fields[kernel_process.STARTCODE : kernel_process.STARTSTACK + 1]
+        return b" ".join(code + fields[kernel_process.START_DATA : kernel_process.ENV_END + 1])
 
     def may_write(self, path: str, op: str = "open") -> bool:
         """The hot path: whether every policy in force lets this process change `path`."""

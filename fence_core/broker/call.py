@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker import judging
 from fence_core.broker.reply import CONTINUE
-from fence_core.kernel import memory
+from fence_core.kernel import memory, namespaces
 from fence_core.policy.requests import NoRule, Read, Run, SystemCall, Write
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Call:
         return self.services.resolver.locate(self, dirfd, raw, follow=follow)
 
     def same_network(self) -> bool:
-        return os.readlink(f"/proc/{self.tid}/ns/net") == self.services.network
+        return namespaces.is_ours(self.tid, "net")
 
     # ------------------------------------------------------------ what the policies say
 

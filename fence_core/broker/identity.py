@@ -20,8 +20,9 @@ from contextlib import contextmanager
 from errno import EPERM
 
 from fence_core.errors import KernelCallError
-from fence_core.kernel import arch, libc
-from fence_core.kernel.process import field, read_proc
+from fence_core.kernel import arch, credentials, libc, namespaces
+from fence_core.kernel.credentials import Credentials
+from fence_core.kernel.process import read_proc
 
 __all__ = ["Identities"]
 
@@ -29,25 +30,6 @@ _NOBODY = 0xFFFF_FFFF  # no valid id: changes nothing
 _CAPABILITY_VERSION_3 = 0x20080522  # include/uapi/linux/capability.h
 _CAP_HEADER = struct.Struct("=Ii")
 _CAP_DATA = struct.Struct("=6I")  # effective, permitted, inheritable: the low words, then the high ones
-
-
-class _Who:
-    """What the kernel checks when a thread touches a file. Source: proc_pid_status(5)."""
-
-    __slots__ = ("capabilities", "gid", "groups", "uid")
-
-    def __init__(self, status: bytes) -> None:
-        self.uid = int(field(status, b"Uid").split()[3])  # real, effective, saved, file system
-        self.gid = int(field(status, b"Gid").split()[3])
-        self.groups = [int(word) for word in field(status, b"Groups").split()]
-        self.capabilities = int(field(status, b"CapEff"), 16)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Who) and all(
-            getattr(self, name) == getattr(other, name) for name in ("uid", "gid", "capabilities", "groups")
-        )
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 class Identities:
@@ -58,8 +40,7 @@ class Identities:
         """Whether any fenced process may be somebody else than it was at the start."""
         self.differ = False
         """Whether a caller may have other rights than we have. An attribute, since every call about a path asks."""
-        self._own = _Who(read_proc("/proc/self/status"))
-        self._namespace = os.readlink("/proc/self/ns/user")
+        self._own = Credentials(read_proc("/proc/self/status"))
         self._privileged = os.geteuid() == 0 or self._own.capabilities != 0
 
     def note_change(self) -> None:
@@ -80,12 +61,10 @@ class Identities:
         status = read_proc(f"/proc/{tid}/status")
         who = None
         if somebody_else:
-            who = _Who(status)
-            if os.readlink(f"/proc/{tid}/ns/user") != self._namespace:
-                who.capabilities = 0  # they mean nothing outside of its own namespace
+            who = Credentials(status, here=namespaces.is_ours(tid, "user"))
             if who == self._own:
                 who = None
-        before = os.umask(int(field(status, b"Umask") or b"022", 8)) if creates else 0
+        before = os.umask(credentials.umask(status)) if creates else 0
         try:
             if who is not None:
                 self._become(who)
@@ -101,13 +80,13 @@ class Identities:
 
         -1, as 32 bits, stays what it is: "leave it alone".
         """
-        if os.readlink(f"/proc/{tid}/ns/user") == self._namespace:
+        if namespaces.is_ours(tid, "user"):
             return uid, gid
         outer_uid = uid if uid == _NOBODY else _outer_id(f"/proc/{tid}/uid_map", uid)
         outer_gid = gid if gid == _NOBODY else _outer_id(f"/proc/{tid}/gid_map", gid)
         return None if outer_uid is None or outer_gid is None else (outer_uid, outer_gid)
 
-    def _become(self, who: _Who) -> None:
+    def _become(self, who: Credentials) -> None:
         _set_groups(who.groups)
         _set_file_id("setfsgid", who.gid)
         _set_file_id("setfsuid", who.uid)
@@ -144,7 +123,7 @@ def _set_file_id(call: str, value: int) -> None:
         raise KernelCallError(call, EPERM)
 
 
-def _set_groups(groups: list[int]) -> None:
+def _set_groups(groups: tuple[int, ...]) -> None:
     array = (ctypes.c_uint32 * max(len(groups), 1))(*groups)
     libc.syscall(arch.current().calls["setgroups"], len(groups), ctypes.addressof(array), call="setgroups")
 

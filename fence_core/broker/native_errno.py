@@ -14,57 +14,12 @@ import re
 import stat
 
 from fence_core.broker.resolve import Located
-from fence_core.kernel import names
-from fence_core.kernel.process import field, read_proc
+from fence_core.kernel import credentials, names
+from fence_core.kernel.credentials import CAP_DAC_OVERRIDE, Credentials
 
 CREATING = frozenset({"mkdir", "mknod", "symlink", "link", "bind"})
 NO_CHANGE = -1
 INODE = frozenset({"chmod", "chown", "utime", "setxattr", "removexattr", "chattr"})
-
-
-class Credentials:
-    """Effective ids of the calling thread, from proc(5) status."""
-
-    __slots__ = ("capabilities", "gid", "gids", "privileged", "uid")
-
-    def __init__(self, tid: int) -> None:
-        """Raises ProcessLookupError where it is gone."""
-        status = read_proc(f"/proc/{tid}/status")
-        self.uid = int(field(status, b"Uid").split()[3])  # real, effective, saved, filesystem
-        self.gid = int(field(status, b"Gid").split()[3])
-        self.gids = {self.gid, *map(int, field(status, b"Groups").split())}
-        capabilities = int(field(status, b"CapEff"), 16)
-        self.capabilities = capabilities if capabilities and in_our_user_namespace(tid) else 0
-        cap_dac_override = 1
-        self.privileged = self.may(cap_dac_override)
-
-    def may(self, capability: int) -> bool:
-        """Whether this capability, a number of capabilities(7), is in force."""
-        return bool(self.capabilities >> capability & 1)
-
-    def owns(self, status: os.stat_result) -> bool:
-        """Whether the mode of this file is for the caller to change."""
-        cap_fowner = 3
-        return status.st_uid == self.uid or self.may(cap_fowner)
-
-    def may_write(self, status: os.stat_result) -> bool:
-        """By mode bits; access control lists are not looked at, so a refusal by one is shown as a violation."""
-        if self.privileged:
-            return True
-        mode = status.st_mode
-        if status.st_uid == self.uid:
-            return bool(mode & stat.S_IWUSR)
-        if status.st_gid in self.gids:
-            return bool(mode & stat.S_IWGRP)
-        return bool(mode & stat.S_IWOTH)
-
-
-def in_our_user_namespace(tid: int) -> bool:
-    """Whether the capabilities of this thread mean what ours do: in a namespace of one's own one has them all."""
-    try:
-        return os.readlink(f"/proc/{tid}/ns/user") == os.readlink("/proc/self/ns/user")
-    except OSError:
-        return False
 
 
 def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: Located | None = None) -> int:
@@ -75,7 +30,7 @@ def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: 
     """
     if located.errno:
         return located.errno
-    who = Credentials(tid)
+    who = credentials.of(tid)
     if other is not None:
         return _link(located, other, who) if op == "link" else _rename(located, other, flags, who)
     try:
@@ -118,7 +73,7 @@ def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: 
             return errno.EROFS
         if op == "chmod" and re.match(r"/proc/(?:\d+|self|thread-self)/", located.path):
             return errno.EPERM  # proc_setattr (fs/proc/base.c)
-        if op in ("chmod", "chattr") and not who.privileged and status.st_uid != who.uid:
+        if op in ("chmod", "chattr") and not who.may(CAP_DAC_OVERRIDE) and status.st_uid != who.uid:
             return errno.EPERM  # of the others `inode_errno` knows more
     return 0
 
@@ -165,7 +120,7 @@ def _directory(path: str, entry: os.stat_result | None, who: Credentials) -> int
         return errno.EROFS
     if not who.may_write(status):
         return errno.EACCES
-    sticky = entry is not None and status.st_mode & stat.S_ISVTX and not who.privileged
+    sticky = entry is not None and status.st_mode & stat.S_ISVTX and not who.may(CAP_DAC_OVERRIDE)
     if sticky and entry is not None and who.uid not in (entry.st_uid, status.st_uid):
         return errno.EPERM
     return 0
@@ -230,7 +185,7 @@ def _link(old: Located, new: Located, who: Credentials) -> int:
 
 def _may_link(status: os.stat_result, who: Credentials) -> bool:
     """What fs.protected_hardlinks asks for (proc_sys_fs(5)): the owner may, others only what they may write."""
-    if who.privileged or status.st_uid == who.uid or not _protects_links():
+    if who.may(CAP_DAC_OVERRIDE) or status.st_uid == who.uid or not _protects_links():
         return True
     mode = status.st_mode
     special = mode & stat.S_ISUID or (mode & stat.S_ISGID and mode & stat.S_IXGRP)

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Protocol
 
-from fence_core.kernel import arch, libc, names
+from fence_core.kernel import arch, libc, names, namespaces
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
@@ -113,7 +113,6 @@ class Resolver:
         self._root = (root.st_dev, root.st_ino)
         self._own = f"/proc/{os.getpid()}"
         self._procfs = os.stat("/proc").st_dev
-        self._mounts = os.readlink("/proc/self/ns/mnt")
         self._fds = os.open("/proc/self/fd", _O_PARENT)
         self._nr = arch.current().calls["openat2"]
         self._any = _how(_O_PATH, 0)
@@ -394,7 +393,7 @@ class Resolver:
         try:
             root = os.stat(f"/proc/{tid}/root/")
             same = (root.st_dev, root.st_ino) == self._root
-            return same and os.readlink(f"/proc/{tid}/ns/mnt") == self._mounts
+            return same and namespaces.is_ours(tid, "mnt")
         except OSError:
             return False
 

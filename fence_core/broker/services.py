@@ -38,7 +38,6 @@ class Services:
         "inside",
         "listener",
         "names",
-        "network",
         "processes",
         "recorder",
         "resolver",
@@ -76,7 +75,5 @@ class Services:
     names: Names
     tunnels: Tunnels
     sinks: Sinks
-    network: str
-    """Our network namespace, as the links of procfs show it."""
     route: Callable[[Process, int, str, int], Route]
     """Whether a process, in a thread, may connect to a name and port; a refusal is recorded."""

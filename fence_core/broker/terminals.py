@@ -34,11 +34,10 @@ _ALONE = frozenset({stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG})
 
 def controlling(tid: int) -> tuple[int, int, int]:
     """Session, process id, and device number of the terminal (0: none) of a thread. Raises OSError."""
-    # Fields of proc_pid_stat(5), counted from the third: session is the sixth, tty_nr the seventh.
-    fields = kernel_process.read_proc(f"/proc/{tid}/stat").rpartition(b")")[2].split()
-    number = int(fields[4])
+    fields = kernel_process.stat_fields(tid, kernel_process.TTY_NR)
+    number = int(fields[kernel_process.TTY_NR])
     device = os.makedev(number >> 8 & 0xFFF, number & 0xFF | number >> 12 & 0xFFF00) if number else 0
-    return int(fields[3]), kernel_process.thread_group(tid), device
+    return int(fields[kernel_process.SESSION]), kernel_process.thread_group(tid), device
 
 
 def is_slave(device: int) -> bool:

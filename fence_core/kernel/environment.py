@@ -21,11 +21,6 @@ from fence_core.kernel import libc, memory, process
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_ENV_START, _ENV_END = 50, 51
-"""Fields of proc_pid_stat(5)."""
-_STATE = 3
-"""The first field behind the program's name, which may hold anything."""
-
 
 def remove(chosen: Callable[[str], bool]) -> tuple[str, ...]:
     """Remove every variable whose name is `chosen`; their names, sorted.
@@ -53,8 +48,8 @@ def remove(chosen: Callable[[str], bool]) -> tuple[str, ...]:
 
 def _block() -> tuple[int, bytes]:
     """Where the initial environment lies, and what is there now."""
-    fields = process.read_proc("/proc/self/stat").rpartition(b")")[2].split()
-    start, end = (int(fields[number - _STATE]) for number in (_ENV_START, _ENV_END))
+    fields = process.stat_fields("self")
+    start, end = int(fields[process.ENV_START]), int(fields[process.ENV_END])
     return start, memory.read(os.getpid(), start, end - start)
 
 

@@ -21,7 +21,6 @@ from fence_core.kernel import arch, libc
 
 CREATE_RULESET_VERSION = 1 << 0
 _RULE_PATH_BENEATH = 1
-_RULE_NET_PORT = 2
 
 # Access to files. The ABI that brought it stands behind; ABI 1 is Linux 5.13.
 ACCESS_FS_EXECUTE = 1 << 0
@@ -41,11 +40,6 @@ ACCESS_FS_REFER = 1 << 13  # ABI 2, Linux 5.19
 ACCESS_FS_TRUNCATE = 1 << 14  # ABI 3, Linux 6.2
 ACCESS_FS_IOCTL_DEV = 1 << 15  # ABI 5, Linux 6.10
 
-# What a rule on something that is not a directory may name; the kernel answers EINVAL to the rest.
-ACCESS_FS_OF_FILES = (
-    ACCESS_FS_EXECUTE | ACCESS_FS_WRITE_FILE | ACCESS_FS_READ_FILE | ACCESS_FS_TRUNCATE | ACCESS_FS_IOCTL_DEV
-)
-
 # Access to the network: ABI 4, Linux 6.7.
 ACCESS_NET_BIND_TCP = 1 << 0
 ACCESS_NET_CONNECT_TCP = 1 << 1
@@ -63,7 +57,6 @@ _RULESET_ATTR = struct.Struct("=QQQ")
 # struct landlock_path_beneath_attr { u64 allowed_access; s32 parent_fd; }, packed
 _PATH_BENEATH_ATTR = struct.Struct("=Qi")
 # struct landlock_net_port_attr { u64 allowed_access, port; };
-_NET_PORT_ATTR = struct.Struct("=QQ")
 
 
 def abi_version() -> int:
@@ -128,18 +121,10 @@ def _add_rule(ruleset: int, kind: int, packed: bytes) -> None:
 def add_path_rule(ruleset: int, path_fd: int, access: int) -> None:
     """Allow `access` on the file or the tree that `path_fd` (O_PATH will do) stands for.
 
-    Raises `KernelCallError`: EINVAL for an access that is not handled, or that a file cannot have (see
-    `ACCESS_FS_OF_FILES`), EBADFD for a descriptor of no file system (socket, pipe), ENOMSG for no access.
+    Raises `KernelCallError`: EINVAL for an access that is not handled, or that only directories have,
+    EBADFD for a descriptor of no file system (socket, pipe), ENOMSG for no access.
     """
     _add_rule(ruleset, _RULE_PATH_BENEATH, _PATH_BENEATH_ATTR.pack(access, path_fd))
-
-
-def add_port_rule(ruleset: int, port: int, access: int) -> None:
-    """Allow TCP `access` on `port` (0 to 65535, host byte order), whatever the address. ABI 4.
-
-    Raises `KernelCallError`: EINVAL for a port out of range or an access that is not handled.
-    """
-    _add_rule(ruleset, _RULE_NET_PORT, _NET_PORT_ATTR.pack(access, port))
 
 
 def restrict_self(ruleset: int) -> None:

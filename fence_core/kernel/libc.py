@@ -8,7 +8,6 @@ after a call that succeeded (errno(3)).
 
 from __future__ import annotations
 
-import _thread
 import ctypes
 import sys
 from typing import TYPE_CHECKING
@@ -24,10 +23,7 @@ PR_SET_PDEATHSIG = 1
 PR_GET_DUMPABLE = 3
 PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
-PR_SET_CHILD_SUBREAPER = 36
-PR_GET_CHILD_SUBREAPER = 37
 PR_SET_NO_NEW_PRIVS = 38
-PR_GET_NO_NEW_PRIVS = 39
 
 _long = ctypes.c_long
 
@@ -186,19 +182,3 @@ def set_name(name: str) -> None:
     """
     text = ctypes.create_string_buffer(name.encode("ascii"))
     _prctl_set(PR_SET_NAME, ctypes.addressof(text), "prctl(PR_SET_NAME)")
-
-
-def set_child_subreaper(enabled: bool = True) -> None:
-    """Adopt orphaned descendants instead of init. Not inherited by fork.
-
-    Source: PR_SET_CHILD_SUBREAPER(2const).
-    """
-    _prctl_set(PR_SET_CHILD_SUBREAPER, int(enabled), "prctl(PR_SET_CHILD_SUBREAPER)")
-
-
-def gettid() -> int:
-    """Return the kernel's id of this thread, also in a process that `clone_parent` made. Source: gettid(2).
-
-    Not libc's function, which glibc has since 2.30 only.
-    """
-    return _thread.get_native_id()

@@ -1,4 +1,4 @@
-"""Hold a process; borrow its descriptors. Sources: pidfd_open(2), pidfd_getfd(2), pidfd_send_signal(2)."""
+"""Hold a process; borrow its descriptors. Sources: pidfd_open(2), pidfd_getfd(2)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,3 @@ def get_fd(pidfd: int, fd: int) -> int:
     (ptrace rights). Linux 5.6.
     """
     return libc.syscall(arch.current().calls["pidfd_getfd"], pidfd, fd, call="pidfd_getfd")
-
-
-def send_signal(pidfd: int, signal: int) -> None:
-    """Send `signal` (0: none, a check only) to that process and never to one that took over its number.
-
-    Raises `KernelCallError`: ESRCH it is gone, EPERM. Linux 5.1.
-    """
-    libc.syscall(arch.current().calls["pidfd_send_signal"], pidfd, signal, call="pidfd_send_signal")

@@ -13,7 +13,7 @@ import sys
 from errno import ENOENT, ESRCH
 from typing import NamedTuple
 
-from fence_core.errors import BrokerError, FenceUnavailable, KernelCallError
+from fence_core.errors import BrokerError, FenceUnavailable
 from fence_core.kernel import arch, libc
 
 _CLONE_PARENT = 0x00008000  # include/uapi/linux/sched.h
@@ -90,16 +90,10 @@ def read_proc(path: str) -> bytes:
 
 
 class Status(NamedTuple):
-    """What /proc/TID/status says. Numbers as this process's namespaces see them."""
+    """What a thread belongs to. Numbers as this process's namespaces see them."""
 
     tgid: int
     ppid: int  # 0: the parent is outside this pid namespace
-    tracer: int  # 0: none
-    uids: tuple[int, int, int, int]  # real, effective, saved, file system
-    gids: tuple[int, int, int, int]
-    groups: tuple[int, ...]
-    umask: int
-    threads: int
 
 
 def field(status: bytes, name: bytes) -> bytes:
@@ -120,30 +114,10 @@ def filter_count(pid: int) -> int:
     return int(count) if count else int(field(status, b"Seccomp") == b"2")
 
 
-def _four(value: bytes) -> tuple[int, int, int, int]:
-    a, b, c, d = value.split()
-    return int(a), int(b), int(c), int(d)
-
-
 def status_fields(pid: int) -> Status:
     """Return the status of process or thread `pid`. Raises `ProcessLookupError`."""
     raw = read_proc(f"/proc/{pid}/status")
-    return Status(
-        tgid=int(field(raw, b"Tgid")),
-        ppid=int(field(raw, b"PPid")),
-        tracer=int(field(raw, b"TracerPid")),
-        uids=_four(field(raw, b"Uid")),
-        gids=_four(field(raw, b"Gid")),
-        groups=tuple(map(int, field(raw, b"Groups").split())),
-        umask=int(field(raw, b"Umask") or b"022", 8),  # Linux 4.7
-        threads=int(field(raw, b"Threads") or b"0"),  # absent for a process that has ended
-    )
-
-
-def has_capability(*numbers: int) -> bool:
-    """Whether this process has one of these capabilities in its effective set. Source: capabilities(7)."""
-    effective = int(field(read_proc("/proc/self/status"), b"CapEff"), 16)
-    return any(effective >> number & 1 for number in numbers)
+    return Status(tgid=int(field(raw, b"Tgid")), ppid=int(field(raw, b"PPid")))
 
 
 def thread_group(tid: int) -> int:
@@ -190,14 +164,27 @@ def _children_by_search(pid: int) -> list[int]:
     return found
 
 
+# Numbers of fields, by which `stat_fields` has them. Source: proc_pid_stat(5).
+STATE, PPID, SESSION, TTY_NR, NUM_THREADS, STARTTIME = 3, 4, 6, 7, 20, 22
+STARTCODE, STARTSTACK, START_DATA, ENV_START, ENV_END = 26, 28, 45, 50, 51
+
+
+def stat_fields(pid: int | str, last: int = -1) -> list[bytes]:
+    """The fields of /proc/PID/stat under their numbers, from `STATE` on; behind `last` they need not be taken apart.
+
+    Raises `ProcessLookupError`.
+    """
+    raw = read_proc(f"/proc/{pid}/stat")
+    # The program name, field 2, is in brackets and may hold anything, brackets included.
+    return [b"", b"", b"", *raw[raw.rindex(b")") + 2 :].split(None, last - 2 if last > 0 else -1)]
+
+
 def start_time(pid: int) -> int:
     """Return when `pid` was started, in clock ticks since boot: (pid, start_time) names a process for good.
 
     Raises `ProcessLookupError`.
     """
-    raw = read_proc(f"/proc/{pid}/stat")
-    # Field 22; the program name, field 2, is in brackets and may hold anything, brackets included.
-    return int(raw[raw.rindex(b")") + 2 :].split(b" ", 20)[19])
+    return int(stat_fields(pid, STARTTIME)[STARTTIME])
 
 
 def program_name(pid: int) -> str:
@@ -220,8 +207,3 @@ def argv(pid: int) -> tuple[str, ...]:
     if raw.endswith(b"\0"):
         raw = raw[:-1]
     return tuple(os.fsdecode(word) for word in raw.split(b"\0"))
-
-
-def is_gone(error: OSError) -> bool:
-    """Whether a failed call of `kernel` means no more than that its process has ended."""
-    return isinstance(error, ProcessLookupError) or (isinstance(error, KernelCallError) and error.errno == ESRCH)

@@ -87,14 +87,6 @@ def _install(program: bytes, flags: int) -> int:
         raise
 
 
-def install_filter(program: bytes) -> None:
-    """Install a filter without notifications for this thread and its descendants, for ever.
-
-    Raises `KernelCallError`: EACCES without no_new_privs, EINVAL for a malformed program. Source: seccomp(2).
-    """
-    _install(program, FILTER_FLAG_SPEC_ALLOW)
-
-
 def install_listener(program: bytes, *, wait_killable: bool) -> int:
     """Install a filter for this thread and its descendants, for ever; return its listener (close-on-exec).
 

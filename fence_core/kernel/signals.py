@@ -23,14 +23,6 @@ SIGRTMAX: int = int(getattr(signal, "SIGRTMAX", 64))
 # Who sent it (siginfo.code). Source: include/uapi/asm-generic/siginfo.h.
 SI_USER = 0  # kill(2)
 SI_KERNEL = 0x80  # the kernel itself: Ctrl-C, Ctrl-Z and hang-up of the terminal
-SI_QUEUE = -1  # sigqueue(3)
-SI_TKILL = -6  # tgkill(2), raise(3)
-CLD_EXITED = 1
-CLD_KILLED = 2
-CLD_DUMPED = 3
-CLD_TRAPPED = 4
-CLD_STOPPED = 5
-CLD_CONTINUED = 6
 
 _SFD_CLOEXEC = 0o2000000
 _SFD_NONBLOCK = 0o4000
@@ -44,7 +36,7 @@ class SignalInfo(NamedTuple):
     """One signal that was read."""
 
     signo: int
-    code: int  # SI_* for a signal sent, CLD_* for SIGCHLD
+    code: int  # who sent it; of SIGCHLD, why
     pid: int  # of the sender, or of the child; 0 when outside our pid namespace
     status: int  # SIGCHLD: exit status, or the number of the signal that ended or stopped the child
 

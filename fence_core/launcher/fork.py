@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from fence_core.errors import BrokerError, FenceError
-from fence_core.kernel import arch, features, landlock, libc, pidfd, process
+from fence_core.kernel import arch, credentials, features, landlock, libc, pidfd, process
+from fence_core.kernel.credentials import CAP_PERFMON, CAP_SYS_ADMIN
 from fence_core.launcher import guardian, inherited, set_aside
 from fence_core.launcher.child import BLOCKED, raise_fence
 from fence_core.launcher.join import base_dir, maybe_join
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 NEEDED = ("seccomp", "pidfd_open", "pidfd_getfd", "process_vm_readv", "ptrace")
 """Without these there is no fence at all; the others make it better."""
-_CAP_SYS_ADMIN, _CAP_PERFMON = 21, 38  # include/uapi/linux/capability.h
 EXIT_UNAVAILABLE = 4
 """pytest's exit status for wrong usage: the run was not made."""
 
@@ -219,7 +219,10 @@ def _watches_reads(config: Config) -> bool:
     settings = config.settings
     if settings.watch_reads or config.policy.filesystem.deny_read:
         return True
-    return bool(settings.env_deny) and settings.mode != "audit" and process.has_capability(_CAP_PERFMON, _CAP_SYS_ADMIN)
+    if not settings.env_deny or settings.mode == "audit":
+        return False
+    own = credentials.of(os.getpid())
+    return own.may(CAP_PERFMON) or own.may(CAP_SYS_ADMIN)
 
 
 def _has_file_floor(config: Config, found: features.Features) -> bool:

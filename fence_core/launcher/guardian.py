@@ -111,7 +111,7 @@ def _with_children(family: set[int]) -> list[int]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                alive, parent = _state(process.read_proc(f"/proc/{name}/stat"))
+                alive, parent = _state(int(name))
             except OSError:
                 continue
             if alive:
@@ -126,14 +126,14 @@ def _with_children(family: set[int]) -> list[int]:
 
 def _is_alive(pid: int) -> bool:
     """False for what has ended and was not waited for. Raises ProcessLookupError."""
-    return _state(process.read_proc(f"/proc/{pid}/stat"))[0]
+    return _state(pid)[0]
 
 
-def _state(stat: bytes) -> tuple[bool, int]:
+def _state(pid: int) -> tuple[bool, int]:
     """Whether it lives, and its parent. A process lives on in its other threads when the first one has ended."""
-    fields = stat.rpartition(b") ")[2].split(None, 18)
-    state, parent, threads = fields[0], int(fields[1]), int(fields[17])
-    return state not in (b"Z", b"X") or threads > 1, parent
+    fields = process.stat_fields(pid, process.NUM_THREADS)
+    alive = fields[process.STATE] not in (b"Z", b"X") or int(fields[process.NUM_THREADS]) > 1
+    return alive, int(fields[process.PPID])
 
 
 def _is_same(pid: int, started: int, known: dict[int, int]) -> bool:

@@ -30,7 +30,6 @@ class Exchange:
     def __init__(self, head: RequestHead, authority: bytes, path: bytes) -> None:
         self._body = head.body
         self._done = head.body.done
-        self._method = head.method
         websocket = head.tokens(b"upgrade")
         self._upgrade = websocket == {b"websocket"} and b"upgrade" in head.tokens(b"connection") and self._done
         self.responses: Responses = Responses(self._rewrite)

@@ -26,7 +26,7 @@ INSIDE: dict[str, Mapping[str, str]] = {
     "fence_core/events/model.py": {},
     "fence_core/events/phases.py": {},
     "fence_core/events/wire.py": {},
-    "fence_core/kernel/libc.py": dict.fromkeys(("gettid", "bare_fork", "variable_names", "set_name"), BEFORE),
+    "fence_core/kernel/libc.py": dict.fromkeys(("bare_fork", "variable_names", "set_name"), BEFORE),
     "fence_core/kernel/futex.py": {"prepare": COLLECTING},
     "fence_core/kernel/mapping.py": {"view": COLLECTING},
     "fence_core/launcher/handle.py": {"Fence.prepare_forks": COLLECTING},

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fence_core.kernel import bpf, libc, pidfd, seccomp
+from fence_core.kernel import arch, bpf, libc, pidfd, seccomp
 
 SECONDS = 30  # far beyond any test, below the suite's own timeout
 
@@ -72,7 +72,7 @@ class Child:
 
     def kill(self) -> None:
         if self.status is None:
-            pidfd.send_signal(self.pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def close(self) -> None:
         self.kill()
@@ -142,3 +142,13 @@ def become_user() -> None:
         os.setresgid(1000, 1000, 1000)
         os.setresuid(1000, 1000, 1000)
         libc.set_dumpable(True)  # setresuid switched it off
+
+
+def install_filter(program: bytes) -> None:
+    """A filter without notifications, for this thread and its descendants. Raises KernelCallError."""
+    seccomp._install(program, seccomp.FILTER_FLAG_SPEC_ALLOW)
+
+
+def adopt_orphans() -> None:
+    """Be the parent of descendants whose own has ended, instead of init: PR_SET_CHILD_SUBREAPER(2const)."""
+    libc.syscall(arch.current().calls["prctl"], 36, 1, call="prctl")

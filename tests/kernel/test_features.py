@@ -8,14 +8,15 @@ import os
 import pytest
 
 from fence_core.errors import FenceUnavailable
-from fence_core.kernel import arch, bpf, features, libc, process, seccomp
+from fence_core.kernel import arch, bpf, features, libc, process
+from tests.kernel.children import install_filter
 
 
 def asked_again_without(*names: str) -> list[tuple[str, bool, str]]:
     calls = arch.current().calls
     libc.set_no_new_privs()
     refused = bpf.errno_action(errno.EPERM)
-    seccomp.install_filter(bpf.assemble({calls[name]: refused for name in names}))
+    install_filter(bpf.assemble({calls[name]: refused for name in names}))
     features._features = None
     return [tuple(feature) for feature in features.detect()]
 

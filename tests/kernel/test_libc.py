@@ -6,13 +6,12 @@ import ctypes
 import errno
 import os
 import signal
-import threading
 
 import pytest
 
 from fence_core.errors import KernelCallError
 from fence_core.kernel import arch, libc, pidfd, process
-from tests.kernel.children import ended
+from tests.kernel.children import adopt_orphans, ended
 
 
 def own_status(name: bytes) -> bytes:
@@ -45,15 +44,6 @@ def test_unknown_libc_function_fails_only_when_called() -> None:
     missing = libc.function("no_such_function_anywhere", ctypes.c_int)
     with pytest.raises(Exception, match="no_such_function_anywhere"):
         missing()
-
-
-def test_gettid_in_a_thread() -> None:
-    seen: list[tuple[int, int]] = []
-    thread = threading.Thread(target=lambda: seen.append((libc.gettid(), threading.get_native_id())))
-    thread.start()
-    thread.join()
-    assert seen[0][0] == seen[0][1] != os.getpid()
-    assert libc.gettid() == os.getpid()
 
 
 def test_set_name_of_a_process_that_hides_itself(in_child) -> None:
@@ -105,7 +95,7 @@ def test_parent_death_signal(in_child, deadly) -> None:
     """The grandchild ends with its parent; the control lives on, handed to the subreaper."""
 
     def work() -> tuple[bool, int]:
-        libc.set_child_subreaper()
+        adopt_orphans()
         ready, tell = os.pipe()
         hold, go = os.pipe()
         middle = os.fork()

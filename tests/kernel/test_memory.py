@@ -149,7 +149,7 @@ def test_another_process_by_the_id_of_any_of_its_threads(start) -> None:
         buffer.value = b"of the child"
 
         def thread() -> None:
-            os.write(tell[1], b"%d" % libc.gettid())
+            os.write(tell[1], b"%d" % threading.get_native_id())
             os.read(told[0], 1)
 
         worker = threading.Thread(target=thread)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 
 import pytest
 
 from fence_core.errors import KernelCallError
 from fence_core.kernel import libc, pidfd
-from tests.kernel.children import become_user, ended
+from tests.kernel.children import become_user
 
 pytestmark = pytest.mark.needs("kernel:pidfd_getfd")
 
@@ -70,27 +69,6 @@ def test_undumpable_process_lends_nothing_to_its_own_user(in_child) -> None:
         return before >= 0, refused
 
     assert in_child(work) == (True, errno.EPERM)
-
-
-def test_signal_reaches_the_process_and_no_successor(start) -> None:
-    ready = os.pipe()
-
-    def work() -> None:
-        os.write(ready[1], b"!")
-        signal.pause()
-
-    child = start(work)
-    os.read(ready[0], 1)
-    pidfd.send_signal(child.pidfd, 0)
-    assert not ended(child.pidfd, 0)
-    pidfd.send_signal(child.pidfd, signal.SIGTERM)
-    assert ended(child.pidfd)
-    assert os.waitstatus_to_exitcode(child.wait()) == -signal.SIGTERM
-    with pytest.raises(KernelCallError) as caught:
-        pidfd.send_signal(child.pidfd, signal.SIGTERM)
-    assert caught.value.errno == errno.ESRCH
-    for fd in ready:
-        os.close(fd)
 
 
 def test_process_that_is_gone_cannot_be_opened(start) -> None:

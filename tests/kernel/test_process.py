@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from fence_core.errors import BrokerError
-from fence_core.kernel import arch, libc, process
+from fence_core.kernel import arch, credentials, libc, namespaces, process
 from tests.kernel.children import ended
 
 
@@ -26,7 +26,7 @@ def test_clone_parent_makes_a_sibling(in_child) -> None:
         if middle == 0:
             made = process.clone_parent()
             if made == 0:
-                facts = b"%d %d %d" % (os.getpid(), os.getppid(), libc.gettid())
+                facts = b"%d %d %d" % (os.getpid(), os.getppid(), threading.get_native_id())
                 os.write(report[1], facts)
                 libc.exit_now(9)
             try:
@@ -78,15 +78,30 @@ def test_clone_parent_amid_threads_is_refused(in_child) -> None:
 
 def test_status_of_this_process() -> None:
     status = process.status_fields(os.getpid())
-    assert (status.tgid, status.ppid, status.tracer) == (os.getpid(), os.getppid(), 0)
-    assert status.uids[:3] == os.getresuid()
-    assert status.gids[:3] == os.getresgid()
-    assert set(status.groups) == set(os.getgroups())
-    umask = os.umask(0o27)
+    assert (status.tgid, status.ppid) == (os.getpid(), os.getppid())
+
+
+def test_credentials_of_this_process() -> None:
+    who = credentials.of(os.getpid())
+    assert who.uids[:3] == os.getresuid()
+    assert who.gids[:3] == os.getresgid()
+    assert set(who.groups) == set(os.getgroups())
+    before = os.umask(0o27)
     try:
-        assert process.status_fields(os.getpid()).umask == 0o27
+        assert credentials.umask(process.read_proc("/proc/self/status")) == 0o27
     finally:
-        os.umask(umask)
+        os.umask(before)
+
+
+def test_namespaces(in_child) -> None:
+    def work() -> list[bool]:
+        found = [namespaces.is_ours(os.getppid(), kind) for kind in ("ipc", "mnt", "net", "pid", "user")]
+        return [*found, namespaces.of(os.getpid(), "net").startswith("net:[")]
+
+    assert in_child(work) == [True] * 6
+    with pytest.raises(OSError):
+        namespaces.is_ours(1 << 22, "user")  # PID_MAX_LIMIT
+    assert not credentials.count_here(1 << 22)
 
 
 def test_threads(in_child) -> None:
@@ -95,10 +110,10 @@ def test_threads(in_child) -> None:
         go = threading.Event()
         tids: list[int] = []
         ready = threading.Event()
-        thread = threading.Thread(target=lambda: (tids.append(libc.gettid()), ready.set(), go.wait()))
+        thread = threading.Thread(target=lambda: (tids.append(threading.get_native_id()), ready.set(), go.wait()))
         thread.start()
         ready.wait()
-        found = [before, process.thread_count(), process.status_fields(os.getpid()).threads]
+        found = [before, process.thread_count(), int(process.stat_fields("self")[process.NUM_THREADS])]
         found.append(process.thread_group(tids[0]) == os.getpid() != tids[0])
         go.set()
         thread.join()

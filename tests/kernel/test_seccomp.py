@@ -8,6 +8,7 @@ import mmap
 import os
 import select
 import signal
+import threading
 import time
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from fence_core.errors import FenceUnavailable, KernelCallError
 from fence_core.kernel import arch, bpf, libc, memory, seccomp, signals
 from fence_core.kernel.bpf import Case, Condition
-from tests.kernel.children import SECONDS, become_user
+from tests.kernel.children import SECONDS, become_user, install_filter
 
 pytestmark = pytest.mark.needs("kernel:seccomp", "kernel:pidfd_getfd")
 
@@ -38,7 +39,7 @@ def call(name: str, *args: int) -> int:
 def with_filter(rules, work):
     def inside():
         libc.set_no_new_privs()
-        seccomp.install_filter(bpf.assemble(rules))
+        install_filter(bpf.assemble(rules))
         return work()
 
     return inside
@@ -136,7 +137,7 @@ def test_filter_needs_no_new_privs_and_says_so(in_child) -> None:
     def work() -> tuple[int | None, str]:
         become_user()
         try:
-            seccomp.install_filter(bpf.assemble({}))
+            install_filter(bpf.assemble({}))
         except KernelCallError as error:
             return error.errno, str(error)
         return None, ""
@@ -153,7 +154,7 @@ def test_malformed_program_is_einval(in_child) -> None:
     def work() -> int | None:
         libc.set_no_new_privs()
         try:
-            seccomp.install_filter(bytes(8))  # loads something, returns nothing
+            install_filter(bytes(8))  # loads something, returns nothing
         except KernelCallError as error:
             return error.errno
         return None
@@ -203,10 +204,9 @@ def test_untrapped_call_is_not_notified(supervise) -> None:
 
 def test_a_thread_is_named_by_its_own_id(supervise) -> None:
     def work() -> int:
-        import threading
 
         seen: list[int] = []
-        thread = threading.Thread(target=lambda: (seen.append(libc.gettid()), call("getppid")))
+        thread = threading.Thread(target=lambda: (seen.append(threading.get_native_id()), call("getppid")))
         thread.start()
         thread.join()
         return seen[0]

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fence_core.broker import repositories, surroundings
-from fence_core.broker.native_errno import Credentials, native_errno
+from fence_core.broker.native_errno import native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value
 from fence_core.broker.resolve import ASK_KERNEL, Located, plain_text
+from fence_core.kernel import credentials
 from fence_core.policy.requests import Write
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def refusal(call: Call, op: str, located: Located, *, flags: int = 0, asked: Wri
     """
     if not located.is_file:
         # One of the pipes and files without a name that the run was started with.
-        if op in ("chmod", "chattr") and not Credentials(call.tid).owns(os.fstat(located.handle)):
+        if op in ("chmod", "chattr") and not credentials.of(call.tid).owns(os.fstat(located.handle)):
             return errno.EPERM
         return call.refuse(asked or Write(op, located.path), errno.EACCES, reason=_WHY_NOT_THEIRS)
     native = native_errno(op, located, call.tid, flags=flags)

@@ -16,7 +16,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from fence_core.broker.native_errno import Credentials
+from fence_core.kernel import credentials, namespaces
+from fence_core.kernel.credentials import CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN
 from fence_core.kernel.process import field, read_proc
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ CMSG_SIZE = _CMSG.size
 _UCRED = struct.Struct("@iII")
 _SCM_CREDENTIALS = 2
 _DESCRIPTORS_MAX = 253  # SCM_MAX_FD, include/net/scm.h
-_CAP_SETGID, _CAP_SETUID, _CAP_SYS_ADMIN = 6, 7, 21
 
 
 class InvalidMessageError(Exception):
@@ -114,8 +114,8 @@ def _ids(call: Call) -> tuple[int, int]:
     """The real user and group of a thread, as our user namespace has them."""
     if not call.services.identities.differ:
         return os.getuid(), os.getgid()
-    status = read_proc(f"/proc/{call.tid}/status")
-    return int(field(status, b"Uid").split()[0]), int(field(status, b"Gid").split()[0])
+    who = credentials.of(call.tid)
+    return who.uids[0], who.gids[0]
 
 
 def own_number(tid: int) -> int:
@@ -136,18 +136,17 @@ def _credentials(call: Call, body: bytes) -> bytes:
         pid = os.getpid()
     elif own:
         pid = call.process.pid
-    elif os.readlink(f"/proc/{call.tid}/ns/pid") != os.readlink("/proc/self/ns/pid"):
+    elif not namespaces.is_ours(call.tid, "pid"):
         raise InvalidMessageError(errno.EPERM)  # a number that means nothing to us
     ids = call.services.identities.outer_ids(call.tid, uid, gid)
     if ids is None:
         raise InvalidMessageError(errno.EINVAL)
     if call.services.identities.differ:
-        who = Credentials(call.tid)
-        status = read_proc(f"/proc/{call.tid}/status")
-        for name, number, capability in ((b"Uid", ids[0], _CAP_SETUID), (b"Gid", ids[1], _CAP_SETGID)):
-            if number not in map(int, field(status, name).split()[:3]) and not who.may(capability):
+        who = credentials.of(call.tid)
+        for own_ids, number, capability in ((who.uids, ids[0], CAP_SETUID), (who.gids, ids[1], CAP_SETGID)):
+            if number not in own_ids[:3] and not who.may(capability):
                 raise InvalidMessageError(errno.EPERM)
-        if not own and not who.may(_CAP_SYS_ADMIN):
+        if not own and not who.may(CAP_SYS_ADMIN):
             raise InvalidMessageError(errno.EPERM)
     return _UCRED.pack(pid, *ids)
 

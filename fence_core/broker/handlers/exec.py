@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers import reads
 from fence_core.broker.handlers.arguments import AT_FDCWD, signed
-from fence_core.broker.native_errno import Credentials
 from fence_core.broker.reply import CONTINUE, Reply
-from fence_core.kernel import names
+from fence_core.kernel import credentials, names, namespaces
+from fence_core.kernel.credentials import CAP_SYS_ADMIN
 from fence_core.policy.requests import SystemCall
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 
 _NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
-_CAP_SYS_ADMIN = 21
 
 
 def execve(call: Call) -> Reply:
@@ -67,7 +66,7 @@ def setns(call: Call) -> Reply:
         return CONTINUE  # EBADF
     if path.startswith("/"):
         answer = _no_namespace(call.borrow(signed(call.args[0])), call.args[1] & 0xFFFF_FFFF)
-        if answer or not Credentials(call.tid).may(_CAP_SYS_ADMIN):
+        if answer or not credentials.of(call.tid).may(CAP_SYS_ADMIN):
             return answer or errno.EPERM
     # Of mount namespaces root could have walked to others (ioctl_nsfs(2)): there, a path is not what it is here.
     if path.startswith("/") or (path.startswith("mnt:") and not _is_of_ours(call, path)):
@@ -90,7 +89,7 @@ def _is_of_ours(call: Call, namespace: str) -> bool:
     """Whether some fenced process is in this mount namespace."""
     for pid in (call.tid, *call.services.processes.by_pid):
         try:
-            if os.readlink(f"/proc/{pid}/ns/mnt") == namespace:
+            if namespaces.of(pid, "mnt") == namespace:
                 return True
         except OSError:
             continue
@@ -139,4 +138,4 @@ def _unless_outside(call: Call, pid: int) -> Reply:
 
 def _has_own_numbers(tid: int) -> bool:
     """Whether it is in a PID namespace made inside, which has no numbers for what is outside."""
-    return os.readlink(f"/proc/{tid}/ns/pid") != os.readlink("/proc/self/ns/pid")
+    return not namespaces.is_ours(tid, "pid")

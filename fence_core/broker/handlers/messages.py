@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING
 from fence_core.broker.handlers.ancillary import CMSG_SIZE, Control, InvalidMessageError, headers
 from fence_core.broker.handlers.arguments import signed
 from fence_core.broker.handlers.network import (
-    CAP_NET_RAW,
     Anywhere,
     Elsewhere,
     any_unix,
-    has_capability,
     is_closed,
     judge_destination,
     on_socket,
@@ -47,7 +45,8 @@ from fence_core.broker.names import raw_address
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.sockets import SOCKADDR_MAX, Borrowed, parse_address
 from fence_core.errors import KernelCallError
-from fence_core.kernel import memory
+from fence_core.kernel import credentials, memory
+from fence_core.kernel.credentials import CAP_NET_RAW
 from fence_core.kernel.structs import IOVEC, MSGHDR
 
 if TYPE_CHECKING:
@@ -459,7 +458,7 @@ class _Sending:
             if option is None or self._is_free():
                 continue
             if level == socket.IPPROTO_IP:
-                if not has_capability(self._call.tid, CAP_NET_RAW):
+                if not credentials.of(self._call.tid).may(CAP_NET_RAW):
                     continue  # the kernel takes no route from those, but other options
             else:
                 body = control[at + CMSG_SIZE : at + size]

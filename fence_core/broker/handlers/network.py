@@ -36,7 +36,6 @@ from fence_core.broker.handlers.ties import (
     tie_server,
     tied_to,
 )
-from fence_core.broker.native_errno import Credentials, in_our_user_namespace
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value, Wait
 from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD, Located
 from fence_core.broker.sinks import Sunk
@@ -52,8 +51,8 @@ from fence_core.broker.sockets import (
 )
 from fence_core.broker.tunnels import Tunnel
 from fence_core.errors import KernelCallError
-from fence_core.kernel import libc, memory, timers
-from fence_core.kernel.process import field, read_proc
+from fence_core.kernel import credentials, libc, memory, timers
+from fence_core.kernel.credentials import CAP_NET_BIND_SERVICE, CAP_NET_RAW, Credentials
 from fence_core.policy.decide import NAME_SERVICES
 from fence_core.policy.requests import Bind, Connect, NoRule, OpenSocket, UnixConnect
 
@@ -119,7 +118,7 @@ def _may_open_raw(tid: int, family: int, kind: int) -> bool:
     needs = kind == socket.SOCK_RAW or family == socket.AF_PACKET
     if not needs or os.geteuid() != 0:
         return True
-    return has_capability(tid, CAP_NET_RAW)
+    return credentials.of(tid).may(CAP_NET_RAW)
 
 
 # ---------------------------------------------------------------- connect
@@ -428,7 +427,7 @@ def _judge_unix(call: Call, borrowed: Borrowed, path: bytes, raw: bytes) -> Verd
         return errno.ENOENT
     status = os.fstat(located.handle)
     if not stat.S_ISSOCK(status.st_mode):
-        return errno.ECONNREFUSED if Credentials(call.tid).may_write(status) else errno.EACCES
+        return errno.ECONNREFUSED if credentials.of(call.tid).may_write(status) else errno.EACCES
     inside = call.services.unix.has_file(located.handle, status, located.path)
     if inside is None:
         return errno.ECONNREFUSED  # made in here and closed: the kernel's own answer
@@ -461,7 +460,7 @@ def _other_ids(tid: int, borrowed: Borrowed) -> Credentials | None:
     and the socket's file has permissions."""
     if borrowed.domain != socket.AF_UNIX or os.geteuid() != 0:
         return None
-    who = Credentials(tid)
+    who = credentials.of(tid)
     return who if who.uid else None
 
 
@@ -470,7 +469,7 @@ def _connect_as(who: Credentials | None, fd: int, target: bytes) -> int:
     if who is None:
         return _errno_of(_connect(fd, target, len(target)))
     groups, gid = os.getgroups(), os.getegid()
-    os.setgroups(sorted(who.gids))
+    os.setgroups(who.groups)
     os.setresgid(-1, who.gid, -1)
     os.setresuid(-1, who.uid, -1)
     try:
@@ -578,7 +577,7 @@ def _bind_inet(call: Call, borrowed: Borrowed, address: Address) -> Reply:
             return call.refuse(request, errno.EACCES)
         # Else it is what the kernel does with any datagram socket when it is used first.
     privileged = 0 < address.port < 1024 and os.geteuid() == 0
-    if privileged and not (has_capability(call.tid, CAP_NET_BIND_SERVICE) or in_our_user_namespace(call.tid)):
+    if privileged and not (credentials.of(call.tid).may(CAP_NET_BIND_SERVICE) or credentials.count_here(call.tid)):
         return CONTINUE  # rights in a network of its own, which we do not have
     if not is_exposed(call, address.port):
         tie_late(call, borrowed)
@@ -602,16 +601,6 @@ def _may_share(borrowed: Borrowed) -> bool:
     """Whether it can be bound where another socket is (socket(7); of UDP sockets SO_REUSEADDR is enough)."""
     options = (socket.SO_REUSEPORT, socket.SO_REUSEADDR)[: 1 + (borrowed.type == socket.SOCK_DGRAM)]
     return any(borrowed.socket.getsockopt(socket.SOL_SOCKET, option) for option in options)
-
-
-CAP_NET_BIND_SERVICE = 10
-CAP_NET_RAW = 13
-
-
-def has_capability(tid: int, number: int) -> bool:
-    """Raises ProcessLookupError where the thread is gone."""
-    effective = int(field(read_proc(f"/proc/{tid}/status"), b"CapEff"), 16)
-    return bool(effective >> number & 1) and in_our_user_namespace(tid)
 
 
 def remember_own_end(call: Call, borrowed: Borrowed) -> None:

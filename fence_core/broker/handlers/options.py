@@ -22,7 +22,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers.arguments import signed
-from fence_core.broker.handlers.network import CAP_NET_RAW, has_capability, on_socket
+from fence_core.broker.handlers.network import on_socket
 from fence_core.broker.handlers.ties import (
     LOOPBACK_IFINDEX,
     OWN_INTERFACE,
@@ -38,7 +38,8 @@ from fence_core.broker.handlers.ties import (
     tied_to,
 )
 from fence_core.broker.reply import CONTINUE, Reply, Value
-from fence_core.kernel import memory
+from fence_core.kernel import credentials, memory
+from fence_core.kernel.credentials import CAP_NET_RAW
 from fence_core.policy.requests import Connect, NoRule
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _bind_to_device(call: Call, borrowed: Borrowed, name: int, value: bytes) -> 
         (wanted,) = struct.unpack_from("@i", value)
     really = tied_to(borrowed.socket)
     ours = really == LOOPBACK_IFINDEX and not call.services.ties.said_loopback(fd)
-    if really and not ours and not has_capability(call.tid, CAP_NET_RAW):
+    if really and not ours and not credentials.of(call.tid).may(CAP_NET_RAW):
         return errno.EPERM
     if wanted < 0:
         return errno.EINVAL
@@ -215,7 +216,7 @@ def _route(call: Call, borrowed: Borrowed, option: tuple[int, int], value: bytes
     plain = not value or (option == _FLOWLABEL_MGR and len(value) <= _FLOWLABEL_SIZE)
     if plain:
         return _carry_out(call, borrowed, option, value, own=True)
-    if option[0] == _IP and not has_capability(call.tid, CAP_NET_RAW):
+    if option[0] == _IP and not credentials.of(call.tid).may(CAP_NET_RAW):
         # The kernel takes no route from those, but other options.
         return _carry_out(call, borrowed, option, value, own=True)
     failed = kernel_says(call, borrowed, option, value)

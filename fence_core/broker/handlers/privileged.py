@@ -14,10 +14,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers.arguments import AT_FDCWD, signed
-from fence_core.broker.native_errno import Credentials
 from fence_core.broker.reply import CONTINUE, Reply
 from fence_core.broker.terminals import controlling, is_slave
+from fence_core.kernel import credentials, namespaces
 from fence_core.kernel import process as kernel_process
+from fence_core.kernel.credentials import Credentials
 from fence_core.policy.requests import SystemCall
 
 if TYPE_CHECKING:
@@ -57,10 +58,10 @@ def _closed(
 def _may(tid: int, capability: int, *, of_namespace: bool = False) -> bool:
     if of_namespace:
         # In a mount namespace of its own, which belongs to its user namespace, whoever it is outside of that.
-        has = int(kernel_process.field(kernel_process.read_proc(f"/proc/{tid}/status"), b"CapEff"), 16)
-        own = os.readlink(f"/proc/{tid}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
-        return bool(has >> capability & 1) and (own or Credentials(tid).may(capability))
-    return _in_first_user_namespace() and Credentials(tid).may(capability)
+        status = kernel_process.read_proc(f"/proc/{tid}/status")
+        own = not namespaces.is_ours(tid, "mnt")
+        return Credentials(status, here=own or credentials.count_here(tid)).may(capability)
+    return _in_first_user_namespace() and credentials.of(tid).may(capability)
 
 
 @functools.cache
@@ -297,7 +298,7 @@ def _is_outside(call: Call, pid: int) -> bool:
     if pid <= 0 or call.services.processes.is_ours(pid):
         return False
     try:
-        if os.readlink(f"/proc/{call.tid}/ns/pid") != os.readlink("/proc/self/ns/pid"):
+        if not namespaces.is_ours(call.tid, "pid"):
             return False  # it has other numbers, and none for what is outside
         return not call.services.processes.is_fenced(pid)
     except OSError:
@@ -306,11 +307,11 @@ def _is_outside(call: Call, pid: int) -> bool:
 
 def _may_trace(tid: int, pid: int) -> bool:
     """ptrace(2), "Ptrace access mode checking": by a process outside of a fence, which is not its child."""
-    if Credentials(tid).may(_SYS_PTRACE):
+    if credentials.of(tid).may(_SYS_PTRACE):
         return True
-    ours = _ids(tid)[0]
+    ours = credentials.of(tid).uids[0]
     # What must not be inspected belongs to root there (proc(5)).
-    return set(_ids(pid)) == {ours} and os.stat(f"/proc/{pid}").st_uid == ours and _yama() == 0
+    return set(credentials.of(pid).uids[:3]) == {ours} and os.stat(f"/proc/{pid}").st_uid == ours and _yama() == 0
 
 
 def _yama() -> int:
@@ -319,9 +320,3 @@ def _yama() -> int:
             return int(setting.read())
     except (OSError, ValueError):
         return 0
-
-
-def _ids(tid: int) -> list[int]:
-    """User ids: real, effective, saved. Raises OSError."""
-    status = kernel_process.read_proc(f"/proc/{tid}/status")
-    return [int(word) for word in kernel_process.field(status, b"Uid").split()[:3]]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from fence_core.broker.handlers.acting import perform
 from fence_core.broker.handlers.arguments import signed
 from fence_core.broker.reply import CONTINUE, HandOver, Reply
-from fence_core.kernel import arch, libc
+from fence_core.kernel import arch, libc, namespaces
 from fence_core.policy.requests import Write
 
 if TYPE_CHECKING:
@@ -101,4 +101,4 @@ def _judge(call: Call, op: str, name: bytes, native: Callable[[], int]) -> int:
 
 
 def _same_queues(tid: int) -> bool:
-    return os.readlink(f"/proc/{tid}/ns/ipc") == os.readlink("/proc/self/ns/ipc")
+    return namespaces.is_ours(tid, "ipc")

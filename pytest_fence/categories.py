@@ -14,3 +14,7 @@ class FenceWarning(pytest.PytestWarning):
     """
 
     __module__ = "pytest_fence"  # the name that users filter by, and see
+
+
+SECTION = "fence"
+"""Heading of the section in the report of a test that failed anyway."""

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
     from fence_core.events.model import Violation as Violation
     from fence_core.launcher.fork import fence_this_process as fence_this_process
-    from fence_core.launcher.fork import obstacles as obstacles
     from fence_core.launcher.join import maybe_join as maybe_join
+    from fence_core.launcher.needed import Kept as Kept
     from fence_core.launcher.needed import check_needed as check_needed
+    from fence_core.launcher.obstacles import obstacles as obstacles
+    from fence_core.launcher.plan import Host as Host
     from fence_core.launcher.respawn import respawn_fenced as respawn_fenced
     from fence_core.launcher.set_aside import keep_set_aside as keep_set_aside
     from fence_core.launcher.withhold import variables_denied as variables_denied
@@ -35,9 +37,11 @@ if TYPE_CHECKING:
     from fence_core.policy.sources.validate import parse_marker as parse_marker
 
 _NAMES = {
-    "launcher.fork": ("fence_this_process", "obstacles"),
+    "launcher.fork": ("fence_this_process",),
     "launcher.join": ("maybe_join",),
-    "launcher.needed": ("check_needed",),
+    "launcher.needed": ("Kept", "check_needed"),
+    "launcher.obstacles": ("obstacles",),
+    "launcher.plan": ("Host",),
     "launcher.respawn": ("respawn_fenced",),
     "launcher.set_aside": ("keep_set_aside",),
     "launcher.withhold": ("variables_denied",),

@@ -5,7 +5,7 @@ These hooks run for every test: each is a write to shared memory, or the compari
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -39,6 +39,8 @@ class TestHooks:
         self._forks = forks
         self._lookout = lookout
         self._in_fork = False
+        self.prepare_forks: Callable[[], None] = lambda: None
+        """Called once, where any test is to run in a process of its own."""
         self._verdicts = Verdicts(config)  # here and not when it is needed: the test may have replaced what that takes
         self._seen = 0
         self._collecting = ""
@@ -93,9 +95,7 @@ class TestHooks:
         if problems:
             self._refuse("the markers of these tests cannot be used:", problems)
         if self._forks or self._policies.forking:
-            from pytest_fence import forked
-
-            forked.register(self._config, self._fence, self)
+            self.prepare_forks()
 
     # Tests
 

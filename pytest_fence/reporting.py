@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 from pytest_fence import engine
+from pytest_fence.categories import SECTION
 from pytest_fence.options import VSCODE_PIPE, vscode_socket
 
 _PASSING = (int(pytest.ExitCode.OK), int(pytest.ExitCode.NO_TESTS_COLLECTED))
-SECTION = "fence"
-"""Heading of the section in the report of a test that failed anyway."""
 _MARKUP: dict[str, dict[str, bool]] = {
     "place": {"bold": True},
     "what": {"red": True},

@@ -6,10 +6,14 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_fence import engine, options, overlooked, xdist
+
+if TYPE_CHECKING:
+    from pytest_fence.items import TestHooks
 
 
 def maybe_raise_fence(config: pytest.Config, *, others: int) -> None:
@@ -67,7 +71,7 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine
         chosen,
         options.places_to_read(config),
         captures=getattr(flags, "capture", "no") == "fd",
-        workers=xdist.starts_workers(flags),
+        kept=_kept_for_workers() if xdist.starts_workers(flags) else None,
     )
     denied = engine.variables_denied(chosen.settings) if others and chosen.settings.mode != "audit" else ()
     if denied:
@@ -87,9 +91,20 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine
     with warnings.catch_warnings():
         # Python 3.12 warns of a fork beside threads, here those of a debugger; -W error would make it our failure.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return engine.fence_this_process(
-            chosen, layers_required=chosen.settings.require, meanwhile=_import_what_follows
-        )
+        return engine.fence_this_process(chosen, _host(), _import_what_follows)
+
+
+def _host() -> engine.Host:
+    """What pytest's exit statuses mean, and what decides how it starts."""
+    passing = (int(pytest.ExitCode.OK), int(pytest.ExitCode.NO_TESTS_COLLECTED))
+    failed, unusable = int(pytest.ExitCode.TESTS_FAILED), int(pytest.ExitCode.USAGE_ERROR)
+    return engine.Host("pytest", passing, failed, unusable, ("PYTEST_", "PYTHON"))
+
+
+def _kept_for_workers() -> engine.Kept:
+    """What a worker does not get from its controller, as it gets arguments and `sys.path`."""
+    names = frozenset({"PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "PYTHONHOME"})
+    return engine.Kept(names, "and workers of pytest-xdist load other plugins without, or do not start")
 
 
 def _clear_the_way(chosen: engine.Config) -> None:
@@ -101,7 +116,7 @@ def _clear_the_way(chosen: engine.Config) -> None:
     if not found:
         return
     if all(map(is_thread, found)) and owns_command(sys.orig_argv):
-        engine.respawn_fenced(chosen, sys.orig_argv, layers_required=chosen.settings.require)
+        engine.respawn_fenced(chosen, sys.orig_argv, _host())
     raise pytest.UsageError(
         "\n".join(
             [
@@ -159,6 +174,7 @@ def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) 
     manager = config.pluginmanager
     lookout = None if config.known_args_namespace.fence_config else overlooked.Lookout(config, chosen.source)
     hooks = items.TestHooks(config, fence, forks=chosen.settings.scope == "test", lookout=lookout)
+    hooks.prepare_forks = lambda: _prepare_forks(config, fence, hooks)
     manager.register(hooks, "fence-tests")
     if fence.role == "worker":
         config.add_cleanup(fence.close)
@@ -170,6 +186,12 @@ def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) 
         manager.register(reporting.WarnOutsideTests(config, fence, report), "fence-warnings")
     # Cleanups run in reverse order: what is registered first sees what all others still did.
     config.add_cleanup(report.lower)
+
+
+def _prepare_forks(config: pytest.Config, fence: engine.Fence, hooks: TestHooks) -> None:
+    from pytest_fence import forked
+
+    forked.register(config, fence, hooks)
 
 
 def _tell_of_the_proxy(url: str) -> None:

@@ -16,8 +16,7 @@ from fence_core.report.stack import View
 from fence_core.report.text import escape
 from fence_core.untouched import real
 from pytest_fence import engine
-from pytest_fence.categories import FenceWarning
-from pytest_fence.reporting import SECTION
+from pytest_fence.categories import SECTION, FenceWarning
 
 _RUNNERS = ("_pytest", "execnet", "fence_core", "pluggy", "pytest", "pytest_fence", "xdist")
 

@@ -11,6 +11,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable
+from typing import NamedTuple
 
 from fence_core.errors import FenceError
 from fence_core.kernel import landlock, libc, process, seccomp
@@ -74,7 +75,7 @@ def _raise(orders: start.Orders, guard: Callable[..., object], meanwhile: Callab
     if os.getppid() != orders.supervisor_pid:  # it ended before the death signal was set
         raise OSError(errno.ESRCH, "the supervisor is gone")
     libc.set_no_new_privs()
-    if orders.signal_scope:
+    if orders.walls.signal_scope:
         ruleset = landlock.create_ruleset(handled_fs=landlock.ACCESS_FS_REFER, scoped=landlock.SCOPE_SIGNAL)
         _allow_moves(ruleset)
         _enter(ruleset)
@@ -83,23 +84,38 @@ def _raise(orders: start.Orders, guard: Callable[..., object], meanwhile: Callab
             orders.supervisor_pidfd,
             orders.guardian_control,
             orders.supervisor_pid,
-            scoped=orders.signal_scope,
+            scoped=orders.walls.signal_scope,
         )
     meanwhile()
-    program, places = start.read_walls(orders.from_supervisor)
-    network = scopes = 0
-    if orders.signal_scope:
-        network = landlock.ACCESS_NET_BIND_TCP | landlock.ACCESS_NET_CONNECT_TCP if orders.network_floor else 0
-        scopes = landlock.SCOPE_SIGNAL | landlock.SCOPE_ABSTRACT_UNIX_SOCKET
-    if orders.file_floor or scopes:
-        handled = FILES if orders.file_floor else landlock.ACCESS_FS_REFER
-        ruleset = landlock.create_ruleset(handled_fs=handled, handled_net=network, scoped=scopes)
-        if orders.file_floor:
+    program, places = start.read_program(orders.from_supervisor)
+    chosen = inner(orders.walls)
+    if chosen is not None:
+        ruleset = landlock.create_ruleset(chosen.files, chosen.network, chosen.scopes)
+        if orders.walls.file_floor:
             add_places(ruleset, places)
         else:
             _allow_moves(ruleset)
         _enter(ruleset)
-    return seccomp.install_listener(program, wait_killable=orders.wait_killable)
+    return seccomp.install_listener(program, wait_killable=orders.walls.wait_killable)
+
+
+class Ruleset(NamedTuple):
+    """What a Landlock ruleset takes away, as far as no rule of it gives it back."""
+
+    files: int
+    network: int
+    scopes: int
+
+
+def inner(walls: start.Walls) -> Ruleset | None:
+    """The domain of the tests, D1; None where there is nothing that it could do."""
+    network = scopes = 0
+    if walls.signal_scope:
+        network = landlock.ACCESS_NET_BIND_TCP | landlock.ACCESS_NET_CONNECT_TCP if walls.network_floor else 0
+        scopes = landlock.SCOPE_SIGNAL | landlock.SCOPE_ABSTRACT_UNIX_SOCKET
+    if not walls.file_floor and not scopes:
+        return None
+    return Ruleset(FILES if walls.file_floor else landlock.ACCESS_FS_REFER, network, scopes)
 
 
 def add_places(ruleset: int, places: start.Places) -> None:

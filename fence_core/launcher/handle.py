@@ -5,7 +5,6 @@ Run by fenced processes. Everything here uses calls that are not trapped (read, 
 
 from __future__ import annotations
 
-import fcntl
 import resource
 import signal
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fence_core.errors import BrokerError
 from fence_core.events.phases import PHASES
 from fence_core.events.wire import from_wire
+from fence_core.kernel import fds
 from fence_core.link import control, doors
 from fence_core.link.page import Note, Page
 from fence_core.untouched import real
@@ -25,23 +25,10 @@ if TYPE_CHECKING:
     from fence_core.link.operations import Operation
     from fence_core.policy.model import Source
 
-_F_DUPFD_CLOEXEC = fcntl.F_DUPFD_CLOEXEC
 _STACK_SIGNAL = int(signal.SIGRTMAX) - 3
 _DEFAULT = signal.SIG_DFL
 _RLIMIT_NOFILE = resource.RLIMIT_NOFILE
 _PHASE_NUMBERS = {name: number for number, name in enumerate(PHASES)}
-
-
-def out_of_the_way(fd: int) -> int:
-    """The same descriptor under a high number: tests expect the low ones as they know them."""
-    for lowest in (960, 200):  # below the usual limit of 1024, or a strict one
-        try:
-            high = real.fcntl(fd, _F_DUPFD_CLOEXEC, lowest)
-        except OSError:
-            continue
-        real.close(fd)
-        return high
-    return fd
 
 
 def _violations(answer: Mapping[str, Any]) -> list[Violation]:
@@ -205,7 +192,7 @@ class Fence:
         fd = doors.knock(doors.STACK)
         if fd is None:
             return
-        fd = out_of_the_way(fd)
+        fd = fds.out_of_the_way(fd)
         if real.getsignal(_STACK_SIGNAL) is not _DEFAULT:
             real.close(fd)
             return  # somebody uses it: no stacks rather than a surprise

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from fence_core.kernel import features
 from fence_core.link import doors
 from fence_core.policy.sources.files import source_kind
-from fence_core.untouched import real
 
 if TYPE_CHECKING:
     from fence_core.launcher.handle import Fence
     from fence_core.policy.model import Config
-
-_hooked = False
-_silent = False
-"""Whether forks of this process are its own business for now: see `unannounced`."""
 
 
 def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nested"]) -> Fence | None:
@@ -53,42 +46,12 @@ def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nes
         # them to these.
         fence.withheld = withhold(config.settings)
     if fence.announces_forks:
-        bind_forks()
+        from fence_core.launcher import announced
+
+        announced.bind_forks()
     return fence
 
 
 def base_dir(config: Config) -> str:
     """What relative paths in markers count from: the project's root."""
     return config.policy.filesystem.root or os.getcwd()
-
-
-def bind_forks() -> None:
-    """Have the broker know every Python fork of this process from the start, though it may never call anything.
-
-    For kernels on which the guardian can end only what it knows. On whose account a fork is does not depend on it: see
-    `broker/attribution.py`.
-    """
-    global _hooked
-    if not _hooked:
-        _hooked = True
-        os.register_at_fork(after_in_child=lambda: _knock(doors.BIND))
-
-
-@contextmanager
-def unannounced() -> Iterator[None]:
-    """A fork in this block says nothing of itself to the broker: the child does, and the parent waits for it."""
-    global _silent
-    _silent = True
-    try:
-        yield
-    finally:
-        _silent = False
-
-
-def _knock(door: bytes) -> None:
-    """A call that has no effect but that the broker sees, and with it this process."""
-    if _silent:
-        return
-    fd = doors.knock(door)
-    if fd is not None:
-        real.close(fd)

@@ -11,10 +11,10 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fence_core.errors import PolicyError
-from fence_core.launcher.withhold import missed_by_workers
+from fence_core.launcher.withhold import taken
 from fence_core.policy.needed import Needed, over_needs
 from fence_core.policy.variables import matcher
 
@@ -23,18 +23,27 @@ if TYPE_CHECKING:
 
     from fence_core.policy.model import Config, Settings
 
-__all__ = ["check_needed"]
+__all__ = ["Kept", "check_needed"]
 
 _NULL = "the null device"
 _PROBE = "a"
 """Some name in the directory for temporary files."""
 
 
-def check_needed(config: Config, places: Iterable[tuple[str, str]], *, captures: bool, workers: bool) -> None:
+class Kept(NamedTuple):
+    """Variables that this run must not do without."""
+
+    names: frozenset[str]
+    why: str
+
+
+def check_needed(
+    config: Config, places: Iterable[tuple[str, str]], *, captures: bool, kept: Kept | None = None
+) -> None:
     """Raises PolicyError for every rule that covers what this run needs.
 
     `places`: pairs of what it is and a path, which are read as well. `captures`: what the tests print is kept in a file
-    for temporary use. `workers`: pytest-xdist will start some. An audit refuses nothing, so nothing is checked.
+    for temporary use. `kept`: variables that must stay. An audit refuses nothing, so nothing is checked.
     """
     if config.settings.mode == "audit":
         return
@@ -42,8 +51,8 @@ def check_needed(config: Config, places: Iterable[tuple[str, str]], *, captures:
     if config.policy.filesystem.deny_read:
         needed = chain(needed, _read(places))
     problems = over_needs(config.policy, needed, config.source)
-    if workers and config.settings.env_deny:
-        problems += missed_by_workers(config.settings)
+    if kept is not None:
+        problems += taken(config.settings, kept.names.__contains__, kept.why)
     if problems:
         raise PolicyError(tuple(problems))
 

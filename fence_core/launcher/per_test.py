@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from fence_core.errors import KernelCallError
-from fence_core.kernel import landlock, libc
-from fence_core.launcher import join
+from fence_core.kernel import fds, landlock, libc
+from fence_core.launcher import announced
 from fence_core.launcher.child import FILES, add_places
-from fence_core.launcher.handle import out_of_the_way
 from fence_core.link import doors
 from fence_core.untouched import real
 
@@ -39,7 +38,7 @@ class Layer:
     def _new(self) -> int:
         ruleset = landlock.create_ruleset(handled_fs=FILES)
         add_places(ruleset, self._places)
-        return out_of_the_way(ruleset)
+        return fds.out_of_the_way(ruleset)
 
     def enter(self) -> None:
         """Bind this process by it. Raises KernelCallError."""
@@ -61,7 +60,7 @@ def fork(layer: Layer | None, others: Iterable[Layer | None]) -> int:
     none of the rulesets, `layer` and `others`, to which it could add rules for the tests after it.
     """
     parent = real.getpid()
-    with join.unannounced():
+    with announced.unannounced():
         pid = _os_fork()
     if pid == 0:
         try:

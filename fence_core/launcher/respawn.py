@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fence_core.launcher.early_modules import protect_early_modules, trusted_path
-from fence_core.launcher.fork import EXIT_UNAVAILABLE, check_layers, fork_fenced, leave_quietly
+from fence_core.launcher.fork import fork_fenced
+from fence_core.launcher.obstacles import check_layers
+from fence_core.launcher.plan import Host
+from fence_core.launcher.supervise import leave_quietly
 from fence_core.launcher.withhold import check_restart, withhold
 from fence_core.policy.model import Config, Policy, Settings
 from fence_core.policy.sources import files
@@ -26,13 +29,13 @@ _START = (
 )
 
 
-def respawn_fenced(config: Config, argv: list[str], *, layers_required: tuple[str, ...] = ()) -> NoReturn:
+def respawn_fenced(config: Config, argv: list[str], host: Host) -> NoReturn:
     """Replace this process by a supervisor that runs `argv` (as in `sys.orig_argv`) fenced.
 
     Raises FenceUnavailable or PolicyError while there is still a way back, OSError if the exec fails.
     """
-    check_layers(layers_required)
-    check_restart(config)
+    check_layers(config.settings.require)
+    check_restart(config, host)
     policy = protect_early_modules(config.policy)  # what was loaded is known here only
     order = {
         "argv": argv,
@@ -45,7 +48,7 @@ def respawn_fenced(config: Config, argv: list[str], *, layers_required: tuple[st
         "source": config.source,
         "path": str(config.path) if config.path else "",
         "texts": files.texts,
-        "layers": list(layers_required),
+        "host": to_wire(host),
     }
     fd = os.memfd_create("fence-order", 0)
     with open(fd, "wb", closefd=False) as file:
@@ -66,8 +69,9 @@ def supervise(order: dict[str, Any]) -> NoReturn:
         source=order["source"],
         path=Path(order["path"]) if order["path"] else None,
     )
-    fork_fenced(config, order["layers"], withheld=order["withheld"])
+    host = from_wire(Host, order["host"])
+    fork_fenced(config, host, withheld=order["withheld"])
     try:
         os.execv(order["executable"], order["argv"])
     except OSError as error:
-        leave_quietly(f"ERROR: fence: cannot start {order['executable']} again: {error}", EXIT_UNAVAILABLE)
+        leave_quietly(f"ERROR: fence: cannot start {order['executable']} again: {error}", host.unusable)

@@ -33,6 +33,7 @@ from fence_core.policy.requests import printable
 if TYPE_CHECKING:
     from fence_core.broker.loop import Broker
     from fence_core.events.ledger import Record
+    from fence_core.launcher.plan import Host, Plan
 
 GRACE_S = 0.25
 """How long helpers of a finished session (resource trackers, fork servers, workers) have to see that it is over."""
@@ -54,11 +55,12 @@ _SAME_SIGNAL_S = 0.02
 class Supervisor:
     """From the fork to the exit status."""
 
-    def __init__(self, broker: Broker, child: int, control: socket.socket, *, leftovers: str, scoped: bool) -> None:
+    def __init__(self, broker: Broker, child: int, control: socket.socket, plan: Plan) -> None:
         self._broker = broker
         self._child = child
         self._control = control
-        self._leftovers = leftovers
+        self._leftovers = plan.leftovers
+        self._host = plan.host
         self._status: int | None = None
         self._deadline = 0.0
         self._left: list[str] = []
@@ -73,7 +75,7 @@ class Supervisor:
         self._untold: list[bytes] = []
         """What the guardian has yet to be told, where it had no room."""
         broker.tunnels.start = lambda: start_filter(broker.root.scope.base.network.http_proxy_port or 0)
-        if not scoped:
+        if not plan.walls.signal_scope:
             broker.on_meeting = self._tell
             self._tell(child)
 
@@ -313,13 +315,11 @@ class Supervisor:
                 break
         if os.WIFSIGNALED(status):
             _die_of(os.WTERMSIG(status))
-        code = os.WEXITSTATUS(status)
-        no_tests_collected = 5
-        libc.exit_now(1 if broken and code in (0, no_tests_collected) else code)
+        libc.exit_now(exit_status(os.WEXITSTATUS(status), self._host, broken=broken))
 
     def _claims_success(self) -> bool:
         status = self._status or 0
-        return os.WIFEXITED(status) and os.WEXITSTATUS(status) in (0, 5)
+        return os.WIFEXITED(status) and os.WEXITSTATUS(status) in self._host.passing
 
     def _report(self) -> bool:
         """Say what the session has not shown itself; whether any violation must fail the run."""
@@ -332,9 +332,10 @@ class Supervisor:
         if failing and not unsettled and self._claims_success():
             # A script that called pytest and went on; or somebody only said that they were shown: so name the first.
             first = next(record for record in ledger.records if record.mode == "enforce")
+            more = f"; and {failing - 1} more" if failing > 1 else ""
             self._say(
                 f"fence: the script ended with {os.WEXITSTATUS(self._status or 0)} although the run failed; its exit "
-                f"status is 1 now ({_line(first)}{f'; and {failing - 1} more' if failing > 1 else ''})"
+                f"status is {self._host.failed} now ({_line(first)}{more})"
             )
         if unsettled:
             self._say("fence: not shown above, since it happened when the session was over or could not report:")
@@ -370,6 +371,11 @@ def _line(record: Record) -> str:
     times = f" ({record.count} times)" if record.count > 1 else ""
     via = "" if record.is_test_process else f" by {' -> '.join(record.chain)}"
     return f"{where}: {record.what}{times}{via}; {record.rule}"
+
+
+def exit_status(code: int, host: Host, *, broken: bool) -> int:
+    """What the run ends with where its own process has ended with `code`. `broken`: violations fail the run."""
+    return host.failed if broken and code in host.passing else code
 
 
 def _die_of(number: int) -> NoReturn:

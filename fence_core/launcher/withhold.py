@@ -16,12 +16,8 @@ from fence_core.policy.variables import matcher
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fence_core.launcher.plan import Host
     from fence_core.policy.model import Config, Settings
-
-_STARTS = ("PYTEST_", "PYTHON")
-"""What decides how Python and pytest start."""
-_LOADS = frozenset({"PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "PYTHONHOME"})
-"""What of it a worker does not get from its controller, as it gets arguments and `sys.path`."""
 
 
 def variables_denied(settings: Settings) -> tuple[str, ...]:
@@ -49,27 +45,17 @@ def withhold(settings: Settings) -> tuple[str, ...]:
     return environment.remove(matcher(settings.env_deny))
 
 
-def check_restart(config: Config) -> None:
+def check_restart(config: Config, host: Host) -> None:
     """Raises PolicyError if a command that is started once more, in a fence, would miss what it was started with."""
     if config.settings.mode == "audit":
         return
-    problems = _taken(
-        config.settings,
-        lambda name: name.startswith(_STARTS),
-        "and pytest has to be started once more because a plugin has started threads",
-    )
+    why = f"and {host.name} has to be started once more because a plugin has started threads"
+    problems = taken(config.settings, lambda name: name.startswith(host.starts_by), why)
     if problems:
         raise PolicyError(tuple(problems))
 
 
-def missed_by_workers(settings: Settings) -> list[Problem]:
-    """What is wrong if processes that pytest-xdist starts would not load what this one has loaded."""
-    return _taken(
-        settings, _LOADS.__contains__, "and workers of pytest-xdist load other plugins without, or do not start"
-    )
-
-
-def _taken(settings: Settings, needed: Callable[[str], bool], why: str) -> list[Problem]:
+def taken(settings: Settings, needed: Callable[[str], bool], why: str) -> list[Problem]:
     """One problem for each entry of `env_deny` that takes away variables which are set, and needed."""
     accepted = "patterns that leave these variables alone"
     problems = []

@@ -18,21 +18,29 @@ for a directory of devices (see `broker/ceiling.py`)."""
 _CHUNK = 1 << 16
 
 
-class Orders(NamedTuple):
-    """What the supervisor has prepared for its child before the fork."""
+class Walls(NamedTuple):
+    """What the child puts around itself."""
 
     wait_killable: bool
+    """Calls that the broker has taken are interrupted by deadly signals only."""
     signal_scope: bool
+    """Nobody outside can be signalled; before Linux 6.12 the guardian ends what it knows of."""
     network_floor: bool
     """Landlock refuses TCP bind and connect that the broker has not made itself."""
     file_floor: bool
     """Landlock refuses writes outside of the ceiling."""
+
+
+class Orders(NamedTuple):
+    """What the supervisor has prepared for its child before the fork."""
+
+    walls: Walls
     supervisor_pid: int
     supervisor_pidfd: int
     to_supervisor: int
     """Pipe: `tell_listener` or `tell_failure`."""
     from_supervisor: int
-    """Pipe: `send_walls`, and `GO` once the supervisor is about to answer."""
+    """Pipe: `send_program`, and `GO` once the supervisor is about to answer."""
     guardian_control: int
 
 
@@ -41,7 +49,7 @@ class Orders(NamedTuple):
 GO = b"1"
 
 
-def send_walls(fd: int, program: bytes, places: Places) -> None:
+def send_program(fd: int, program: bytes, places: Places) -> None:
     """The seccomp filter, and the places of the ceiling. Raises OSError."""
     text = b"\0".join(what.encode() + os.fsencode(place) for place, what in places)
     rest = memoryview(b"%d %d\n" % (len(program), len(text)) + program + text)
@@ -49,7 +57,7 @@ def send_walls(fd: int, program: bytes, places: Places) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
-def read_walls(fd: int) -> tuple[bytes, list[tuple[str, str]]]:
+def read_program(fd: int) -> tuple[bytes, list[tuple[str, str]]]:
     """The program, and the places. Raises OSError."""
     data = b""
     while True:

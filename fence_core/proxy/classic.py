@@ -18,11 +18,11 @@ from fence_core.proxy.refusal import RULE_AMBIGUOUS, RULE_NO_PROXY_REQUEST, Refu
 from fence_core.proxy.relay import WAITING, End, Farewell, Relay, discard
 
 if TYPE_CHECKING:
-    from fence_core.proxy.hub import Hub
     from fence_core.proxy.referee import Source
+    from fence_core.proxy.relay import Hub
 
-HEAD_PATIENCE = 30.0
-"""Seconds for a whole head: there is no user of a proxy that says nothing."""
+HEAD_PATIENCE_S = 30.0
+"""For a whole head: there is no user of a proxy that says nothing."""
 _HOW_LIMIT = 300
 """Characters of a request that the broker is told."""
 
@@ -35,7 +35,7 @@ class Classic:
         self._source = source
         self._upstream_proxy = upstream_proxy
         self._buffer = bytearray()
-        self._limit = hub.loop.call_later(HEAD_PATIENCE, self._too_late)
+        self._limit = hub.loop.call_later(HEAD_PATIENCE_S, self._too_late)
         self.client = End(self, self._take)
 
     def _take(self, data: bytes) -> None:

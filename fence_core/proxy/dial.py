@@ -21,10 +21,14 @@ from fence_core.policy.domains import DomainError, canonical_host
 if TYPE_CHECKING:
     from fence_core.proxy.referee import Referee, Source
 
-_CONNECT_PATIENCE = 60.0
-_RESOLVE_PATIENCE = 30.0
-_STAGGER = 0.25  # RFC 8305, 5: how long one address has before the next is tried beside it
+_CONNECT_PATIENCE_S = 60.0
+"""How long a server, or the upstream proxy, has to take a connection."""
+_RESOLVE_PATIENCE_S = 30.0
+"""How long the name servers have."""
+_STAGGER_S = 0.25
+"""How long one address has before the next is tried beside it: RFC 8305, 5."""
 _HEAD_LIMIT = 65536
+"""Bytes of the head that an upstream proxy answers with."""
 
 
 class UnreachableError(Exception):
@@ -85,7 +89,7 @@ async def _resolve(loop: asyncio.AbstractEventLoop, name: str, port: int) -> lis
     if not isinstance(host, str):
         return [str(host)]
     try:
-        async with _limit(_RESOLVE_PATIENCE):
+        async with _limit(_RESOLVE_PATIENCE_S):
             infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except asyncio.TimeoutError:
         raise UnreachableError(f"{name}: the name server does not answer") from None
@@ -131,7 +135,7 @@ async def _connect(loop: asyncio.AbstractEventLoop, host: str, port: int) -> soc
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        async with _limit(_CONNECT_PATIENCE):
+        async with _limit(_CONNECT_PATIENCE_S):
             await loop.sock_connect(sock, (host, port))
     except BaseException as error:
         sock.close()
@@ -156,7 +160,7 @@ async def _connect_any(loop: asyncio.AbstractEventLoop, addresses: Sequence[str]
             if waiting:
                 running.add(loop.create_task(_connect(loop, waiting.pop(0), port)))
             done, _ = await asyncio.wait(
-                running, timeout=_STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                running, timeout=_STAGGER_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
             )
             running -= done
             sock: socket.socket | None = None
@@ -204,7 +208,7 @@ async def _dial_by_proxy(loop: asyncio.AbstractEventLoop, target: Target) -> tup
         if url.username is not None:
             secret = f"{unquote(url.username)}:{unquote(url.password or '')}".encode()
             request += f"Proxy-Authorization: Basic {base64.b64encode(secret).decode()}\r\n"
-        async with _limit(_CONNECT_PATIENCE):
+        async with _limit(_CONNECT_PATIENCE_S):
             await loop.sock_sendall(sock, request.encode() + b"\r\n")
             head = bytearray()
             while (end := head.find(b"\r\n\r\n")) < 0:

@@ -14,7 +14,9 @@ from fence_core.link import filter as link
 __all__ = ["describe", "tell_last"]
 
 _LONGEST = 1000
-_PATIENCE = 1.0
+"""Characters of an error's text."""
+_PATIENCE_S = 1.0
+"""How long the broker may be busy before this process ends without a word."""
 
 
 def describe(error: BaseException) -> dict[str, str]:
@@ -27,7 +29,7 @@ def describe(error: BaseException) -> dict[str, str]:
 def tell_last(control: socket.socket, error: BaseException) -> None:
     """Of the error that ends this process. If the broker cannot hear it, it sees the line closed."""
     try:
-        control.settimeout(_PATIENCE)
+        control.settimeout(_PATIENCE_S)
         control.send(link.question(0, link.FAULT, describe(error)))
     except OSError:
         pass

@@ -23,7 +23,8 @@ from fence_core.proxy.relay import End, Relay, reset
 CONNECTION_LIMIT = 4000
 LOOKUPS_AT_ONCE = 64
 _ACCEPTS_AT_ONCE = 64
-_SWEEP_EVERY = 15.0
+_SWEEP_EVERY_S = 15.0
+"""How often connections that nobody reads are asked whether they were reset."""
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
 
@@ -79,7 +80,7 @@ class Hub:
             self._start(self._greet(sock, Source(str(address[0]), int(address[1]))))
             if not self._sweeping:
                 self._sweeping = True
-                self.loop.call_later(_SWEEP_EVERY, self._sweep)
+                self.loop.call_later(_SWEEP_EVERY_S, self._sweep)
 
     def left(self) -> None:
         """A program's connection has ended."""
@@ -90,7 +91,7 @@ class Hub:
             relay.sweep()
         self._sweeping = self._count > 0
         if self._sweeping:
-            self.loop.call_later(_SWEEP_EVERY, self._sweep)
+            self.loop.call_later(_SWEEP_EVERY_S, self._sweep)
 
     async def _greet(self, sock: socket.socket, source: Source) -> None:
         try:

@@ -19,24 +19,28 @@ import fcntl
 import socket
 import struct
 import termios
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fence_core.proxy.refusal import RefusedError, answer
 
 if TYPE_CHECKING:
-    from fence_core.proxy.hub import Hub
-    from fence_core.proxy.referee import Source
+    from fence_core.proxy.dial import Target
+    from fence_core.proxy.referee import Referee, Source
     from fence_core.proxy.responses import Responses
 
 WRITE_LIMIT = 262144
 """Bytes kept for a side that does not read, before the other is no longer read from."""
 OUTBOX_LIMIT = 65536
-UNDECIDED_PATIENCE = 0.2
-"""Seconds that a first line may lack its end, before it is passed on as far as it came."""
-QUIET_PATIENCE = 5.0
-FAREWELL_PATIENCE = 2.0
-FLUSH_PATIENCE = 5.0
+"""Bytes of the program that are kept until its server is connected."""
+UNDECIDED_PATIENCE_S = 0.2
+"""How long a first line may lack its end, before it is passed on as far as it came."""
+QUIET_PATIENCE_S = 5.0
+"""How long a refusal waits for the answers to requests before it."""
+FAREWELL_PATIENCE_S = 2.0
+"""How long the program may go on talking after our last word."""
+FLUSH_PATIENCE_S = 5.0
+"""How long what a server sent is delivered, before the program is reset as that server has done."""
 
 _RESET = struct.pack("ii", 1, 0)
 _TCP_CLOSE = 7  # include/net/tcp_states.h
@@ -54,6 +58,21 @@ def reset(sock: socket.socket) -> None:
     except OSError:
         pass
     sock.close()
+
+
+class Hub(Protocol):
+    """What all connections share, as far as one of them needs it: see `hub`."""
+
+    loop: asyncio.AbstractEventLoop
+    referee: Referee
+    relays: set[Relay]
+
+    def left(self) -> None: ...
+    def start(self, work: Coroutine[Any, Any, None], end: End, source: Source) -> None: ...
+    def failed(self, error: Exception, end: End, source: Source) -> None: ...
+    async def adopt(self, sock: socket.socket, end: End) -> None: ...
+    async def connect(self, relay: Relay, target: Target, source: Source) -> None: ...
+    async def record(self, source: Source, what: str, rule: str) -> None: ...
 
 
 class Filter(Protocol):
@@ -216,7 +235,7 @@ class Farewell:
         end.take = discard
         if end.gone:
             return  # and counted
-        self._limit = hub.loop.call_later(FAREWELL_PATIENCE, end.close)
+        self._limit = hub.loop.call_later(FAREWELL_PATIENCE_S, end.close)
         end.hold(-1, False)
         if word:
             end.write(word)
@@ -312,7 +331,7 @@ class Relay:
                 server.take = self.client.write
         if chosen.undecided:
             if self._timer is None:
-                self._timer = self._hub.loop.call_later(UNDECIDED_PATIENCE, self._let_go)
+                self._timer = self._hub.loop.call_later(UNDECIDED_PATIENCE_S, self._let_go)
         elif self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -493,7 +512,7 @@ class Relay:
         responses = self._filter.responses
         if responses is not None and self._quiet is not None:
             if not responses.passive:
-                limit = self._hub.loop.call_later(QUIET_PATIENCE, self._stop_waiting)
+                limit = self._hub.loop.call_later(QUIET_PATIENCE_S, self._stop_waiting)
                 await self._quiet
                 limit.cancel()
             if not responses.quiet:
@@ -512,7 +531,7 @@ class Relay:
         self.client.take = discard
         if self.server is not None:
             self.server.reset()
-        until = self._hub.loop.time() + FLUSH_PATIENCE
+        until = self._hub.loop.time() + FLUSH_PATIENCE_S
 
         def check() -> None:
             if self.client.gone:

@@ -66,16 +66,6 @@ KNOWN: Mapping[str, set[str]] = {
         "fence_core.broker.surroundings",
         "fence_core.broker.table",
         "fence_core.broker.tunnels",
-        "fence_core.launcher.handle",
-        "fence_core.launcher.join",
-        "fence_core.launcher.per_test",
-        "fence_core.proxy.classic",
-        "fence_core.proxy.hub",
-        "fence_core.proxy.relay",
-        "pytest_fence.forked",
-        "pytest_fence.items",
-        "pytest_fence.reporting",
-        "pytest_fence.verdicts",
     },
     "whole": {
         "fence_core.broker.control",
@@ -88,7 +78,6 @@ KNOWN: Mapping[str, set[str]] = {
     "lines": {
         "fence_core.broker.handlers.files._open_located",
         "fence_core.broker.loop.Broker.__init__",
-        "fence_core.launcher.fork._supervise",
     },
     "referee": {
         "fence_core.broker.handlers.acting.refusal",

@@ -148,16 +148,14 @@ def install(put: Callable[[object, str, object], None] = setattr) -> None:
             return FakeFence("worker", Path(os.environ[DIRECTORY], "mode").read_text())
         return FakeFence("nested", config.settings.mode) if live else None
 
-    def fence_this_process(
-        config: engine.Config, *, layers_required: tuple[str, ...], meanwhile: Callable[[], object]
-    ) -> FakeFence:
-        if "moonshine" in layers_required:
+    def fence_this_process(config: engine.Config, host: engine.Host, meanwhile: Callable[[], object]) -> FakeFence:
+        if "moonshine" in config.settings.require:
             raise engine.FenceUnavailable("moonshine", "no such layer", "Valid names: seccomp.")
         meanwhile()
         Path(os.environ[DIRECTORY], "mode").write_text(config.settings.mode)
         return FakeFence("session", config.settings.mode)
 
-    def respawn_fenced(config: engine.Config, argv: object, *, layers_required: tuple[str, ...]) -> None:
+    def respawn_fenced(config: engine.Config, argv: object, host: engine.Host) -> None:
         raise engine.FenceUnavailable("respawn", f"with {argv}")
 
     put(engine, "maybe_join", maybe_join)

@@ -1,0 +1,119 @@
+"""How the supervisor is put together, once its child is there: the broker, and who forwards signals and ends.
+
+Run by the process that the user started, after the fork. It never comes back.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from fence_core.errors import BrokerError, FenceError
+from fence_core.kernel import arch, libc, pidfd
+from fence_core.launcher.join import base_dir
+from fence_core.link import start
+from fence_core.policy.sources.files import source_kind
+
+if TYPE_CHECKING:
+    from fence_core.broker.ceiling import Ceiling
+    from fence_core.broker.loop import Broker
+    from fence_core.broker.scopes import Scope
+    from fence_core.launcher.plan import Plan
+    from fence_core.launcher.supervisor import Supervisor
+    from fence_core.policy.model import Config
+
+
+class Child(NamedTuple):
+    """The fenced process, and the ends of what leads to it."""
+
+    pid: int
+    hears: int
+    """Pipe from the child."""
+    tells: int
+    """Pipe to the child."""
+    guardian: socket.socket
+
+
+def supervise(config: Config, plan: Plan, child: Child) -> NoReturn:
+    """Whatever fails ends both processes with one line on stderr."""
+    try:
+        supervisor = _put_together(config, plan, child)
+        os.write(child.tells, start.GO)
+        os.close(child.tells)
+        os.close(child.hears)
+    except BaseException as error:  # whatever it is: this process must not go on as one that is not fenced
+        os.kill(child.pid, signal.SIGKILL)
+        why = str(error) if isinstance(error, FenceError | OSError) else f"{type(error).__name__}: {error}"
+        leave_quietly(f"ERROR: fence: could not set up the fence: {why}", plan.host.unusable)
+    supervisor.run()
+
+
+def _put_together(config: Config, plan: Plan, child: Child) -> Supervisor:
+    """Meanwhile the child builds its part of the fence: so what only the supervisor needs is imported here."""
+    from fence_core.broker.ceiling import Ceiling, existing
+
+    root = _root_scope(config, plan)
+    places = existing(root.judges[0].places) if plan.walls.file_floor else None
+    _send_program(plan, child, places or ())
+
+    from fence_core.launcher.supervisor import Supervisor, raise_limits
+
+    raise_limits()
+    libc.set_dumpable(False)  # our memory holds the rules: not readable, even where Landlock is missing
+    return Supervisor(_broker(root, plan, child, Ceiling(places)), child.pid, child.guardian, plan)
+
+
+def _root_scope(config: Config, plan: Plan) -> Scope:
+    from fence_core.broker.scopes import Scope
+    from fence_core.launcher.early_modules import protect_early_modules, trusted_path
+
+    policy = protect_early_modules(config.policy)
+    # Before the child may run anything: what is imported from now on is not the tests' to choose.
+    sys.path[:] = trusted_path(policy.filesystem.environment)
+    return Scope(
+        policy,
+        mode=plan.mode,
+        source=config.source,
+        syntax=source_kind(config.path),
+        base_dir=Path(base_dir(config)),
+        watches_reads=plan.watches_reads,
+    )
+
+
+def _send_program(plan: Plan, child: Child, places: start.Places) -> None:
+    from fence_core.broker.table import filter_program
+
+    program = filter_program(arch.current(), watch_reads=plan.watches_reads, as_root=plan.as_root)
+    start.send_program(child.tells, program, places)
+
+
+def _broker(root: Scope, plan: Plan, child: Child, ceiling: Ceiling) -> Broker:
+    """Raises BrokerError where the child has none to listen to."""
+    from fence_core.broker.loop import Broker
+
+    number, why = start.read_listener(child.hears)
+    if why:
+        raise BrokerError(why)
+    broker = Broker(
+        pidfd.get_fd(pidfd.open_pidfd(child.pid), number),
+        root,
+        child.pid,
+        layers=plan.layers,
+        stacks=plan.walls.wait_killable,
+        interruptible=not plan.walls.wait_killable,
+        ceiling=ceiling,
+        watches_reads=plan.watches_reads,
+    )
+    broker.withheld = plan.withheld
+    broker.closed = plan.closed
+    return broker
+
+
+def leave_quietly(text: str, status: int) -> NoReturn:
+    """Say why there is no fenced run on stderr, and end."""
+    os.write(2, (text + "\n").encode("utf-8", "backslashreplace"))
+    libc.exit_now(status)

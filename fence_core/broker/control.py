@@ -9,13 +9,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from fence_core.broker.scopes import Scope, Worker
 from fence_core.errors import PolicyError
 from fence_core.link import control as link
 from fence_core.link.operations import Operation, misfit
-from fence_core.policy.model import Policy, Source
+from fence_core.policy.model import Mode, Policy, Source
 from fence_core.policy.requests import printable
 from fence_core.policy.sources.validate import unwatched
 from fence_core.policy.sources.wire import from_wire
@@ -31,7 +31,7 @@ SESSIONS_OF_ONE_MAX = 32
 """Sessions that may be open in one process, one inside the other."""
 SESSIONS_MAX = 1000
 """Sessions, and processes of sessions, that may be open in one run."""
-_MODES = ("enforce", "warn", "audit")
+_MODES = get_args(Mode)
 
 
 class Connection:

@@ -45,13 +45,12 @@ else:
         def __new__(cls, *args, **named):
             missing = cls._fields[len(args) :]
             if missing:
+                values = {**cls._field_defaults, **named} if named else cls._field_defaults
                 try:
-                    args += tuple(
-                        named.pop(field) if field in named else cls._field_defaults[field] for field in missing
-                    )
+                    args += tuple([values[field] for field in missing])
                 except KeyError as error:
                     raise TypeError(f"{cls.__name__}() needs {error.args[0]}") from None
-            if named or len(args) != len(cls._fields):
+            if len(args) != len(cls._fields) or any(name not in missing for name in named):
                 raise TypeError(f"{cls.__name__}() takes {', '.join(cls._fields)}")
             return tuple.__new__(cls, args)
 

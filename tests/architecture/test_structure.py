@@ -1,5 +1,5 @@
 """How the code is put together: no circles of imports, one place that knows the whole, handlers that take one call,
-functions that fit the eye, and one referee.
+functions that fit the eye, one referee, and one table of the policy's keys.
 
 What does not keep a rule yet stands in its list of `KNOWN`, which only ever shrinks: what is mended is taken out of it.
 """
@@ -14,6 +14,7 @@ from functools import cache
 
 import pytest
 
+from fence_core.policy.keys import KEYS
 from tests.architecture.test_layers import ROOT, dotted, imports, modules
 
 ASSEMBLING = "fence_core.broker.assemble"
@@ -26,6 +27,9 @@ HANDLERS = ("fence_core.broker.handlers", "fence_core.broker.calls")
 PARAMETERS_MAX = 5
 LINES_MAX = 60
 JUDGE = "fence_core.policy"
+TABLE_OF_KEYS = "fence_core.policy.keys"
+FIELDS_OF_KEYS = "fence_core.policy.model"
+KEY_NAMES = {spelling: key.path for key in KEYS for spelling in (key.name, key.camel, key.path)}
 DECISIONS = {"Decision", "Rule"}
 """What is made by the judge, and by nobody else."""
 REFUSING = {"refuse", "note", "report"}
@@ -34,6 +38,7 @@ FAULT = re.compile(r"fault|_?failed")
 """Functions about faults of the fence itself, which no rule is the cause of."""
 
 KNOWN: Mapping[str, set[str]] = {
+    "key": set(),
     "circle": {
         "fence_core.broker.call",
         "fence_core.broker.control",
@@ -305,6 +310,45 @@ def other_referees(sources: Sources) -> Found:
     return found
 
 
+# ---------------------------------------------------------------- one table of keys
+
+
+def names_in(node: ast.AST) -> list[str]:
+    """What is named side by side: items of a list, keys of a table, arguments of a call, fields of a class."""
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        items: list[ast.AST | None] = [*node.elts]
+        items += [each.elts[0] for each in node.elts if isinstance(each, ast.Tuple | ast.List) and each.elts]
+    elif isinstance(node, ast.Dict):
+        items = [*node.keys, *node.values]
+    elif isinstance(node, ast.Call):
+        return [each.arg or "" for each in node.keywords]
+    elif isinstance(node, ast.ClassDef):
+        targets = [each.target for each in node.body if isinstance(each, ast.AnnAssign)]
+        return [target.id for target in targets if isinstance(target, ast.Name)]
+    else:
+        # One after the other: a chain of comparisons, or of assignments by name.
+        tests = [each.test for each in ast.walk(node) if isinstance(each, ast.If)] if is_function(node) else []
+        items = [side for test in tests if isinstance(test, ast.Compare) for side in test.comparators]
+    return [each.value for each in items if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+
+
+def is_function(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
+def other_tables_of_keys(sources: Sources) -> Found:
+    """Who lists keys of the policy, three or more of them, beside the rows and the fields that these are about."""
+    found = {}
+    for name, tree in sources.items():
+        for node in ast.walk(tree) if name != TABLE_OF_KEYS else ():
+            if name == FIELDS_OF_KEYS and isinstance(node, ast.ClassDef):
+                continue
+            listed = sorted({KEY_NAMES[each] for each in names_in(node) if each in KEY_NAMES})
+            if len(listed) > 2:
+                found[name] = f"line {getattr(node, 'lineno', 0)} lists {', '.join(listed)}"
+    return found
+
+
 # ---------------------------------------------------------------- the rules, over the code that is there
 
 
@@ -314,6 +358,7 @@ RULES: Mapping[str, Callable[[Sources], Found]] = {
     "parameters": with_many_parameters,
     "lines": too_long,
     "referee": other_referees,
+    "key": other_tables_of_keys,
 }
 
 
@@ -335,6 +380,27 @@ def test_the_rule_holds(rule: str) -> None:
 
 
 PLANTED: Mapping[str, list[tuple[dict[str, str], set[str]]]] = {
+    "key": [
+        (
+            {
+                TABLE_OF_KEYS: "KEYS = ('allow_write', 'deny_write', 'deny_read')",
+                FIELDS_OF_KEYS: "class Rules:\n    allow_write: int\n    deny_write: int\n    deny_read: int",
+                "fence_core.policy.listing": "PATHS = frozenset({'allow_write', 'denyWrite', 'filesystem.deny_read'})",
+                "fence_core.policy.casting": "Rules(allow_write=1, deny_write=2, deny_read=3)",
+                "fence_core.policy.typing": "T: dict = {'hosts': dict, 'proxy_env': bool, 'expose_ports': list}",
+                "fence_core.policy.pairs": "T = [('network', 1), ('hosts', 2), ('proxy_env', 3), ('expose_ports', 4)]",
+                "fence_core.launcher.fields": "class C:\n    mode: str\n    leftovers: str\n    scope: str",
+                "pytest_fence.chain": "def f(n):\n    if n == 'hosts': pass\n    elif n == 'mode': pass\n"
+                "    elif n == 'scope': pass",
+                "fence_core.policy.innocent": "says = ['allow_write', 'deny_write']\nrule = 'filesystem.deny_read'",
+            },
+            {
+                *(f"fence_core.policy.{name}" for name in ("listing", "casting", "typing", "pairs")),
+                "fence_core.launcher.fields",
+                "pytest_fence.chain",
+            },
+        )
+    ],
     "circle": [
         (
             {

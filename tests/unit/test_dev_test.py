@@ -104,6 +104,15 @@ def test_arguments_go_to_pytest(suite: pytest.Pytester, dev: ModuleType, words: 
     assert dev.test(["-q", *words]) == status
 
 
+def test_what_the_tests_start_is_compiled_once(
+    suite: pytest.Pytester, dev: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    suite.mkdir("fence_core").joinpath("loop.py").touch()
+    assert dev.test(["-q", "-k", "plain"]) == 0
+    assert [path.name for path in (suite.path / "fence_core" / "__pycache__").iterdir()]
+
+
 def test_the_mark_gives_a_reason(suite: pytest.Pytester) -> None:
     suite.makepyfile(test_more="import pytest\n@pytest.mark.deadline\ndef test_a(): pass")
     result = suite.runpytest_subprocess("test_more.py")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fence_core.broker import judging
 from fence_core.broker.reply import CONTINUE
 from fence_core.kernel import memory, namespaces
-from fence_core.policy.requests import NoRule, Read, Run, SystemCall, Write
+from fence_core.policy.requests import Read, Run, Write
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
@@ -110,29 +110,28 @@ class Call:
         """Whether any session above this process refuses what its policy does not allow."""
         return judging.enforces(self.process.account())
 
-    def refuse(
-        self, request: Request | SystemCall | NoRule, number: int, *, reason: str = "", always: bool = False
-    ) -> int:
+    def ask(self, request: Request, number: int) -> int:
+        """`CONTINUE` where every session allows it; else as `refuse`."""
+        return CONTINUE if self.allowed(request) else self.refuse(request, number)
+
+    def refuse(self, request: Request, number: int, *, quietly: int = 0) -> int:
         """Record a violation with every session whose policy does not allow it; the error number to answer.
 
-        `CONTINUE` where all of those only audit. `reason`: why it is refused whatever the rules say, in words for the
-        user; it ends in "(... would allow it)" where a setting could. ``always``: even an audit refuses it.
+        `CONTINUE` where all of those only audit. `quietly`: the number for what is refused without being a violation,
+        if that is another.
         """
         if not self.waits():
             return number
         if isinstance(request, Write | Read | Run):
             request = request.at(self.judged(request.path))
-        account = self.process.account()
-        if reason:
-            found = [judging.Objection(binding, request, reason, asks=False) for binding, _ in account.judges]
-        else:
-            assert not isinstance(request, SystemCall | NoRule)
-            found = judging.objections(account, request)
-        recorder = self.services.recorder
+        found = judging.objections(self.process.account(), request)
         answer = CONTINUE
         for objection in found:
-            given = number if always or not objection.audited else 0
+            decision = objection.decision
+            given = (quietly or number) if decision.quiet else number
+            if objection.audited and not decision.always:
+                given = 0
             answer = answer or given
-            if not objection.quiet:
-                recorder.objected(self.process, self.tid, objection, given)
+            if not decision.quiet:
+                self.services.recorder.objected(self.process, self.tid, objection, given)
         return answer if found else number

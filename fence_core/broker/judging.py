@@ -16,8 +16,8 @@ from fence_core.policy.requests import Connect, Resolve
 if TYPE_CHECKING:
     from fence_core.broker.scopes import Binding
     from fence_core.dns.search import Verdict
-    from fence_core.policy.decide import Decision
-    from fence_core.policy.requests import NoRule, Request, SystemCall
+    from fence_core.policy.decision import Decision
+    from fence_core.policy.requests import Request
 
 
 HasPort = Callable[[str, int], bool]
@@ -27,26 +27,15 @@ HasPort = Callable[[str, int], bool]
 class Objection:
     """That a session does not allow what is asked."""
 
-    __slots__ = ("asks", "binding", "quiet", "request", "rule")
+    __slots__ = ("binding", "decision", "request")
 
-    def __init__(
-        self,
-        binding: Binding,
-        request: Request | SystemCall | NoRule,
-        rule: str,
-        *,
-        quiet: bool = False,
-        asks: bool = True,
-    ) -> None:
+    def __init__(self, binding: Binding, request: Request, decision: Decision) -> None:
         self.binding = binding
         """On whose account it is there."""
         self.request = request
         """What that session was asked."""
-        self.rule = rule
-        self.quiet = quiet
-        """It is refused without a word."""
-        self.asks = asks
-        """Whether a rule could allow it."""
+        self.decision = decision
+        """Why not."""
 
     @property
     def audited(self) -> bool:
@@ -57,8 +46,8 @@ class Objection:
 class Route(NamedTuple):
     """Whether a name may be connected to, and where it is."""
 
-    refusal: str | None
-    """The rule against it; None: it may."""
+    refusal: Decision | None
+    """What is against it; None: it may."""
     to: tuple[str, int] | None
     """Address and port that the policy pins it to."""
     remedy: tuple[str, ...] = ()
@@ -85,11 +74,7 @@ def would_refuse(account: Binding, request: Request) -> bool:
 def objections(account: Binding, request: Request) -> list[Objection]:
     """Innermost first."""
     decided = ((binding, judge.decide(request)) for binding, judge in account.judges)
-    return [
-        Objection(binding, request, decision.rule, quiet=decision.quiet)
-        for binding, decision in decided
-        if not decision.allowed
-    ]
+    return [Objection(binding, request, decision) for binding, decision in decided if not decision.allowed]
 
 
 def upstream_proxy(account: Binding) -> str | None:
@@ -98,9 +83,9 @@ def upstream_proxy(account: Binding) -> str | None:
     return next((proxy for proxy in found if proxy), None)
 
 
-def why_not_address(account: Binding, request: Connect) -> str:
-    """The rule against connecting to an address that a name has led to; empty if there is none."""
-    return next((each.rule for each in objections(account, request) if not each.audited), "")
+def why_not(account: Binding, request: Request) -> Decision | None:
+    """The first decision against it that is not only noted; None if there is none."""
+    return next((each.decision for each in objections(account, request) if not each.audited), None)
 
 
 def route(account: Binding, name: str, port: int, has_port: HasPort) -> tuple[Route, list[Objection]]:
@@ -110,7 +95,7 @@ def route(account: Binding, name: str, port: int, has_port: HasPort) -> tuple[Ro
     that address, since nobody else is reached.
     """
     to: tuple[str, int] | None = None
-    refusal: str | None = None
+    refusal: Decision | None = None
     absent = False
     told: list[Objection] = []
     for binding, judge in account.judges:
@@ -123,17 +108,17 @@ def route(account: Binding, name: str, port: int, has_port: HasPort) -> tuple[Ro
                 to = ("127.0.0.1", port)  # wherever else it leads outside
         else:
             request = Connect(*to, inside=has_port(*to))
-        decision: Decision = judge.decide(request)
+        decision = judge.decide(request)
         if decision.allowed:
             continue
         if decision.quiet:
             absent = absent or decision.why == "denied"
-            refusal = refusal or decision.rule
+            refusal = refusal or decision
             continue
-        objection = Objection(binding, request, decision.rule)
+        objection = Objection(binding, request, decision)
         told.append(objection)
         if not objection.audited:
-            refusal = refusal or decision.rule
+            refusal = refusal or decision
     return Route(refusal, to, absent=absent), told
 
 

@@ -409,23 +409,17 @@ class Broker:
 
     def report_sent(self, sunk: Sunk) -> None:
         """Record that something was sent on a socket that was led to a sink."""
-        process, request = sunk.process, sunk.request
-        judges = self.sinks.whose(sunk).judges
-        for binding, judge in judges:
-            decision = judge.decide(request)
-            if decision.quiet:
-                continue
-            objection = judging.Objection(binding, request, decision.rule)
-            if decision.allowed:
-                if not self.allowed_by_now(sunk):
-                    continue
-                objection.rule = "what allows it now did not when the socket was connected"
-            self.recorder.objected(process, sunk.tid, objection, errno.EACCES, place=sunk)
+        request = sunk.request
+        if self.allowed_by_now(sunk):
+            request = Connect(request.host, request.port, request.proto, name=request.name, way="late")
+        for objection in judging.objections(self.sinks.whose(sunk), request):
+            if not objection.decision.quiet:
+                self.recorder.objected(sunk.process, sunk.tid, objection, errno.EACCES, place=sunk)
 
-    def report(self, process: Process, tid: int, what: str, rule: str, request: Request | None) -> None:
-        """Record what was refused elsewhere than in a trapped call, with every session above the process."""
-        for binding, _ in process.account().judges:
-            self.recorder.note(process, tid, "connect", what, binding, rule, errno.EACCES, request)
+    def report(self, process: Process, tid: int, request: Request) -> None:
+        """Record what was refused elsewhere than in a trapped call, with every session that does not allow it."""
+        for objection in judging.objections(process.account(), request):
+            self.recorder.objected(process, tid, objection, errno.EACCES)
 
     def route(self, process: Process, tid: int, name: str, port: int) -> Route:
         """Whether this process may connect to a name, and where the policy says that the name is. A refusal is
@@ -439,36 +433,16 @@ class Broker:
                 remedies = remedies or tuple(text for text in (record.marker, record.config) if text)
         return found._replace(remedy=remedies)
 
-    def _refuse_name(self, process: Process, tid: int, name: str, limit: str, query: Query) -> None:
-        request = Resolve(name)
-        for binding, judge in process.account().judges:
-            decision = judge.decide(request)
-            if decision.allowed and not limit:
-                continue
-            rule, number = (limit, errno.EAGAIN) if decision.allowed else (decision.rule, errno.ENOENT)
-            key = (process.pid, binding.worker.number, binding.nodeid, binding.phase, name)
-            self.recorder.note(
-                process,
-                tid,
-                "resolve",
-                request.describe(),
-                binding,
-                rule,
-                number,
-                None if decision.allowed else request,
-                repeats=not self._look_ups.begins(key, query),
-            )
+    def _refuse_name(self, process: Process, tid: int, request: Resolve, query: Query) -> None:
+        number = errno.EAGAIN if request.used_up else errno.ENOENT
+        for objection in judging.objections(process.account(), request):
+            binding = objection.binding
+            key = (process.pid, binding.worker.number, binding.nodeid, binding.phase, request.name)
+            self.recorder.objected(process, tid, objection, number, repeats=not self._look_ups.begins(key, query))
 
     def _refuse_message(self, process: Process, tid: int, host: str, proto: str) -> None:
         """To a name server, but no query: it went no further than to us, even where the policy opens the port."""
-        request = Connect(host, 53, proto)
-        for binding, judge in process.account().judges:
-            decision = judge.decide(request)
-            rule = decision.rule
-            if decision.allowed:
-                rule = "the fence answers for every name server, and this was no query for a name"
-            what = request.describe()
-            self.recorder.note(process, tid, "connect", what, binding, rule, errno.EACCES, request)
+        self.report(process, tid, Connect(host, 53, proto, way="no query"))
 
     # ------------------------------------------------------------ doors: /proc/fence/...
 

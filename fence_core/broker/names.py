@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fence_core.broker.look_ups import Query
+from fence_core.policy.requests import Resolve
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
@@ -52,11 +53,11 @@ class Names:
         watch: Callable[[int, Callable[[], None]], None],
         unwatch: Callable[[int], None],
         verdict: Callable[[Process, str], Verdict],
-        refuse: Callable[[Process, int, str, str, Query], None],
+        refuse: Callable[[Process, int, Resolve, Query], None],
         refuse_message: Callable[[Process, int, str, str], None],
     ) -> None:
-        """`verdict`: what a process may look up. `refuse` records a name, a limit of ours if that is why, and the query
-        in which it came; `refuse_message` what was no query."""
+        """`verdict`: what a process may look up. `refuse` records a name, and the query in which it came;
+        `refuse_message` what was no query."""
         self._watch = watch
         self._unwatch = unwatch
         self._verdict = verdict
@@ -156,7 +157,7 @@ class Names:
         if answer.refused is not None:
             number = int.from_bytes(message[:2], "big")
             query = Query(answer.question, answer.rtype, number, asker.proto, asker.host, port)
-            self._refuse(process, asker.tid, answer.refused, answer.used_up, query)
+            self._refuse(process, asker.tid, Resolve(answer.refused, answer.used_up), query)
         elif not answer.is_query:
             self.refuse_message(asker)
         return answer.reply

@@ -14,11 +14,12 @@ from fence_core.broker.stacks import StackPipe, StackTarget, waits
 from fence_core.events.ledger import Record
 from fence_core.kernel import process as kernel_process
 from fence_core.policy.requests import Connect, printable
+from fence_core.report.rule import sentence
 
 if TYPE_CHECKING:
     from fence_core.broker.judging import Objection
     from fence_core.broker.scopes import Binding
-    from fence_core.policy.requests import NoRule, Request, SystemCall
+    from fence_core.policy.requests import Request
 
 STACK_PIPE_BYTES = 1 << 20
 STACK_PATIENCE_S = 0.005
@@ -78,16 +79,20 @@ class Recorder:
         return record
 
     def objected(
-        self, process: Process, tid: int, objection: Objection, number: int, *, place: StackTarget | None = None
+        self,
+        process: Process,
+        tid: int,
+        objection: Objection,
+        number: int,
+        *,
+        repeats: bool = False,
+        place: StackTarget | None = None,
     ) -> Record:
         """Record an objection of a session, with the error number that is answered on account of it."""
-        request, rule = objection.request, objection.rule
-        asked = request if objection.asks else None
-        if asked is not None and request.kind == "connect":
-            rule += _known_otherwise(objection.binding, request)
-        return self.note(
-            process, tid, request.kind, request.describe(), objection.binding, rule, number, asked, place=place
-        )
+        request, binding = objection.request, objection.binding
+        rule = sentence(objection.decision) + _known_otherwise(binding, request)
+        what = request.describe()
+        return self.note(process, tid, request.kind, what, binding, rule, number, request, repeats=repeats, place=place)
 
     def _ask_stack(self, process: Process, tid: int, binding: Binding, record: Record) -> None:
         """The line of the thread that tried; for another program, the line at which its test waits for it."""
@@ -140,7 +145,7 @@ class Recorder:
             ports.add(request.port)
         if request.port in ports or request.host.startswith("127."):
             return request
-        return Connect(request.host, 0, request.proto, request.inside, request.name)
+        return Connect(request.host, 0, request.proto, request.inside, request.name, request.way)
 
     # ------------------------------------------------------------ stacks
 
@@ -176,7 +181,7 @@ class Recorder:
             pipe.collect(0.02)
 
 
-def _known_otherwise(binding: Binding, request: Request | SystemCall | NoRule) -> str:
+def _known_otherwise(binding: Binding, request: Request) -> str:
     """That a name which the policy places elsewhere leads to this address, if so."""
     names = [name for name, _ in binding.rules().network.hosts]
     if not names or not isinstance(request, Connect):

@@ -20,7 +20,6 @@ from fence_core.events.ledger import Ledger
 from fence_core.events.phases import PHASES
 from fence_core.link.page import Page, read_note
 from fence_core.policy.decide import Judge
-from fence_core.policy.domains import parse_pattern
 from fence_core.policy.model import Policy, Source
 from fence_core.policy.sources.merge import merge
 from fence_core.policy.sources.validate import parse_marker
@@ -46,11 +45,6 @@ class Binding:
         policies = self.worker.scope.policies
         return policies[self.policy] if self.policy < len(policies) else policies[0]
 
-    def reaches_out(self) -> bool:
-        """Whether this policy lists addresses outside this host."""
-        flags = self.worker.scope.reach_out
-        return flags[self.policy] if self.policy < len(flags) else flags[0]
-
 
 class Scope:
     """One fenced session: what it allows, what it does about violations."""
@@ -62,7 +56,6 @@ class Scope:
         "ledger",
         "mode",
         "policies",
-        "reach_out",
         "source",
         "syntax",
         "watches_reads",
@@ -90,8 +83,6 @@ class Scope:
         """The violations of this session, from all its processes. It goes with the last that refers to the session."""
         self.policies: list[Policy] = [base]
         self.judges: list[Judge] = [Judge(base)]
-        self.reach_out: list[bool] = [_lists_addresses(base)]
-        """For each policy, whether it lists addresses that a socket could reach directly."""
 
     def register(self, layers: Iterable[tuple[Mapping[str, Any], Source]]) -> int:
         """The number of the base policy with the arguments of these markers merged in. Raises PolicyError."""
@@ -105,12 +96,7 @@ class Scope:
         policy = merge(self.base, *overlays)
         self.policies.append(policy)
         self.judges.append(Judge(policy))
-        self.reach_out.append(_lists_addresses(policy))
         return len(self.policies) - 1
-
-
-def _lists_addresses(policy: Policy) -> bool:
-    return any(parse_pattern(entry.text).network is not None for entry in policy.network.allowed_domains)
 
 
 class Worker:

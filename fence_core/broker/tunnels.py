@@ -20,7 +20,8 @@ from fence_core.broker import judging
 from fence_core.broker.names import raw_address
 from fence_core.link import filter as link
 from fence_core.link.operations import Operation
-from fence_core.policy.requests import Connect, printable
+from fence_core.policy.requests import Connect, Passage
+from fence_core.report.rule import sentence
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
@@ -163,39 +164,36 @@ class Tunnels:
         """A name asked for by a program that knows of the proxy: judged by what its test may do now."""
         tunnel = self._known(request)
         if tunnel is None:
-            return {"allowed": False, "rule": "the connection is not known", "remedy": []}
+            return {"allowed": False, "rule": "", "remedy": []}
         verdict = self._broker.route(tunnel.process, tunnel.tid, request["name"], request["port"])
         if verdict.refusal is None:
             return {"allowed": True, "to": verdict.to}
-        return {
-            "allowed": False, "rule": verdict.refusal, "remedy": list(verdict.remedy), "absent": verdict.absent
-        }  # fmt: skip
+        rule, remedy = sentence(verdict.refusal), list(verdict.remedy)
+        return {"allowed": False, "rule": rule, "remedy": remedy, "absent": verdict.absent}
 
     def _addresses(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Which of a name's addresses may be used: none inside the local network that no rule speaks of."""
         tunnel = self._known(request)
         if tunnel is None:
-            return {"use": [], "rule": "the connection is not known"}
+            return {"use": [], "rule": ""}
         name, port = request["name"], request["port"]
-        use, rule, refused = [], "", ""
+        use, refused = [], []
         for text in request["found"]:
-            why = judging.why_not_address(tunnel.process.account(), Connect(text, port, name=name))
-            if why:
-                refused, rule = refused or text, rule or why
-            else:
+            asked = Connect(text, port, name=name)
+            why = judging.why_not(tunnel.process.account(), asked)
+            if why is None:
                 use.append(text)
+            else:
+                refused.append((asked, sentence(why)))
         if use or not refused:
             return {"use": use}
-        what = f"connect {printable(name)}:{port}/tcp, which leads to {refused}"
-        self._broker.report(tunnel.process, tunnel.tid, what, rule, Connect(refused, port, name=name))
-        return {"use": [], "rule": rule}
+        self._broker.report(tunnel.process, tunnel.tid, refused[0][0])
+        return {"use": [], "rule": refused[0][1]}
 
     def _violation(self, request: Mapping[str, Any]) -> dict[str, Any]:
         tunnel = self._known(request)
         if tunnel is not None:
-            self._broker.report(
-                tunnel.process, tunnel.tid, printable(request["what"]), printable(request["rule"]), None
-            )
+            self._broker.report(tunnel.process, tunnel.tid, Passage(request["what"], request["why"]))
         return {}
 
     def _fault(self, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Answer(NamedTuple):
     """The name that the program meant and may not look up, to be recorded as a violation."""
     is_query: bool = True
     """False: no question for a name. Something else was sent to the port of a name server."""
-    used_up: str = ""
+    used_up: bool = False
     """Why there is no address for the name, which is not for want of a permission."""
     question: str = ""
     """The name as it was asked for, with its suffix, in small letters; empty where it is no query."""
@@ -99,11 +99,11 @@ class Responder:
         question = query.question[0]
         name = question.name.to_text(omit_final_dot=True).lower()
         rtype = int(question.rdtype)
-        used_up = ""
+        used_up = False
         try:
             rcode, records, refused = self._decide(query, name, judge or self._judge)
         except NamesUsedUp as error:
-            rcode, records, refused, used_up = _SERVFAIL, (), error.name, str(error)
+            rcode, records, refused, used_up = _SERVFAIL, (), error.name, True
         reply = message[:2] + _render(message[2:], rcode, tuple(records))
         return Answer(reply, refused, used_up=used_up, question=name, rtype=rtype)
 

@@ -30,7 +30,7 @@ ASK = Operation(
 policy says that there is no such name."""
 ADDRESSES = Operation("addresses", {**_CONNECTION, "name": str, "port": int, "found": list}, {"use": list})
 """Which of a name's addresses may be connected to; if none, the `rule`."""
-VIOLATION = Operation("violation", {**_CONNECTION, "what": str, "rule": str}, {})
+VIOLATION = Operation("violation", {**_CONNECTION, "what": str, "why": str}, {})
 """Answered when it is recorded."""
 FAULT = Operation("fault", {"what": str, "at": str}, {})
 """An error of the filter's own; with the connection, where it was one's."""

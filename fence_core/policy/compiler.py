@@ -7,9 +7,9 @@ import stat
 from typing import TYPE_CHECKING
 
 from fence_core.policy import paths, protected
+from fence_core.policy.model import BUILT_IN, Rule
 from fence_core.policy.record import Record
-from fence_core.policy.requests import printable
-from fence_core.policy.tree import Rule, Tree
+from fence_core.policy.tree import PathRule, Tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -97,7 +97,7 @@ class Compiler:
         # As written, before any link is followed: which places could a test have put a link in?
         self._reach = Tree()
         for entry in rules.allow_write:
-            self._reach.add(entry.pattern or entry.text, Rule("allow", ""))
+            self._reach.add(entry.pattern or entry.text, PathRule("allow"))
         self._reach.seal()
 
     def writes(self, *, own_repositories: bool = False) -> Tree:
@@ -110,19 +110,19 @@ class Compiler:
         anchors: dict[str, str] = {}
         self._add_early_modules(tree, anchors)
         for path in rules.locked:
-            says = f"locked: {printable(path)} decides what the next run allows (built in)"
+            says = Rule("", path, BUILT_IN, "it decides what the next run allows")
             for form in self._forms(path):
-                tree.add_path(form, Rule("lock", says))
+                tree.add_path(form, PathRule("lock", says))
                 anchors.update(dict.fromkeys(_above(form), "files that decide what the next run allows"))
         # Moved away with the directory that it lies in, a locked file would have another name, which is not locked.
         for path, what in anchors.items():
-            tree.add_path(path, Rule("anchor", f"locked: {printable(path)} holds {what} (built in)"))
+            tree.add_path(path, PathRule("anchor", Rule("", path, BUILT_IN, f"it holds {what}")))
         # The scratch directories last: a project or a home that *is* one takes nothing of its exemption away.
         for kind, places in (("guard", (rules.home, rules.root)), ("scratch", rules.scratch)):
             for place in places:
                 if place.startswith("/"):
                     for form in self._forms(place):
-                        tree.add_path(form, Rule(kind, ""))
+                        tree.add_path(form, PathRule(kind))
                         self.spoken_of.add(form)
         self._add_devices(tree)
         tree.seal()
@@ -131,16 +131,16 @@ class Compiler:
     def _add_devices(self, tree: Tree) -> None:
         """Where a permission is one to open for writing: name, mode, owner and times of a device are the machine's."""
         for place in DEVICES:
-            tree.add_path(place, Rule("devices", ""))
+            tree.add_path(place, PathRule("devices"))
         for place in NO_DEVICES:
-            tree.add_path(place, Rule("files", ""))
+            tree.add_path(place, PathRule("files"))
         for entry in self._rules.allow_write:
             literal = paths.literal_of(entry.pattern or entry.text)
             if literal is None or literal.startswith(("/dev/", "/proc/")):
                 continue
             for path in dict.fromkeys((literal, self._resolve(literal, self._trusted_link))):
                 if _is_device(path):
-                    tree.add_path(path, Rule("devices", ""))
+                    tree.add_path(path, PathRule("devices"))
 
     def _add_early_modules(self, tree: Tree, anchors: dict[str, str]) -> None:
         """What Python loads before the fence of the next run stands: none of it may come from a test."""
@@ -148,18 +148,17 @@ class Compiler:
         byte_code = self._rules.byte_code_dir
         for place in (*self._rules.environment, *([byte_code] if byte_code else ())):
             for form in self._forms(place):
-                says = (
-                    "no rule in filesystem.allow_write names it, and rules for directories around it end at "
-                    f"{printable(form)}: Python loads that before the fence of the next run"
+                says = Rule(
+                    "filesystem.allow_write",
+                    reason=f"rules for directories around it end at {form}, which Python loads before the fence of the "
+                    "next run",
                 )
-                tree.add_path(form, Rule("stop", says, place=form, quiet=place == byte_code))
+                tree.add_path(form, PathRule("stop", says, place=form, quiet=place == byte_code))
                 anchors.update(dict.fromkeys((form, *_above(form)), what))
         for place, names in self._rules.early_names:
-            says = (
-                f"locked: Python looks for this name in {printable(place)} before the fence of the next run (built in)"
-            )
+            says = Rule("", place, BUILT_IN, "Python looks for this name there before the fence of the next run")
             for form in self._forms(place):
-                tree.add(paths.escape(form) + "/*", Rule("taken", says, modules=frozenset(names)))
+                tree.add(paths.escape(form) + "/*", PathRule("taken", says, modules=frozenset(names)))
                 anchors.update(dict.fromkeys((form, *_above(form)), what))
 
     def _forms(self, path: str) -> set[str]:
@@ -180,19 +179,19 @@ class Compiler:
                 found.append(self._resolve(literal, self._trusted_link))
         return tuple(dict.fromkeys(found))
 
-    def above(self) -> dict[str, str]:
+    def above(self) -> dict[str, Rule]:
         """Directories that something allowed lies in, with the rule that says so.
 
         Where one is missing it may be made, and nothing else may be done to it: a fresh machine has no `~/.cache`.
         """
-        found: dict[str, str] = {}
+        found: dict[str, Rule] = {}
         for entry in self._rules.allow_write:
             pattern = entry.pattern or entry.text
             literal = paths.literal_of(pattern)
             fixed = literal if literal is not None else paths.split_fixed(pattern)[0]
             if not fixed or fixed.startswith(("/dev/", "/proc/")):
                 continue
-            says = f"allowed: the directory is above filesystem.allow_write {entry}"
+            says = Rule("filesystem.allow_write", entry.text, entry.source, "what it allows lies in there")
             for form in dict.fromkeys((fixed, self._resolve(fixed, self._trusted_link))):
                 for place in (*_above(form), *(() if literal is not None else (form,))):
                     found.setdefault(place, says)
@@ -228,25 +227,24 @@ class Compiler:
         return tree
 
     def _add_all(self, tree: Tree, key: str, kind: str, entries: Iterable[Entry]) -> None:
-        verb = "allowed" if kind == "allow" else "denied"
         link = self._trusted_link if kind == "allow" else self._link
         for entry in entries:
             pattern = entry.pattern or entry.text
-            says = f"{verb}: {key} {entry}"
+            says = Rule(key, entry.text, entry.source)
             # Of `/a/*.log` the directory is resolved, of a pattern without globs all of it.
             literal = paths.literal_of(pattern)
             if literal is not None:
                 resolved = self._resolve(literal, link)
                 for path in dict.fromkeys((literal, resolved)):
-                    tree.add_path(path, Rule(kind, says, entry, place=path))
+                    tree.add_path(path, PathRule(kind, says, entry, place=path))
                 if kind == "deny":
                     self.spoken_of.add(literal, resolved)
                 continue
             fixed, rest = paths.split_fixed(pattern)
             resolved = self._resolve(fixed, link) if fixed else fixed
-            tree.add(pattern, Rule(kind, says, entry, place=fixed))
+            tree.add(pattern, PathRule(kind, says, entry, place=fixed))
             if resolved != fixed:
-                tree.add(paths.escape(resolved.rstrip("/")) + rest, Rule(kind, says, entry, place=resolved))
+                tree.add(paths.escape(resolved.rstrip("/")) + rest, PathRule(kind, says, entry, place=resolved))
             if kind == "deny":
                 self.spoken_of.add_below(fixed, resolved)
 
@@ -254,14 +252,13 @@ class Compiler:
         for row in protected.PROTECTED:
             if row.unless == "filesystem.allow_git_config" and self._rules.allow_git_config:
                 continue
-            tail = f"; {row.unless} would allow it" if row.unless else ""
             kind = "protect" if row.exempt_below_scratch else "protect-always"
             for name in row.names:
                 if own_repositories and name.startswith(".git/"):
                     continue
-                tree.add_name(name, Rule(kind, f'protected: "{name}": {row.reason} (built in{tail})'))
+                tree.add_name(name, PathRule(kind, Rule(row.unless, name, BUILT_IN, row.reason)))
         for name in protected.containers():
-            tree.add_name(name, Rule("container", f'protected: "{name}" holds protected names (built in)'))
+            tree.add_name(name, PathRule("container", Rule("", name, BUILT_IN, "it holds protected names")))
 
     def _resolve(self, path: str, link: Callable[[str], str | None]) -> str:
         # What these lead to is different for every process that asks.

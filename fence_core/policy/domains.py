@@ -300,6 +300,10 @@ class DomainRules:
             return _first(self._names.get("localhost"), port)
         return None
 
+    def has_addresses(self) -> bool:
+        """Whether some rule is about addresses, and not about names."""
+        return bool(self._networks)
+
     def may_match_loopback(self) -> bool:
         """Whether some rule could cover an address of loopback; if not, none does."""
         return bool(self._networks) or "localhost" in self._names

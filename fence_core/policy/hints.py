@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from fence_core.policy.decide import RESOLVER_PORTS
+from fence_core.policy.floor import RESOLVER_PORTS
 from fence_core.policy.requests import UNNAMED, Connect, Write
 from fence_core.policy.siblings import meant_by
 
 if TYPE_CHECKING:
-    from fence_core.policy.decide import Decision
+    from fence_core.policy.decision import Decision
     from fence_core.policy.model import FilesystemRules
     from fence_core.policy.requests import Request
 

@@ -33,6 +33,23 @@ class Source(Record):
         return printable(self.name)
 
 
+class Rule(Record):
+    """What decided about a request, as data; the sentence for it is made in `report/`."""
+
+    key: str = ""
+    """The list or switch: "network.allowed_domains". Of what is refused whatever the lists say: the switch that would
+    open it; empty if there is none."""
+    entry: str = ""
+    """The item of it that decided, or that is missing; empty where there is none."""
+    source: Source | None = None
+    """Where that was written."""
+    reason: str = ""
+    """Why, in words, where list and entry do not tell."""
+    tried: tuple[Source, ...] = ()
+    """Where rules of this list were found, none of which allows it."""
+
+
+BUILT_IN = Source("built in")
 Sources = tuple[tuple[str, Source], ...]
 """Pairs of a scalar's name and where its value was written; and of what is no `Entry`: "expose_ports 80". A name that
 is not there has its built-in default."""

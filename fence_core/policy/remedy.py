@@ -11,7 +11,8 @@ import re
 from typing import TYPE_CHECKING
 
 from fence_core.policy import domains, siblings
-from fence_core.policy.decide import ID_MAPS, RESOLVER_PORTS, Judge
+from fence_core.policy.decide import ID_MAPS, Judge
+from fence_core.policy.floor import RESOLVER_PORTS
 from fence_core.policy.hints import hint, is_shared_root
 from fence_core.policy.keys import spellings
 from fence_core.policy.record import Record
@@ -81,7 +82,7 @@ def _lifting(request: Request, policy: Policy, decision: Decision) -> tuple[str,
     """The setting that lifts the protection of this path, if there is one and it is enough."""
     if decision.why != "protected" or not isinstance(request, (Write, Move)):
         return None
-    if "filesystem.allow_git_config would allow it" not in decision.rule:
+    if decision.rule.key != "filesystem.allow_git_config":
         return None
     lifted = policy._replace(filesystem=policy.filesystem._replace(allow_git_config=True))
     return ("filesystem", "allow_git_config", True) if _judge(lifted).decide(request).allowed else None

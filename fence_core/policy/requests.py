@@ -15,12 +15,13 @@ __all__ = [
     "Connect",
     "Kind",
     "Move",
-    "NoRule",
     "OpenSocket",
+    "Passage",
     "Read",
     "Request",
     "Resolve",
     "Run",
+    "SocketOption",
     "SystemCall",
     "UnixConnect",
     "Write",
@@ -115,20 +116,27 @@ class Connect(_Asked):
     """Reach an Internet address, or a name through the filter. A datagram sent to an address is one too.
 
     `inside`: the port was bound by a fenced process of this run. `name`: an allowed one, of which this is an address.
+    `way`: `filter` where the address is that of the fence's own filter; `no query` of a message to a name server that
+    is not one; `late` of a datagram on a socket that was connected under other rules, and cannot be let go any more.
     """
 
     kind = "connect"
-    __slots__ = ("host", "port", "proto", "inside", "name")  # noqa: RUF023 - in the order of the arguments
+    __slots__ = ("host", "port", "proto", "inside", "name", "way")  # noqa: RUF023 - in the order of the arguments
     host: str
     port: int
     proto: str
     inside: bool
     name: str
+    way: str
 
-    def __init__(self, host: str, port: int, proto: str = "tcp", inside: bool = False, name: str = "") -> None:
-        self._set(host, port, proto, inside, name)
+    def __init__(
+        self, host: str, port: int, proto: str = "tcp", inside: bool = False, name: str = "", way: str = ""
+    ) -> None:
+        self._set(host, port, proto, inside, name, way)
 
     def describe(self) -> str:
+        if self.name:
+            return f"connect {_endpoint(self.name, self.port)}/{self.proto}, which leads to {printable(self.host)}"
         return f"connect {_endpoint(self.host, self.port)}/{self.proto}"
 
 
@@ -149,14 +157,15 @@ class Bind(_Asked):
 
 
 class Resolve(_Asked):
-    """Look up a name."""
+    """Look up a name. `used_up`: there is no address left to answer with."""
 
     kind = "resolve"
-    __slots__ = ("name",)
+    __slots__ = ("name", "used_up")
     name: str
+    used_up: bool
 
-    def __init__(self, name: str) -> None:
-        self._set(name)
+    def __init__(self, name: str, used_up: bool = False) -> None:
+        self._set(name, used_up)
 
     def describe(self) -> str:
         return f"resolve {printable(self.name)}"
@@ -200,6 +209,49 @@ class OpenSocket(_Asked):
         return f"open socket {family}/{_TYPES.get(kind, f'type {kind}')}{f' ({name})' if name else ''}"
 
 
+class SocketOption(_Asked):
+    """Have what a socket sends, or whoever may send to it, go by another way than the address tells.
+
+    `op`: `route` (source routing), `interface` (send to this machine by another interface than loopback), `tie` (to an
+    interface, by the option `name`), `serve` (listen on such a socket). `port`: of a server, or -1. `connected`: to an
+    address of this machine.
+    """
+
+    kind = "socket"
+    __slots__ = ("op", "name", "port", "connected")  # noqa: RUF023
+    op: str
+    name: str
+    port: int
+    connected: bool
+
+    def __init__(self, op: str, name: str = "", port: int = -1, connected: bool = False) -> None:
+        self._set(op, name, port, connected)
+
+    def describe(self) -> str:
+        if self.op == "route":
+            return "send by a route of one's own (source routing)"
+        if self.op == "interface":
+            return "send to this machine by another interface than loopback"
+        if self.op == "serve":
+            return "listen on the network interface that the socket is tied to"
+        return f"tie a socket to a network interface ({self.name})"
+
+
+class Passage(_Asked):
+    """Send this through the filter. `why`: what the filter has found about it, one of the keys of `floor.PASSAGES`."""
+
+    kind = "connect"
+    __slots__ = ("what", "why")
+    what: str
+    why: str
+
+    def __init__(self, what: str, why: str) -> None:
+        self._set(what, why)
+
+    def describe(self) -> str:
+        return printable(self.what)
+
+
 class Write(_Asked):
     """Change something on the disk. One request for each path a call touches: a rename is two.
 
@@ -210,7 +262,8 @@ class Write(_Asked):
     `known`: what somebody who looked at the disk knows of it. `own`: it lies in a repository of git that tests made,
     and git obeys nothing of what is done; `config`, `hooks`: git would (`around`: the key, if that is known).
     `environment`: it belongs to a virtual environment (at `around`) that was there before the run. `socket`: it is one
-    on which somebody outside listens.
+    on which somebody outside listens. `outside`: the path leads through a process outside. `inherited`: it is a pipe,
+    or a file without a name, that the run was started with.
     """
 
     kind = "write"
@@ -300,31 +353,35 @@ class Move(_Asked):
 
 
 class SystemCall(_Asked):
-    """What no rule can allow, in words: `mount`, `enter namespace PATH`. No judge is asked about it."""
+    """What changes more than files and sockets, in words: `mount`, `enter namespace PATH`.
+
+    `of`: what it would change or reach: `machine`, `terminal` (of whoever started the run), `process` (outside) or
+    `namespace` (of the host).
+    """
 
     kind = "system"
-    __slots__ = ("what",)
+    __slots__ = ("what", "of")  # noqa: RUF023
     what: str
+    of: str
 
-    def __init__(self, what: str) -> None:
-        self._set(what)
+    def __init__(self, what: str, of: str = "machine") -> None:
+        self._set(what, of)
 
     def describe(self) -> str:
         return printable(self.what)
 
 
-class NoRule(_Asked):
-    """What no rule can allow of a socket, in words. No judge is asked about it."""
-
-    kind = "socket"
-    __slots__ = ("what",)
-    what: str
-
-    def __init__(self, what: str) -> None:
-        self._set(what)
-
-    def describe(self) -> str:
-        return self.what
-
-
-Request = Connect | Bind | Resolve | UnixConnect | OpenSocket | Write | Read | Run | Move
+Request = (
+    Connect
+    | Bind
+    | Resolve
+    | UnixConnect
+    | OpenSocket
+    | SocketOption
+    | Passage
+    | Write
+    | Read
+    | Run
+    | Move
+    | SystemCall
+)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fence_core.policy import paths
+from fence_core.policy.model import Rule
 
 if TYPE_CHECKING:
     from fence_core.policy.model import Entry
 
-__all__ = ["NODES_MAX", "Node", "Rule", "Tree"]
+__all__ = ["NODES_MAX", "Node", "PathRule", "Tree"]
+
+_NOTHING = Rule()
 
 
-class Rule:
+class PathRule:
     """What one pattern of the file rules says about the paths it covers.
 
     =========  =======================================================================================================
@@ -40,7 +43,7 @@ class Rule:
     def __init__(
         self,
         kind: str,
-        says: str,
+        says: Rule = _NOTHING,
         entry: Entry | None = None,
         *,
         place: str = "",
@@ -80,12 +83,12 @@ class Node:
 
     def __init__(
         self,
-        allow: Rule | None = None,
-        deny: Rule | None = None,
-        protect: Rule | None = None,
-        locked: Rule | None = None,
-        stopped: Rule | None = None,
-        taken: Rule | None = None,
+        allow: PathRule | None = None,
+        deny: PathRule | None = None,
+        protect: PathRule | None = None,
+        locked: PathRule | None = None,
+        stopped: PathRule | None = None,
+        taken: PathRule | None = None,
         *,
         exempt: bool = False,
         devices: bool = False,
@@ -131,17 +134,17 @@ class Tree:
     __slots__ = ("_glob", "_heads", "_names", "_nodes", "_patterns", "_root", "_tails")
 
     def __init__(self) -> None:
-        self._patterns: paths.PatternSet[Rule] = paths.PatternSet()
+        self._patterns: paths.PatternSet[PathRule] = paths.PatternSet()
         self._nodes: dict[str, Node] = {}
         self._root = Node()
 
-    def add(self, pattern: str, rule: Rule) -> None:
+    def add(self, pattern: str, rule: PathRule) -> None:
         self._patterns.add(pattern, rule)
 
-    def add_name(self, name: str, rule: Rule) -> None:
+    def add_name(self, name: str, rule: PathRule) -> None:
         self._patterns.add_name(name, rule)
 
-    def add_path(self, path: str, rule: Rule) -> None:
+    def add_path(self, path: str, rule: PathRule) -> None:
         self._patterns.add_path(path, rule)
 
     def seal(self) -> None:
@@ -200,21 +203,21 @@ class Tree:
         if taken is not None:
             node = node.without_taken()
             if taken.takes(name):
-                rules.append(Rule("lock", taken.says))
+                rules.append(PathRule("lock", taken.says))
             elif name in taken.modules:
                 # A directory of this name is found only if it has an `__init__`.
-                rules.append(Rule("taken", taken.says, modules=_PACKAGE))
+                rules.append(PathRule("taken", taken.says, modules=_PACKAGE))
         return self._apply(node, rules)
 
-    def container(self, path: str) -> Rule | None:
+    def container(self, path: str) -> PathRule | None:
         """The rule that says protected names lie in this path."""
         return self._first(path, "container")
 
-    def anchor(self, path: str) -> Rule | None:
+    def anchor(self, path: str) -> PathRule | None:
         """The rule that says a locked file lies somewhere below this path."""
         return self._first(path, "anchor")
 
-    def _first(self, path: str, kind: str) -> Rule | None:
+    def _first(self, path: str, kind: str) -> PathRule | None:
         found = self._patterns.at(path, path.rpartition("/")[2])
         return next((rule for rule in found if rule.kind == kind), None)
 
@@ -253,7 +256,7 @@ class Tree:
         return node
 
     @staticmethod
-    def _apply(node: Node, rules: list[Rule]) -> Node:
+    def _apply(node: Node, rules: list[PathRule]) -> Node:
         """The node with these rules in force as well; the node itself if they change nothing."""
         if not rules:
             return node

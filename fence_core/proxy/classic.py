@@ -14,7 +14,7 @@ from fence_core.proxy.dial import Target
 from fence_core.proxy.exchange import Exchange
 from fence_core.proxy.inspector import Inspector
 from fence_core.proxy.referee import NoAnswerError
-from fence_core.proxy.refusal import RULE_AMBIGUOUS, RULE_NO_PROXY_REQUEST, RefusedError, answer
+from fence_core.proxy.refusal import RefusedError, answer
 from fence_core.proxy.relay import WAITING, End, Farewell, Relay, discard
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class Classic:
         Farewell(self._hub, self.client, answer(408, "no request came within 30 seconds"))
 
     async def _refuse(self, refused: RefusedError) -> None:
-        if refused.violation:
-            await self._hub.record(self._source, refused.what, refused.rule)
+        if refused.why:
+            await self._hub.record(self._source, refused.what, refused.why)
         if not self.client.gone:
             Farewell(self._hub, self.client, refused.packet())
 
@@ -90,16 +90,15 @@ class Classic:
                 link.ASK, **self._source.named, name=name, port=port, how=how[:_HOW_LIMIT]
             )
         except NoAnswerError:
-            raise RefusedError(403, "the fence does not answer", violation=False) from None
+            raise RefusedError(403, "the fence does not answer") from None
         if verdict.get("absent") is True:
-            raise RefusedError(502, f"{name}: Name or service not known", violation=False)
+            raise RefusedError(502, f"{name}: Name or service not known")
         if verdict.get("allowed") is not True:
             raise RefusedError(
                 403,
                 f"{name}:{port} is not allowed",
-                str(verdict.get("rule") or ""),
-                [str(line) for line in verdict.get("remedy") or ()],
-                violation=False,  # the broker, which decided, has it already
+                rule=str(verdict.get("rule") or ""),
+                remedy=[str(line) for line in verdict.get("remedy") or ()],
             )
         return Target(name, port, verdict.get("to"), self._upstream_proxy)
 
@@ -184,8 +183,8 @@ def _compare(head: http1.RequestHead, name: str, port: int) -> None:
 
 
 def _bad(why: str) -> RefusedError:
-    return RefusedError(400, f"an HTTP request to the proxy: {why}", RULE_AMBIGUOUS)
+    return RefusedError(400, f"an HTTP request to the proxy: {why}", "ambiguous")
 
 
 def _unsupported(why: str) -> RefusedError:
-    return RefusedError(400, why, RULE_NO_PROXY_REQUEST)
+    return RefusedError(400, why, "no proxy request")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fence_core.proxy import http1
 from fence_core.proxy.http1 import Field, RequestHead
-from fence_core.proxy.refusal import RULE_AMBIGUOUS, RefusedError
+from fence_core.proxy.refusal import RefusedError
 from fence_core.proxy.responses import Responses
 
 # Fields that are for the next machine only (RFC 9110, 7.6.1), besides what Connection names.
@@ -83,7 +83,7 @@ class Exchange:
         try:
             end = self._body.take(data, 0)
         except http1.AmbiguousError as error:
-            raise RefusedError(400, f"an HTTP request: {error}", RULE_AMBIGUOUS) from None
+            raise RefusedError(400, f"an HTTP request: {error}", "ambiguous") from None
         self._done = self._body.done
         return data[:end]
 

@@ -148,10 +148,10 @@ class Hub:
         finally:
             relay.dialing = None
 
-    async def record(self, source: Source, what: str, rule: str) -> None:
+    async def record(self, source: Source, what: str, why: str) -> None:
         """Return when the broker has written the violation down."""
         try:
-            await self.referee.ask(link.VIOLATION, **source.named, what=what[:1000], rule=rule)
+            await self.referee.ask(link.VIOLATION, **source.named, what=what[:1000], why=why)
         except NoAnswerError:
             pass  # it is refused all the same
 

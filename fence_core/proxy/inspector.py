@@ -19,7 +19,7 @@ import re
 
 from fence_core.policy.domains import DomainError, canonical_host
 from fence_core.proxy import http1, tls
-from fence_core.proxy.refusal import RULE_AMBIGUOUS, RULE_NO_CLEARTEXT_H2, RULE_OWN_NAME, RefusedError
+from fence_core.proxy.refusal import RefusedError
 from fence_core.proxy.responses import Responses
 
 _FIRST_LINE_LIMIT = 8192
@@ -208,7 +208,7 @@ class Inspector:
                 self._second_hello = True
                 self._early_data = hello.early_data
         except tls.MalformedHelloError as error:
-            refused = RefusedError(0, f"a TLS ClientHello through a tunnel to {self._where}: {error}", RULE_AMBIGUOUS)
+            refused = RefusedError(0, f"a TLS ClientHello through a tunnel to {self._where}: {error}", "ambiguous")
             refused.before = b"".join(out)
             raise refused from None
         if self.raw:
@@ -223,7 +223,7 @@ class Inspector:
         except (DomainError, UnicodeDecodeError):
             raise tls.MalformedHelloError("its server name is not a host name") from None
         if asked != self._name:
-            raise RefusedError(0, f"TLS for {asked} through a tunnel to {self._where}", RULE_OWN_NAME)
+            raise RefusedError(0, f"TLS for {asked} through a tunnel to {self._where}", "own name")
 
     # -- HTTP ---------------------------------------------------------------------------------------------------------
 
@@ -254,7 +254,7 @@ class Inspector:
                 head = http1.parse_request_head(bytes(self._buffer[:end]))
                 out.append(self._judge(head, end))
         except http1.AmbiguousError as error:
-            refused = RefusedError(400, f"an HTTP request through a tunnel to {self._where}: {error}", RULE_AMBIGUOUS)
+            refused = RefusedError(400, f"an HTTP request through a tunnel to {self._where}: {error}", "ambiguous")
             refused.before = b"".join(out)
             raise refused from None
         except RefusedError as refused:
@@ -266,7 +266,7 @@ class Inspector:
 
     def _preface(self) -> None:
         if not self._cleartext_h2:
-            raise RefusedError(403, f"HTTP/2 without TLS through a tunnel to {self._where}", RULE_NO_CLEARTEXT_H2)
+            raise RefusedError(403, f"HTTP/2 without TLS through a tunnel to {self._where}", "cleartext HTTP/2")
         self.responses = None
         self.raw = True
 
@@ -275,7 +275,7 @@ class Inspector:
         host = head.host
         if head.method == b"CONNECT":
             target = head.target.decode("latin-1")
-            raise RefusedError(403, f"CONNECT {target} through a tunnel to {self._where}", RULE_OWN_NAME)
+            raise RefusedError(403, f"CONNECT {target} through a tunnel to {self._where}", "own name")
         absolute = None
         if not head.target.startswith(b"/") and head.target != b"*":
             absolute = http1.split_absolute(head.target)
@@ -293,7 +293,7 @@ class Inspector:
         for asked, port in places:
             if asked != self._name or (port is not None and port != self._port):
                 other = asked if port is None else f"{asked}:{port}"
-                raise RefusedError(403, f"HTTP for {other} through a tunnel to {self._where}", RULE_OWN_NAME)
+                raise RefusedError(403, f"HTTP for {other} through a tunnel to {self._where}", "own name")
         upgrade = _wants_upgrade(head)
         rebuilt = b""
         if not upgrade and head.values(b"upgrade"):

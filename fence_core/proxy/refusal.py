@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-RULE_OWN_NAME = "a tunnel is for its own name only"
-RULE_AMBIGUOUS = "requests that two readers could understand differently are never passed on"
-RULE_NO_PROXY_REQUEST = "the filter takes the requests of a proxy only: CONNECT, and http://host/path"
-RULE_NO_CLEARTEXT_H2 = "HTTP/2 without TLS cannot be judged request by request"
+from fence_core.policy.floor import PASSAGES
 
 TLS_ALERT = b"\x15\x03\x01\x00\x02\x02\x31"
 """Fatal, access_denied (RFC 8446, 6): the program's TLS library names it, where a reset would be a riddle."""
@@ -23,17 +20,18 @@ class RefusedError(Exception):
         self,
         status: int,
         what: str,
+        why: str = "",
+        *,
         rule: str = "",
         remedy: Sequence[str] = (),
-        *,
-        violation: bool = True,
     ) -> None:
         super().__init__(what)
         self.status = status
         self.what = what
-        self.rule = rule
+        self.why = why
+        """One of the keys of `PASSAGES`; empty: it is no violation, or the broker, which decided, has it already."""
+        self.rule = rule or PASSAGES.get(why, "")
         self.remedy = tuple(remedy)
-        self.violation = violation
         self.before = b""
 
     def packet(self) -> bytes:

@@ -507,8 +507,8 @@ class Relay:
         self._hub.start(self._record_and_say(refused), self.client, self._source)
 
     async def _record_and_say(self, refused: RefusedError) -> None:
-        if refused.violation:
-            await self._hub.record(self._source, refused.what, refused.rule)
+        if refused.why:
+            await self._hub.record(self._source, refused.what, refused.why)
         responses = self._filter.responses
         if responses is not None and self._quiet is not None:
             if not responses.passive:

@@ -84,25 +84,7 @@ KNOWN: Mapping[str, set[str]] = {
         "fence_core.broker.handlers.files._open_located",
         "fence_core.broker.loop.Broker.__init__",
     },
-    "referee": {
-        "fence_core.broker.handlers.acting.refusal",
-        "fence_core.broker.handlers.acting.through_a_stranger",
-        "fence_core.broker.handlers.exec.setns",
-        "fence_core.broker.handlers.files._mknod",
-        "fence_core.broker.handlers.messages._Sending._refuse_interface",
-        "fence_core.broker.handlers.messages._Sending._refuse_route",
-        "fence_core.broker.handlers.network._judge_filter",
-        "fence_core.broker.handlers.network.judge_destination",
-        "fence_core.broker.handlers.network.listen",
-        "fence_core.broker.handlers.network.socket_",
-        "fence_core.broker.handlers.options._bind_to_device",
-        "fence_core.broker.handlers.options._interface",
-        "fence_core.broker.handlers.options._route",
-        "fence_core.broker.handlers.privileged.refuse",
-        "fence_core.broker.loop.Broker._refuse_message",
-        "fence_core.broker.tunnels.Tunnels._addresses",
-        "fence_core.broker.tunnels.Tunnels._ask",
-    },
+    "referee": set(),
 }
 
 Sources = Mapping[str, ast.Module]

@@ -159,7 +159,7 @@ def test_other_requests_do_not(data: bytes, status: int, cut: Cut) -> None:
         pytest.skip("elsewhere: quadratic, and the same as whole")
     refused = refusal(data, cut)
     assert refused.status == status
-    assert refused.violation
+    assert refused.why
 
 
 def test_a_request_cut_off_is_not_passed_on() -> None:

@@ -38,7 +38,7 @@ def through_a_stranger(call: Call, op: str, located: Located, *, flags: int = 0)
     """The answer for a path that leads through a process outside, where the kernel lets nobody inside go."""
     located.errno = 0
     native = native_errno(op, located, call.tid, flags=flags) if located.is_file else 0
-    return native or call.refuse(Write(op, located.outside), errno.EACCES, reason=_WHY_NOT_THROUGH)
+    return native or call.refuse(Write(op, located.outside, known="outside"), errno.EACCES)
 
 
 def is_free(call: Call, op: str, raw: bytes) -> bool:
@@ -57,10 +57,6 @@ def is_free(call: Call, op: str, raw: bytes) -> bool:
     )
 
 
-_WHY_NOT_THROUGH = "the path leads through a process outside of the fence"
-_WHY_NOT_THEIRS = "pipes and files without a name that the run was started with are those of whoever started it"
-
-
 def refusal(call: Call, op: str, located: Located, *, flags: int = 0, asked: Write | None = None) -> int:
     """The answer to a change that the policy does not allow: the kernel's own errno where it would refuse it, too.
 
@@ -71,7 +67,8 @@ def refusal(call: Call, op: str, located: Located, *, flags: int = 0, asked: Wri
         # One of the pipes and files without a name that the run was started with.
         if op in ("chmod", "chattr") and not credentials.of(call.tid).owns(os.fstat(located.handle)):
             return errno.EPERM
-        return call.refuse(asked or Write(op, located.path), errno.EACCES, reason=_WHY_NOT_THEIRS)
+        shown = asked.op if asked is not None else op
+        return call.refuse(Write(shown, located.path, known="inherited"), errno.EACCES)
     native = native_errno(op, located, call.tid, flags=flags)
     if native:
         return native

@@ -52,9 +52,6 @@ def change_identity(call: Call) -> Reply:
     return CONTINUE
 
 
-_WHY_NO_NAMESPACE = "in a namespace of the host's, paths and addresses are not those that the rules speak of"
-
-
 def setns(call: Call) -> Reply:
     """A namespace is known to be made inside by how its descriptor was had: below the /proc of another fenced
     process, or as a pidfd. What has a file name (``/run/netns/x``) was mounted there, which nobody can in here."""
@@ -70,8 +67,7 @@ def setns(call: Call) -> Reply:
             return answer or errno.EPERM
     # Of mount namespaces root could have walked to others (ioctl_nsfs(2)): there, a path is not what it is here.
     if path.startswith("/") or (path.startswith("mnt:") and not _is_of_ours(call, path)):
-        entering = SystemCall(f"enter namespace {path}")
-        return call.refuse(entering, errno.EPERM, reason=_WHY_NO_NAMESPACE)
+        return call.refuse(SystemCall(f"enter namespace {path}", "namespace"), errno.EPERM)
     return CONTINUE
 
 

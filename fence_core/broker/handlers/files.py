@@ -35,7 +35,6 @@ _TMPFILE = os.O_TMPFILE & ~os.O_DIRECTORY
 CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | _TMPFILE
 """Of the flags of open(2), those that can make it change something."""
 _ATTEMPTS = 8
-_WHY_NO_DEVICE = "a device node is a way to everything behind it, wherever it lies"
 _MADE_BY_MKNOD = frozenset({0, stat.S_IFREG, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK})
 
 
@@ -269,7 +268,7 @@ def _mknod(call: Call, dirfd: int, address: int, mode: int, device: int) -> Repl
         # A device node in a writable place is a way to everything behind it. Without privileges the kernel says
         # EPERM itself.
         located = call.locate(dirfd, call.read_string(address), follow=False)
-        return call.refuse(Write("mknod device", located.path), errno.EPERM, reason=_WHY_NO_DEVICE)
+        return call.refuse(Write("mknod device", located.path), errno.EPERM)
     return entry(
         call,
         "mknod",

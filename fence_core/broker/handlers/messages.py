@@ -31,10 +31,6 @@ from fence_core.broker.handlers.options import is_interface, kernel_says
 from fence_core.broker.handlers.sending import MSG_DONTWAIT, Outgoing, Sender, cut, expired, send_once
 from fence_core.broker.handlers.ties import (
     LOOPBACK_IFINDEX,
-    OWN_INTERFACE,
-    SOURCE_ROUTE,
-    WHY_NO_INTERFACE,
-    WHY_NO_ROUTE,
     exposes,
     leads_here,
     peer_is_here,
@@ -48,6 +44,7 @@ from fence_core.errors import KernelCallError
 from fence_core.kernel import credentials, memory
 from fence_core.kernel.credentials import CAP_NET_RAW
 from fence_core.kernel.structs import IOVEC, MSGHDR
+from fence_core.policy.requests import SocketOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -465,7 +462,7 @@ class _Sending:
                 failed = kernel_says(self._call, self._borrowed, (level, option), body)
                 if failed:
                     return failed
-            return self._call.refuse(SOURCE_ROUTE, errno.EPERM, reason=WHY_NO_ROUTE)
+            return self._call.ask(SocketOption("route"), errno.EPERM)
         return 0
 
     def _refuse_interface(self, control: bytes) -> int:
@@ -479,7 +476,7 @@ class _Sending:
                 continue
             if kind != _IP_PKTINFO and self._call.services.ties.said_loopback(self._borrowed.fd):
                 continue  # the kernel minds a tie of the program's own: EINVAL
-            return self._call.refuse(OWN_INTERFACE, errno.EPERM, reason=WHY_NO_INTERFACE)
+            return self._call.ask(SocketOption("interface"), errno.EPERM)
         return 0
 
 

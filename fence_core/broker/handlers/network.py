@@ -26,8 +26,6 @@ from fence_core.broker.handlers.acting import perform, refusal
 from fence_core.broker.handlers.ancillary import own_number
 from fence_core.broker.handlers.arguments import signed
 from fence_core.broker.handlers.ties import (
-    OWN_INTERFACE,
-    WHY_NO_INTERFACE,
     is_exposed,
     shut_to_others,
     tie_again,
@@ -53,8 +51,7 @@ from fence_core.broker.tunnels import Tunnel
 from fence_core.errors import KernelCallError
 from fence_core.kernel import credentials, libc, memory, timers
 from fence_core.kernel.credentials import CAP_NET_BIND_SERVICE, CAP_NET_RAW, Credentials
-from fence_core.policy.decide import NAME_SERVICES
-from fence_core.policy.requests import Bind, Connect, NoRule, OpenSocket, UnixConnect
+from fence_core.policy.requests import Bind, Connect, OpenSocket, SocketOption, UnixConnect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,13 +59,7 @@ if TYPE_CHECKING:
     from fence_core.broker.call import Call
 
 IPPROTO_MPTCP = 262
-_ALLOWED_PROTOCOLS = frozenset({0, socket.IPPROTO_TCP, socket.IPPROTO_UDP, IPPROTO_MPTCP})
-_PING = frozenset({socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6})
 _SOCK_TYPE_MASK = 0xF
-_WHY_NO_SUCH_SOCKET = "whom a socket of this kind reaches is not for the fence to see"
-_SERVER_FOR_OTHERS = NoRule("listen on the network interface that the socket is tied to")
-_WHY_NO_SERVER = "a server is for this machine only (its port in network.expose_ports would allow it)"
-_WHY_NO_FILTER = "the filter is for programs that were told of it (network.proxy_env would allow it)"
 
 _connect = libc.function("connect", ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _bind = libc.function("bind", ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
@@ -87,11 +78,8 @@ def socket_(call: Call) -> Reply:
     """socket(2) for every family but AF_UNIX and AF_NETLINK, which the filter lets through."""
     family, type_, protocol = signed(call.args[0]), signed(call.args[1]), signed(call.args[2])
     kind = type_ & _SOCK_TYPE_MASK
-    inet = family in (socket.AF_INET, socket.AF_INET6)
-    ordinary = inet and (
-        (kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM) and protocol in _ALLOWED_PROTOCOLS)
-        or (kind == socket.SOCK_DGRAM and protocol in _PING)
-    )
+    request = OpenSocket(family, kind, protocol)
+    ordinary = call.allowed(request)
     if ordinary and not call.same_network():
         call.services.inside.others_make_sockets = True
         return CONTINUE  # a namespace of the test's own: the socket has to be made there
@@ -100,10 +88,9 @@ def socket_(call: Call) -> Reply:
         return ctypes.get_errno()  # the kernel's own refusal is no violation
     try:
         if not ordinary:
-            request = OpenSocket(family, kind, protocol)
             if not _may_open_raw(call.tid, family, kind):
                 return errno.EPERM
-            return call.refuse(request, errno.EPERM, reason=_WHY_NO_SUCH_SOCKET)
+            return call.refuse(request, errno.EPERM)
         tie_new(call, fd, kind)
         reply = HandOver(fd, cloexec=bool(type_ & socket.SOCK_CLOEXEC))
         fd = -1
@@ -328,17 +315,17 @@ def judge_destination(call: Call, borrowed: Borrowed, address: Address, *, sends
         if redirect is not None:
             process, tid = call.process, call.tid
             return Elsewhere(redirect, lambda asker: call.services.names.expect(asker, process, address, tid))
-    if not loopback and port == 0 and proto == "udp":
-        # libc sorts addresses by connecting a UDP socket to port 0 (RFC 6724): sends nothing, tells nobody.
-        return 0 if not enforcing else errno.ENETUNREACH
     name = None if loopback else call.services.names.name_of(address.host)
+    request = Connect(name or address.host, port, proto, inside)
+    if not loopback and port == 0 and proto == "udp" and not call.allowed(request):
+        # libc sorts addresses by connecting a UDP socket to port 0 (RFC 6724): sends nothing, tells nobody.
+        return call.refuse(request, errno.EACCES, quietly=errno.ENETUNREACH)
     if name is not None:
         return _judge_name(call, borrowed, address, name, sends=sends)
-    request = Connect(address.host, port, proto, inside)
     if loopback and call.services.tunnels.is_filter(address.host, port):
-        return _judge_filter(call, borrowed, address, request)
+        return _judge_filter(call, address, Connect(address.host, port, proto, way="filter"))
     if loopback and call.services.ties.points_elsewhere(borrowed.fd):
-        refused = call.refuse(OWN_INTERFACE, errno.EPERM, reason=WHY_NO_INTERFACE)
+        refused = call.ask(SocketOption("interface"), errno.EPERM)
         if refused:
             return refused
     if loopback and port not in RESOLVER_PORTS and _loopback_is_open(call):
@@ -383,7 +370,7 @@ def _judge_name(
         # Nothing but TCP is carried. QUIC is tried beside it or falls back to it: no violation where TCP would be none.
         request = Connect(name, port, borrowed.proto)
         if call.allowed(Connect(name, port)):
-            return errno.ECONNREFUSED
+            return call.refuse(request, errno.EACCES, quietly=errno.ECONNREFUSED)
         if not sends and _sends_later(call, borrowed, request):
             return Unsent(request, address)
         return call.refuse(request, errno.EACCES)
@@ -397,10 +384,10 @@ def _judge_name(
     return Elsewhere(tunnels.raw_address(borrowed.domain), lambda opener: tunnels.announce(opener, tunnel))
 
 
-def _judge_filter(call: Call, borrowed: Borrowed, address: Address, request: Connect) -> Verdict:
+def _judge_filter(call: Call, address: Address, request: Connect) -> Verdict:
     """The filter by its own address: for programs that were told of a proxy (`proxy_env`), and for no others."""
-    if not all(binding.rules().network.proxy_env for binding, _ in call.process.account().judges):
-        return call.refuse(request, errno.EACCES, reason=_WHY_NO_FILTER)
+    if not call.allowed(request):
+        return call.refuse(request, errno.EACCES)
     tunnel = Tunnel(call.process, call.tid, "", 0, None, judging.upstream_proxy(call.process.account()))
     return Elsewhere(address.raw, lambda opener: call.services.tunnels.announce(opener, tunnel))
 
@@ -433,8 +420,7 @@ def _judge_unix(call: Call, borrowed: Borrowed, path: bytes, raw: bytes) -> Verd
         return errno.ECONNREFUSED  # made in here and closed: the kernel's own answer
     request = UnixConnect(located.path, inside)
     if not call.allowed(request):
-        number = errno.ECONNREFUSED if located.path in NAME_SERVICES else errno.EACCES
-        refused = call.refuse(request, number)
+        refused = call.refuse(request, errno.EACCES, quietly=errno.ECONNREFUSED)
         if refused:
             return refused
     # Through the descriptor that was judged: no name leads elsewhere by now.
@@ -450,8 +436,8 @@ def any_unix(call: Call) -> bool:
     """
     return all(
         binding.worker.scope.mode == "audit"
-        or (binding.rules().network.allow_all_unix_sockets and not binding.reaches_out())
-        for binding, _ in call.process.account().judges
+        or (binding.rules().network.allow_all_unix_sockets and not judge.lists_addresses)
+        for binding, judge in call.process.account().judges
     )
 
 
@@ -690,7 +676,7 @@ def listen(call: Call, borrowed: Borrowed) -> Reply:
     if unbound:
         tie_late(call, borrowed)
     if tie_server(call, borrowed):
-        refused = call.refuse(_SERVER_FOR_OTHERS, errno.EACCES, reason=_WHY_NO_SERVER)
+        refused = call.ask(SocketOption("serve", port=port), errno.EACCES)
         if refused:
             return refused
     failed = _errno_of(_listen(borrowed.fd, signed(call.args[1])))

@@ -25,13 +25,8 @@ from fence_core.broker.handlers.arguments import signed
 from fence_core.broker.handlers.network import on_socket
 from fence_core.broker.handlers.ties import (
     LOOPBACK_IFINDEX,
-    OWN_INTERFACE,
     SO_BINDTODEVICE,
     SO_BINDTOIFINDEX,
-    SOURCE_ROUTE,
-    WHY_NO_INTERFACE,
-    WHY_NO_ROUTE,
-    is_exposed,
     lists_addresses,
     peer_is_here,
     set_option,
@@ -40,7 +35,7 @@ from fence_core.broker.handlers.ties import (
 from fence_core.broker.reply import CONTINUE, Reply, Value
 from fence_core.kernel import credentials, memory
 from fence_core.kernel.credentials import CAP_NET_RAW
-from fence_core.policy.requests import Connect, NoRule
+from fence_core.policy.requests import Connect, SocketOption
 
 if TYPE_CHECKING:
     from fence_core.broker.call import Call
@@ -48,12 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["IPV6_NAMES", "getsockopt", "is_interface", "kernel_says", "setsockopt"]
 
-_DEVICE = "tie a socket to a network interface ({})"
-_WHY_TIED = (
-    "sockets stay on the loopback interface while the policy lists no addresses outside "
-    "(one in network.allowed_domains would allow it)"
-)
-_WHY_NO_SERVER = "a server is for this machine only (its port in network.expose_ports would allow it)"
 
 _IP, _IPV6 = socket.IPPROTO_IP, socket.IPPROTO_IPV6
 _FLOWLABEL_MGR = (_IPV6, 32)
@@ -164,15 +153,9 @@ def _bind_to_device(call: Call, borrowed: Borrowed, name: int, value: bytes) -> 
         call.services.ties.say_loopback(fd, wanted == LOOPBACK_IFINDEX)
         call.services.ties.point_elsewhere(fd, option, False)
         return Value(0)
-    told = NoRule(_DEVICE.format("SO_BINDTODEVICE" if name == SO_BINDTODEVICE else "SO_BINDTOIFINDEX"))
-    if not lists_addresses(call):
-        refused = call.refuse(told, errno.EPERM, reason=_WHY_TIED)
-    elif ours and not is_exposed(call, borrowed.socket.getsockname()[1]):
-        refused = call.refuse(told, errno.EPERM, reason=_WHY_NO_SERVER)
-    elif peer_is_here(borrowed):
-        refused = call.refuse(OWN_INTERFACE, errno.EPERM, reason=WHY_NO_INTERFACE)
-    else:
-        refused = 0
+    option_name = "SO_BINDTODEVICE" if name == SO_BINDTODEVICE else "SO_BINDTOIFINDEX"
+    port = borrowed.socket.getsockname()[1] if ours else -1
+    refused = call.ask(SocketOption("tie", option_name, port, peer_is_here(borrowed)), errno.EPERM)
     if refused:
         return refused
     failed = _tie_to(call, borrowed, wanted)
@@ -222,9 +205,7 @@ def _route(call: Call, borrowed: Borrowed, option: tuple[int, int], value: bytes
     failed = kernel_says(call, borrowed, option, value)
     if failed:
         return failed
-    return call.refuse(SOURCE_ROUTE, errno.EPERM, reason=WHY_NO_ROUTE) or _carry_out(
-        call, borrowed, option, value, own=True
-    )
+    return call.ask(SocketOption("route"), errno.EPERM) or _carry_out(call, borrowed, option, value, own=True)
 
 
 def _interface(call: Call, borrowed: Borrowed, option: tuple[int, int], value: bytes) -> int | Value:
@@ -234,7 +215,7 @@ def _interface(call: Call, borrowed: Borrowed, option: tuple[int, int], value: b
         return failed
     elsewhere = _named_interface(option, value) not in (0, LOOPBACK_IFINDEX)
     if elsewhere and option in _INTERFACES and peer_is_here(borrowed) and tied_to(borrowed.socket) != LOOPBACK_IFINDEX:
-        refused = call.refuse(OWN_INTERFACE, errno.EPERM, reason=WHY_NO_INTERFACE)
+        refused = call.ask(SocketOption("interface"), errno.EPERM)
         if refused:
             return refused
     failed = set_option(borrowed.fd, *option, value)

@@ -32,13 +32,8 @@ _DAC_READ_SEARCH, _SYS_MODULE, _SYS_RAWIO, _SYS_PTRACE, _SYS_PACCT = 2, 16, 17, 
 _SYS_ADMIN, _SYS_BOOT, _SYS_TTY_CONFIG, _PERFMON = 21, 22, 26, 38
 
 
-_OF_THE_MACHINE = "it changes the whole machine, or leads around every path, and no rule speaks of that"
-_OF_THE_SHELL = "the terminal is that of whoever started the tests: a shell would run what is typed there"
-_OUTSIDE = "processes outside of the fence are out of reach from inside"
-
-
-def refuse(call: Call, what: str, why: str = _OF_THE_MACHINE) -> int:
-    return call.refuse(SystemCall(what), errno.EPERM, reason=why, always=True)
+def refuse(call: Call, what: str, of: str = "machine") -> int:
+    return call.refuse(SystemCall(what, of), errno.EPERM)
 
 
 def _closed(
@@ -223,14 +218,14 @@ def ioctl(call: Call) -> Reply:
     if request == TIOCSCTTY:
         if not is_slave(device) or call.services.terminals.is_ours(fd) or not _may(call.tid, _SYS_ADMIN):
             return CONTINUE
-        return refuse(call, "take a terminal from its session (TIOCSCTTY)", _OF_THE_SHELL)
+        return refuse(call, "take a terminal from its session (TIOCSCTTY)", "terminal")
     if request == TIOCLINUX and is_slave(device):
         return errno.ENOTTY
     own = controlling(call.tid)[2] == device and (request == TIOCLINUX or _types_into_own())
     if not own and not _may(call.tid, _SYS_ADMIN):
         return errno.EPERM
     name = "TIOCSTI" if request == TIOCSTI else "TIOCLINUX"
-    return refuse(call, f"type into a terminal ({name})", _OF_THE_SHELL)
+    return refuse(call, f"type into a terminal ({name})", "terminal")
 
 
 def _types_into_own() -> bool:
@@ -277,13 +272,13 @@ def perf_event_open(call: Call) -> Reply:
         return CONTINUE
     if not _may(call.tid, _PERFMON) and not _may(call.tid, _SYS_ADMIN):
         return errno.EACCES
-    return refuse(call, "measure processes outside (perf_event_open)", _OUTSIDE)
+    return refuse(call, "measure processes outside (perf_event_open)", "process")
 
 
 def _reach_into(call: Call, pid: int, how: str) -> Reply:
     if not _is_outside(call, pid) or not _may_trace(call.tid, pid):
         return CONTINUE
-    return refuse(call, f"{how} {_name(pid)}, a process outside", _OUTSIDE)
+    return refuse(call, f"{how} {_name(pid)}, a process outside", "process")
 
 
 def _name(pid: int) -> str:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from fence_core.broker.sockets import AF_UNSPEC, is_loopback, parse_address
 from fence_core.kernel import libc
 from fence_core.policy.domains import Network, parse_pattern
-from fence_core.policy.requests import NoRule
 
 if TYPE_CHECKING:
     from fence_core.broker.call import Call
@@ -34,11 +33,6 @@ LOOPBACK_IFINDEX = 1
 """In every network namespace (include/net/net_namespace.h)."""
 
 
-SOURCE_ROUTE = NoRule("send by a route of one's own (source routing)")
-WHY_NO_ROUTE = "such a message goes to the first stop of its route, whatever address was judged"
-OWN_INTERFACE = NoRule("send to this machine by another interface than loopback")
-WHY_NO_INTERFACE = "by another interface it leaves this machine, whatever address it is for"
-
 _setsockopt = libc.function(
     "setsockopt", ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
 )
@@ -52,7 +46,7 @@ def set_option(fd: int, level: int, name: int, value: bytes | None, size: int | 
 
 def lists_addresses(call: Call) -> bool:
     """Whether the policy lists addresses outside, so that sockets are not tied when they are made."""
-    return all(binding.reaches_out() for binding, _ in call.process.account().judges)
+    return all(judge.lists_addresses for _, judge in call.process.account().judges)
 
 
 def exposes(call: Call) -> bool:

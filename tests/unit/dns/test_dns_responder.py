@@ -385,7 +385,7 @@ def test_when_the_addresses_are_used_up_the_server_fails() -> None:
     reply, answer = ask(responder, "b.wild.example")
     assert reply.rcode() == dns.rcode.SERVFAIL
     assert answer.refused == "b.wild.example"  # it is in the report, with the reason
-    assert "no synthetic address is left for b.wild.example" in answer.used_up
+    assert answer.used_up
 
 
 def test_the_same_question_again_is_decided_again() -> None:

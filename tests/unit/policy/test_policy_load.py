@@ -15,6 +15,7 @@ from fence_core.policy.requests import Resolve, Write
 from fence_core.policy.sources.files import source_kind
 from fence_core.policy.sources.load import find_config
 from fence_core.policy.sources.templates import TemplateContext
+from fence_core.report.rule import sentence
 
 SAME = {
     "pyproject.toml": """
@@ -81,7 +82,10 @@ def test_every_kind_of_file_says_the_same(tmp_path: Path, name: str) -> None:
     assert config.policy.network.allow_local_binding is False
     assert tuple(map(str, config.policy.sources)) == ("preset pytest", config.source)
     judge = Judge(config.policy)
-    assert judge.decide(Resolve("a.example")).rule == f'allowed: network.allowed_domains "a.example" ({config.source})'
+    assert (
+        sentence(judge.decide(Resolve("a.example")))
+        == f'allowed: network.allowed_domains "a.example" ({config.source})'
+    )
     assert judge.decide(Write("open", f"{tmp_path}/x.key")).why == "denied"
     assert judge.may_write(f"{tmp_path}/x")
 

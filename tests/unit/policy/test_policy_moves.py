@@ -15,6 +15,7 @@ from fence_core.policy.protected import PROTECTED
 from fence_core.policy.requests import Move, Write
 from fence_core.policy.sources.merge import merge
 from fence_core.policy.sources.validate import parse_overlay
+from fence_core.report.rule import sentence
 
 PLACES = FilesystemRules(
     root="/home/ci/proj",
@@ -96,7 +97,7 @@ def test_a_protected_name_goes_neither_in_nor_out(name: str, deeper: str) -> Non
     for old, new in (SCRATCH, PROJECT), (PROJECT, SCRATCH):
         answer = it.decide(Move("rename", old, new, inside))
         assert (answer.allowed, answer.why) == (False, "protected")
-        assert f'"{name}"' in answer.rule
+        assert f'"{name}"' in sentence(answer)
         assert it.decide(Move("rename", old, new, inside + "x")).allowed
     assert it.decide(Move("rename", PROJECT, PROJECT + "2", inside)).allowed
     assert it.decide(Move("rename", SCRATCH, SCRATCH + "2", inside)).allowed
@@ -136,7 +137,7 @@ def test_a_denial_counts_under_both_names(key: str) -> None:
     ):
         answer = it.decide(move)
         assert (answer.allowed, answer.why) == (False, "denied")
-        assert f"filesystem.{key}" in answer.rule
+        assert f"filesystem.{key}" in sentence(answer)
     assert it.decide(Move("rename", "/srv/b", "/srv/c", "secret")).allowed
 
 
@@ -154,7 +155,7 @@ def test_a_file_that_may_not_be_read_gets_no_other_name() -> None:
 def test_what_nobody_could_look_through() -> None:
     answer = judge().decide(Move("rename", SCRATCH, PROJECT, unseen="it cannot be opened"))
     assert (answer.allowed, answer.why) == (False, "impossible")
-    assert answer.rule == "what lies in it has to be looked through, and it cannot be opened"
+    assert sentence(answer) == "what lies in it has to be looked through, and it cannot be opened"
     assert judge().decide(Move("rename", SCRATCH, SCRATCH + "2", unseen="it cannot be opened")).allowed
 
 

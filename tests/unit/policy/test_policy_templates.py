@@ -15,6 +15,7 @@ from fence_core.policy.sources.merge import merge
 from fence_core.policy.sources.templates import TemplateContext, preset, template
 from fence_core.policy.sources.validate import parse_overlay
 from fence_core.policy.variables import matcher
+from fence_core.report.rule import sentence
 
 CONTEXT = TemplateContext(
     root="/home/ci/pro[j]*",
@@ -176,8 +177,8 @@ def test_variables_that_no_secrets_keeps(name: str, kept: bool) -> None:
 
 
 def test_decisions_name_the_preset() -> None:
-    assert "(preset pytest)" in judge(PYTEST).decide(Write("open", "/etc/x")).rule
-    assert "(preset strict)" in judge(STRICT).decide(Bind("127.0.0.1", 1)).rule
+    assert "(preset pytest)" in sentence(judge(PYTEST).decide(Write("open", "/etc/x")))
+    assert "(preset strict)" in sentence(judge(STRICT).decide(Bind("127.0.0.1", 1)))
 
 
 def test_an_unknown_template_lists_ours() -> None:

@@ -14,6 +14,7 @@ from fence_core.policy.sources.merge import merge
 from fence_core.policy.sources.templates import TemplateContext, template
 from fence_core.policy.sources.validate import parse_overlay
 from fence_core.policy.sources.wire import from_wire, to_wire
+from fence_core.report.rule import sentence
 
 
 def full_policy() -> Policy:
@@ -92,4 +93,4 @@ def test_decisions_show_nothing_raw_of_a_policy_from_elsewhere() -> None:
     judge = Judge(from_wire(Policy, plain))
     for request in (Write("open", "/etc/y"), Write("open", "/x"), Bind("127.0.0.1", 1), Connect("192.0.2.1", 1)):
         answer = judge.decide(request)
-        assert answer.rule.isprintable()
+        assert sentence(answer).isprintable()

@@ -168,7 +168,7 @@ FLOOR: dict[type, tuple[Row, ...]] = {
             item=lambda request: str(request.port),
         ),
         Row(
-            lambda request, _: request.op == "interface" or request.connected,
+            lambda request, _: request.op == "interface",
             "by another interface it leaves this machine, whatever address it is for",
         ),
     ),

@@ -213,19 +213,17 @@ class SocketOption(_Asked):
     """Have what a socket sends, or whoever may send to it, go by another way than the address tells.
 
     `op`: `route` (source routing), `interface` (send to this machine by another interface than loopback), `tie` (to an
-    interface, by the option `name`), `serve` (listen on such a socket). `port`: of a server, or -1. `connected`: to an
-    address of this machine.
+    interface, by the option `name`), `serve` (listen on such a socket). `port`: of a server, or -1.
     """
 
     kind = "socket"
-    __slots__ = ("op", "name", "port", "connected")  # noqa: RUF023
+    __slots__ = ("op", "name", "port")  # noqa: RUF023
     op: str
     name: str
     port: int
-    connected: bool
 
-    def __init__(self, op: str, name: str = "", port: int = -1, connected: bool = False) -> None:
-        self._set(op, name, port, connected)
+    def __init__(self, op: str, name: str = "", port: int = -1) -> None:
+        self._set(op, name, port)
 
     def describe(self) -> str:
         if self.op == "route":

@@ -22,7 +22,8 @@ def sentence(decision: Decision) -> str:
         switch = f"; {rule.key} would allow it" if rule.key else ""
         return f"protected:{entry}: {reason} (built in{switch})"
     if decision.why == "impossible":
-        return f"{reason} ({rule.key}{' with' if entry else ''}{entry} would allow it)" if rule.key else reason
+        item = f" with {printable(rule.entry)}" if rule.entry else ""
+        return f"{reason} ({rule.key}{item} would allow it)" if rule.key else reason
     because = f": {reason}" if reason else ""
     if decision.why != "unlisted":
         return f"{decision.why}: {rule.key}{entry}{where}{because}" if rule.key else reason

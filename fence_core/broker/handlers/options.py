@@ -155,7 +155,9 @@ def _bind_to_device(call: Call, borrowed: Borrowed, name: int, value: bytes) -> 
         return Value(0)
     option_name = "SO_BINDTODEVICE" if name == SO_BINDTODEVICE else "SO_BINDTOIFINDEX"
     port = borrowed.socket.getsockname()[1] if ours else -1
-    refused = call.ask(SocketOption("tie", option_name, port, peer_is_here(borrowed)), errno.EPERM)
+    refused = call.ask(SocketOption("tie", option_name, port), errno.EPERM)
+    if not refused and peer_is_here(borrowed):
+        refused = call.ask(SocketOption("interface"), errno.EPERM)
     if refused:
         return refused
     failed = _tie_to(call, borrowed, wanted)

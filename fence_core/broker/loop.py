@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 
 WAIT_TICK_S = 0.02
-"""How often a call that is being waited for is looked at: for signals that its thread must get (kernel notes 5)."""
+"""How often a call that is being waited for is looked at: for signals that its thread must get."""
 _TICKS_FOR_A_SIGNAL = 10
 """How long an answer is kept back from a thread that is about to take a signal."""
 _ERRNO_MAX = 4096  # MAX_ERRNO + 1, include/linux/err.h

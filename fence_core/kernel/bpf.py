@@ -23,11 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # What a program may answer. Source: include/uapi/linux/seccomp.h.
-RET_KILL_PROCESS = 0x80000000
-RET_TRAP = 0x00030000
 RET_ERRNO = 0x00050000  # | errno
 RET_USER_NOTIF = 0x7FC00000
-RET_LOG = 0x7FFC0000
 RET_ALLOW = 0x7FFF0000
 
 ENOSYS = 38  # not from `errno`, whose numbers are the building machine's

@@ -14,13 +14,19 @@ from fence_core.kernel.process import field, read_proc
 # Source: include/uapi/linux/capability.h.
 CAP_CHOWN = 0
 CAP_DAC_OVERRIDE = 1
+CAP_DAC_READ_SEARCH = 2
 CAP_FOWNER = 3
 CAP_SETGID = 6
 CAP_SETUID = 7
 CAP_NET_BIND_SERVICE = 10
 CAP_NET_RAW = 13
+CAP_SYS_MODULE = 16
+CAP_SYS_RAWIO = 17
 CAP_SYS_PTRACE = 19
+CAP_SYS_PACCT = 20
 CAP_SYS_ADMIN = 21
+CAP_SYS_BOOT = 22
+CAP_SYS_TTY_CONFIG = 26
 CAP_PERFMON = 38
 
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-
-from fence_core.untouched import real
-
-_F_DUPFD_CLOEXEC = fcntl.F_DUPFD_CLOEXEC
 
 
 def keep_only(*wanted: int) -> None:
@@ -24,15 +19,3 @@ def keep_only(*wanted: int) -> None:
         low = fd + 1
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
     os.closerange(low, max(low, highest + 1))
-
-
-def out_of_the_way(fd: int) -> int:
-    """The same descriptor under a high number: tests expect the low ones as they know them."""
-    for lowest in (960, 200):  # below the usual limit of 1024, or a strict one
-        try:
-            high = real.fcntl(fd, _F_DUPFD_CLOEXEC, lowest)
-        except OSError:
-            continue
-        real.close(fd)
-        return high
-    return fd

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # Sources: include/uapi/linux/prctl.h.
 PR_SET_PDEATHSIG = 1
-PR_GET_DUMPABLE = 3
 PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
 PR_SET_NO_NEW_PRIVS = 38

@@ -156,6 +156,9 @@ class Listener:
             raise _failed("SECCOMP_IOCTL_NOTIF_RECV", error) from None
         return _unpack_notif(notif)
 
+    # The replies have the same tail three times on purpose: one of them ends every trapped call, and a function in
+    # between would be a call more on each.
+
     def reply_continue(self, id: int) -> bool:
         """Let the kernel carry out the call. False when the target is gone.
 

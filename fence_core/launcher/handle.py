@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fence_core.errors import BrokerError
 from fence_core.events.phases import PHASES
 from fence_core.events.wire import from_wire
-from fence_core.kernel import fds
+from fence_core.launcher.numbers import out_of_the_way
 from fence_core.link import control, doors
 from fence_core.link.page import Note, Page
 from fence_core.untouched import real
@@ -192,7 +192,7 @@ class Fence:
         fd = doors.knock(doors.STACK)
         if fd is None:
             return
-        fd = fds.out_of_the_way(fd)
+        fd = out_of_the_way(fd)
         if real.getsignal(_STACK_SIGNAL) is not _DEFAULT:
             real.close(fd)
             return  # somebody uses it: no stacks rather than a surprise

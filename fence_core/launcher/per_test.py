@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from fence_core.errors import KernelCallError
-from fence_core.kernel import fds, landlock, libc
+from fence_core.kernel import landlock, libc
 from fence_core.launcher import announced
 from fence_core.launcher.child import FILES, add_places
+from fence_core.launcher.numbers import out_of_the_way
 from fence_core.link import doors
 from fence_core.untouched import real
 
@@ -38,7 +39,7 @@ class Layer:
     def _new(self) -> int:
         ruleset = landlock.create_ruleset(handled_fs=FILES)
         add_places(ruleset, self._places)
-        return fds.out_of_the_way(ruleset)
+        return out_of_the_way(ruleset)
 
     def enter(self) -> None:
         """Bind this process by it. Raises KernelCallError."""

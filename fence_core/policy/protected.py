@@ -23,8 +23,6 @@ class Protected(Record):
     names: tuple[str, ...]
     """Each a last component, or the last few, at any depth; everything below is covered too."""
     reason: str
-    idea: str
-    """Who protects it as well: the Go tool fence, sandbox-runtime, or we alone."""
     exempt_below_scratch: bool = True
     unless: str = ""
     """A setting of the policy that lifts the protection."""
@@ -36,7 +34,6 @@ PROTECTED = (
     Protected(
         (".bashrc", ".bash_profile", ".profile", ".zshrc", ".zprofile"),
         "the shell runs it at its next start",
-        "fence, sandbox-runtime",
     ),
     Protected(
         (
@@ -59,12 +56,10 @@ PROTECTED = (
             ".config/powershell",
         ),
         "the shell runs it at its next start",
-        "pytest-fence",
     ),
     Protected(
         (".inputrc", ".screenrc", ".tmux.conf", ".config/tmux", ".pam_environment", ".config/environment.d"),
         "the terminal or the session obeys it at its next start",
-        "pytest-fence",
     ),
     Protected(
         # Most of them look in the working directory, too.
@@ -81,55 +76,47 @@ PROTECTED = (
             ".sqliterc",
         ),
         "the interpreter runs it when it is started there",
-        "pytest-fence",
     ),
     Protected(
         (".flake8", ".mypy.ini", ".pylintrc", ".pylintrc.toml", "mypy.ini", "pylintrc", "pylintrc.toml"),
         "linters, which editors run, load code that it names",
-        "pytest-fence",
     ),
     Protected(
         ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml"),
         "pytest takes flags from it when it is started there, and one of them could switch the fence off",
-        "pytest-fence",
     ),
     Protected(
         (".coveragerc", ".coveragerc.toml"),
         "coverage imports the plugins that it names, before any fence",
-        "pytest-fence",
     ),
-    Protected((".envrc",), "direnv runs it when somebody enters the directory", "pytest-fence"),
-    Protected((".git/hooks",), "git runs what lies there", "fence, sandbox-runtime"),
-    Protected((".gitconfig",), "git takes aliases and helper programs from it", "fence, sandbox-runtime"),
-    Protected((".config/git",), "git takes aliases, helper programs and hooks from it", "pytest-fence"),
+    Protected((".envrc",), "direnv runs it when somebody enters the directory"),
+    Protected((".git/hooks",), "git runs what lies there"),
+    Protected((".gitconfig",), "git takes aliases and helper programs from it"),
+    Protected((".config/git",), "git takes aliases, helper programs and hooks from it"),
     Protected(
         (".git/config",),
         "git takes aliases, hook paths and helper programs from it",
-        "fence, sandbox-runtime",
         unless="filesystem.allow_git_config",
     ),
     Protected(
         (".git/config.worktree", ".git/info/attributes"),
         "git takes filters and helper programs from it",
-        "pytest-fence",
         unless="filesystem.allow_git_config",
     ),
-    Protected((".git/commondir",), "git takes hooks and configuration from where it points", "pytest-fence"),
+    Protected((".git/commondir",), "git takes hooks and configuration from where it points"),
     Protected(
         (".git/modules", ".git/worktrees"),
         "git takes hooks and helper programs from there, or from where it points",
-        "pytest-fence",
         unless="filesystem.allow_git_config",
     ),
     Protected(
         (".git/rebase-merge",),
         "git runs the commands in it when a rebase goes on",
-        "pytest-fence",
         unless="filesystem.allow_git_config",
     ),
-    Protected((".gitmodules",), "git fetches what it names", "fence, sandbox-runtime"),
-    Protected((".ripgreprc",), "ripgrep takes a program to run from it", "fence, sandbox-runtime"),
-    Protected((".vscode", ".idea"), "the editor runs tasks and programs that it names", "fence, sandbox-runtime"),
+    Protected((".gitmodules",), "git fetches what it names"),
+    Protected((".ripgreprc",), "ripgrep takes a program to run from it"),
+    Protected((".vscode", ".idea"), "the editor runs tasks and programs that it names"),
     Protected(
         (
             ".dir-locals-2.el",
@@ -147,14 +134,12 @@ PROTECTED = (
             ".zed",
         ),
         "the editor runs what it names or says",
-        "pytest-fence",
     ),
     Protected(
         (".emacs", ".emacs.d", ".config/emacs", ".config/nvim", ".config/helix", ".config/zed"),
         "the editor runs what it names or says",
-        "pytest-fence",
     ),
-    Protected((".gdbinit", ".lldbinit", ".pdbrc"), "the debugger runs it when it starts", "pytest-fence"),
+    Protected((".gdbinit", ".lldbinit", ".pdbrc"), "the debugger runs it when it starts"),
     Protected(
         (
             ".husky",
@@ -167,31 +152,23 @@ PROTECTED = (
             ".simple-git-hooks.json",
         ),
         "git's hooks run what it names or holds",
-        "pytest-fence",
     ),
-    Protected((".hg/hgrc", ".hgrc", ".config/hg"), "Mercurial takes hooks and helper programs from it", "pytest-fence"),
+    Protected((".hg/hgrc", ".hgrc", ".config/hg"), "Mercurial takes hooks and helper programs from it"),
     Protected(
         (".jj/repo/config.toml", ".jj/config.toml", ".jjconfig.toml", ".config/jj"),
         "Jujutsu takes aliases and helper programs from it",
-        "pytest-fence",
     ),
     Protected(
         (".mise.toml", "mise.toml", ".mise", ".config/mise", ".direnvrc", ".config/direnv"),
         "mise or direnv runs it when somebody enters the directory",
-        "pytest-fence",
     ),
     Protected(
         (".cargo/config", ".cargo/config.toml", ".npmrc", ".yarnrc", ".yarnrc.yml", ".pnpmfile.cjs", "bunfig.toml"),
         "the package manager runs programs that it names",
-        "pytest-fence",
     ),
-    Protected(
-        (".bazelrc", ".bundle/config", ".mvn"), "the build tool obeys it, and runs what it names", "pytest-fence"
-    ),
-    Protected((".mcp.json",), "coding agents start the servers that it names", "fence, sandbox-runtime"),
-    Protected(
-        (".claude/commands", ".claude/agents"), "coding agents follow what is written there", "fence, sandbox-runtime"
-    ),
+    Protected((".bazelrc", ".bundle/config", ".mvn"), "the build tool obeys it, and runs what it names"),
+    Protected((".mcp.json",), "coding agents start the servers that it names"),
+    Protected((".claude/commands", ".claude/agents"), "coding agents follow what is written there"),
     # Not all of .claude and .cursor: agents keep whole work trees below them, in which tests are run.
     Protected(
         (
@@ -254,14 +231,12 @@ PROTECTED = (
             "opencode.jsonc",
         ),
         "coding agents follow or run what is written there",
-        "pytest-fence",
     ),
-    Protected((".ssh",), "it decides who may log in, and as whom ssh goes where", "pytest-fence"),
-    Protected((".gnupg",), "it decides whose signatures are believed", "pytest-fence"),
+    Protected((".ssh",), "it decides who may log in, and as whom ssh goes where"),
+    Protected((".gnupg",), "it decides whose signatures are believed"),
     Protected(
         (".config/autostart", ".config/systemd/user", ".local/share/systemd/user"),
         "the desktop or systemd starts what it names",
-        "pytest-fence",
     ),
 )
 

@@ -81,10 +81,11 @@ def test_no_new_privs(in_child) -> None:
 def test_dumpable(in_child) -> None:
     def work() -> list[int]:
         calls = arch.current().calls
+        pr_get_dumpable = 3
         found = []
         for value in (True, False, True):
             libc.set_dumpable(value)
-            found.append(libc.syscall(calls["prctl"], libc.PR_GET_DUMPABLE))
+            found.append(libc.syscall(calls["prctl"], pr_get_dumpable))
         return found
 
     assert in_child(work) == [1, 0, 1]

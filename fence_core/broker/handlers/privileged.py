@@ -18,7 +18,18 @@ from fence_core.broker.reply import CONTINUE, Reply
 from fence_core.broker.terminals import controlling, is_slave
 from fence_core.kernel import credentials, namespaces
 from fence_core.kernel import process as kernel_process
-from fence_core.kernel.credentials import Credentials
+from fence_core.kernel.credentials import (
+    CAP_DAC_READ_SEARCH,
+    CAP_PERFMON,
+    CAP_SYS_ADMIN,
+    CAP_SYS_BOOT,
+    CAP_SYS_MODULE,
+    CAP_SYS_PACCT,
+    CAP_SYS_PTRACE,
+    CAP_SYS_RAWIO,
+    CAP_SYS_TTY_CONFIG,
+    Credentials,
+)
 from fence_core.policy.requests import SystemCall
 
 if TYPE_CHECKING:
@@ -26,10 +37,6 @@ if TYPE_CHECKING:
 
     Native = Callable[[Call], int]
     """The error with which the kernel would refuse this call of somebody who has the capability; 0: it would not."""
-
-# capabilities(7), include/uapi/linux/capability.h
-_DAC_READ_SEARCH, _SYS_MODULE, _SYS_RAWIO, _SYS_PTRACE, _SYS_PACCT = 2, 16, 17, 19, 20
-_SYS_ADMIN, _SYS_BOOT, _SYS_TTY_CONFIG, _PERFMON = 21, 22, 26, 38
 
 
 def refuse(call: Call, what: str, of: str = "machine") -> int:
@@ -172,30 +179,30 @@ def _no_tree(call: Call) -> int:
 
 
 CLOSED = {
-    "mount": _closed("mount", _SYS_ADMIN, _no_mount, of_namespace=True),
-    "fsopen": _closed("mount", _SYS_ADMIN, _no_new_mount, of_namespace=True),
-    "fspick": _closed("mount", _SYS_ADMIN, _leads_nowhere(1), of_namespace=True),
-    "mount_setattr": _closed("mount", _SYS_ADMIN, _leads_nowhere(1), of_namespace=True),
-    "move_mount": _closed("mount", _SYS_ADMIN, _leads_nowhere(1), of_namespace=True),
-    "open_tree": _closed("mount", _SYS_ADMIN, _no_tree, of_namespace=True),
-    "open_tree_attr": _closed("mount", _SYS_ADMIN, _no_tree, of_namespace=True),
-    "umount2": _closed("unmount", _SYS_ADMIN, _nothing_mounted, of_namespace=True),
-    "pivot_root": _closed("change the root of all (pivot_root)", _SYS_ADMIN, _no_roots, of_namespace=True),
-    "open_by_handle_at": _closed("open a file by handle (open_by_handle_at)", _DAC_READ_SEARCH, _no_handle),
-    "acct": _closed("switch process accounting (acct)", _SYS_PACCT, _no_accounting),
-    "iopl": _closed("reach the ports of the machine (iopl)", _SYS_RAWIO),
-    "ioperm": _closed("reach the ports of the machine (ioperm)", _SYS_RAWIO),
-    "init_module": _closed("load a kernel module", _SYS_MODULE, _no_code),
-    "finit_module": _closed("load a kernel module", _SYS_MODULE),
-    "delete_module": _closed("unload a kernel module", _SYS_MODULE, _no_module),
-    "kexec_load": _closed("load another kernel", _SYS_BOOT),
-    "kexec_file_load": _closed("load another kernel", _SYS_BOOT),
-    "reboot": _closed("restart the machine (reboot)", _SYS_BOOT, _no_magic),
-    "swapon": _closed("change swap space", _SYS_ADMIN, _leads_nowhere(0)),
-    "swapoff": _closed("change swap space", _SYS_ADMIN, _no_swap),
-    "quotactl": _closed("change quotas", _SYS_ADMIN, _only_asks),
-    "quotactl_fd": _closed("change quotas", _SYS_ADMIN, _only_asks_by_descriptor),
-    "vhangup": _closed("hang up the terminal (vhangup)", _SYS_TTY_CONFIG),
+    "mount": _closed("mount", CAP_SYS_ADMIN, _no_mount, of_namespace=True),
+    "fsopen": _closed("mount", CAP_SYS_ADMIN, _no_new_mount, of_namespace=True),
+    "fspick": _closed("mount", CAP_SYS_ADMIN, _leads_nowhere(1), of_namespace=True),
+    "mount_setattr": _closed("mount", CAP_SYS_ADMIN, _leads_nowhere(1), of_namespace=True),
+    "move_mount": _closed("mount", CAP_SYS_ADMIN, _leads_nowhere(1), of_namespace=True),
+    "open_tree": _closed("mount", CAP_SYS_ADMIN, _no_tree, of_namespace=True),
+    "open_tree_attr": _closed("mount", CAP_SYS_ADMIN, _no_tree, of_namespace=True),
+    "umount2": _closed("unmount", CAP_SYS_ADMIN, _nothing_mounted, of_namespace=True),
+    "pivot_root": _closed("change the root of all (pivot_root)", CAP_SYS_ADMIN, _no_roots, of_namespace=True),
+    "open_by_handle_at": _closed("open a file by handle (open_by_handle_at)", CAP_DAC_READ_SEARCH, _no_handle),
+    "acct": _closed("switch process accounting (acct)", CAP_SYS_PACCT, _no_accounting),
+    "iopl": _closed("reach the ports of the machine (iopl)", CAP_SYS_RAWIO),
+    "ioperm": _closed("reach the ports of the machine (ioperm)", CAP_SYS_RAWIO),
+    "init_module": _closed("load a kernel module", CAP_SYS_MODULE, _no_code),
+    "finit_module": _closed("load a kernel module", CAP_SYS_MODULE),
+    "delete_module": _closed("unload a kernel module", CAP_SYS_MODULE, _no_module),
+    "kexec_load": _closed("load another kernel", CAP_SYS_BOOT),
+    "kexec_file_load": _closed("load another kernel", CAP_SYS_BOOT),
+    "reboot": _closed("restart the machine (reboot)", CAP_SYS_BOOT, _no_magic),
+    "swapon": _closed("change swap space", CAP_SYS_ADMIN, _leads_nowhere(0)),
+    "swapoff": _closed("change swap space", CAP_SYS_ADMIN, _no_swap),
+    "quotactl": _closed("change quotas", CAP_SYS_ADMIN, _only_asks),
+    "quotactl_fd": _closed("change quotas", CAP_SYS_ADMIN, _only_asks_by_descriptor),
+    "vhangup": _closed("hang up the terminal (vhangup)", CAP_SYS_TTY_CONFIG),
 }
 """Handlers by call."""
 
@@ -216,13 +223,13 @@ def ioctl(call: Call) -> Reply:
         return errno.ENOTTY
     device = os.fstat(fd).st_rdev
     if request == TIOCSCTTY:
-        if not is_slave(device) or call.services.terminals.is_ours(fd) or not _may(call.tid, _SYS_ADMIN):
+        if not is_slave(device) or call.services.terminals.is_ours(fd) or not _may(call.tid, CAP_SYS_ADMIN):
             return CONTINUE
         return refuse(call, "take a terminal from its session (TIOCSCTTY)", "terminal")
     if request == TIOCLINUX and is_slave(device):
         return errno.ENOTTY
     own = controlling(call.tid)[2] == device and (request == TIOCLINUX or _types_into_own())
-    if not own and not _may(call.tid, _SYS_ADMIN):
+    if not own and not _may(call.tid, CAP_SYS_ADMIN):
         return errno.EPERM
     name = "TIOCSTI" if request == TIOCSTI else "TIOCLINUX"
     return refuse(call, f"type into a terminal ({name})", "terminal")
@@ -270,7 +277,7 @@ def perf_event_open(call: Call) -> Reply:
     whole_machine = pid < 0 or bool(call.args[4] & by_cgroup)
     if not whole_machine and not _is_outside(call, pid):
         return CONTINUE
-    if not _may(call.tid, _PERFMON) and not _may(call.tid, _SYS_ADMIN):
+    if not _may(call.tid, CAP_PERFMON) and not _may(call.tid, CAP_SYS_ADMIN):
         return errno.EACCES
     return refuse(call, "measure processes outside (perf_event_open)", "process")
 
@@ -302,7 +309,7 @@ def _is_outside(call: Call, pid: int) -> bool:
 
 def _may_trace(tid: int, pid: int) -> bool:
     """ptrace(2), "Ptrace access mode checking": by a process outside of a fence, which is not its child."""
-    if credentials.of(tid).may(_SYS_PTRACE):
+    if credentials.of(tid).may(CAP_SYS_PTRACE):
         return True
     ours = credentials.of(tid).uids[0]
     # What must not be inspected belongs to root there (proc(5)).

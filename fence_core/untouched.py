@@ -19,6 +19,7 @@ import ast
 import builtins
 import faulthandler
 import fcntl
+import hashlib
 import json
 import linecache
 import os
@@ -137,6 +138,8 @@ class real:  # noqa: N801 - read as the module that it stands for: real.write(fd
     warned = warnings.WarningMessage
     cached_lines = linecache.cache
     """Sources that are in no file: of doctests, of what a program has compiled."""
+
+    sha256 = staticmethod(hashlib.sha256)
 
     # json: plain data only; `dumps_any` makes text of what is none
     dumps = staticmethod(_encoder(None))

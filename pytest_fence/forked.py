@@ -532,7 +532,7 @@ def _told_by(report: pytest.TestReport) -> set[int]:
     """Numbers of the violations that a report tells of. One that is none of a failure tells of none that is to fail."""
     failed = report.outcome in ("failed", "rerun")
     found = getattr(report, "fence", ())
-    return {int(plain["number"]) for plain in found if failed or plain["mode"] != "enforce"}
+    return {int(plain["number"]) for plain in found if failed or plain["state"] != "failing"}
 
 
 def _status_flags() -> list[tuple[int, int]]:

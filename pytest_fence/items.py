@@ -6,16 +6,21 @@ These hooks run for every test: each is a write to shared memory, or the compari
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from fence_core.events.model import Owner
 from pytest_fence import engine, verdicts, xdist
 from pytest_fence.markers import MarkedPolicies
 from pytest_fence.verdicts import Verdicts
 
 if TYPE_CHECKING:
     from pytest_fence.overlooked import Lookout
+
+
+_WRAPPERS_MAX = 8
+"""Decorators on the function of a fixture that are looked through."""
 
 
 class TestHooks:
@@ -46,6 +51,7 @@ class TestHooks:
         self._collecting = ""
         self._nodeid = ""
         self._policy = 0
+        self._owner: Owner | None = None
         self.broken = ""
         """Why the current test cannot be run under its own policy."""
 
@@ -125,6 +131,25 @@ class TestHooks:
     def pytest_runtest_teardown(self) -> Generator[None, object, object]:
         self._enter(self._nodeid, "teardown", self._policy)
         return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+        """What a fixture of more tests than one does is not that of the test that needs it first, or last."""
+        owner = _owner(fixturedef)
+        if owner is None:
+            return (yield)
+        around = self._owner
+        fixturedef.addfinalizer(lambda: self._owned(around))  # the last that is called
+        self._owned(owner)
+        try:
+            return (yield)
+        finally:
+            self._owned(around)
+            fixturedef.addfinalizer(lambda: self._owned(owner))
+
+    def _owned(self, owner: Owner | None) -> None:
+        self._owner = owner
+        self._fence.owned(owner)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -213,3 +238,15 @@ class TestHooks:
                 report.fence_unread = True  # type: ignore[attr-defined]  # the process above can tell
             else:
                 self.unread(item, report, error)
+
+
+def _owner(fixturedef: pytest.FixtureDef[Any]) -> Owner | None:
+    """None for what one test has for itself, and for what pytest makes fixtures of by its name (`setup_module`)."""
+    if fixturedef.scope == "function" or fixturedef.argname.startswith("_xunit"):
+        return None
+    function = fixturedef.func
+    for _ in range(_WRAPPERS_MAX):
+        function = getattr(function, "__wrapped__", function)
+    code = getattr(function, "__code__", None)
+    place = (code.co_filename, code.co_firstlineno) if code is not None else ("", 0)
+    return Owner(fixturedef.argname, fixturedef.scope, *place)

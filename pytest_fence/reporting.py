@@ -70,7 +70,7 @@ class ReportHooks:
             names, verb = engine.variables_denied(self._chosen.settings), "env_deny would withhold"
         if not names:
             return []
-        from fence_core.report.text import escape
+        from fence_core.text import escape
 
         return [f"fence: {verb} from the tests: {', '.join(map(escape, names))}"]
 
@@ -126,7 +126,7 @@ class ReportHooks:
                 sys.stderr.write(f"fence: the ledger cannot be read any more: {error}\n")
             self._broken = self._failing = True
             return []
-        if any(violation.mode == "enforce" for violation in found):
+        if any(violation.state == "failing" for violation in found):
             self._failing = True
         return found
 
@@ -151,7 +151,7 @@ class ReportHooks:
         in_full = _told_by_pytest(reporter) if reporter is not None and not late else frozenset[int]()
         lines = terminal.section(merged, view, shown=in_full)
         title = terminal.title(merged) + (", after the summary" if late else "")
-        color = "red" if any(v.mode == "enforce" for v in fresh) else "yellow"
+        color = "red" if any(v.state == "failing" for v in fresh) else "yellow"
         if reporter is not None:
             if not late:
                 _count_in_summary(reporter, terminal.merge(_unblamed(reporter, fresh), view))
@@ -181,7 +181,7 @@ def _beyond(shown: dict[int, int], ledger: Sequence[engine.Violation]) -> list[e
 def _unblamed(reporter: pytest.TerminalReporter, violations: Sequence[engine.Violation]) -> list[engine.Violation]:
     """Those that fail the run but made no test fail, in no attempt."""
     tests = {report.nodeid for report in _failed(reporter) if hasattr(report, "fence")}
-    return [v for v in violations if v.mode == "enforce" and v.nodeid not in tests]
+    return [v for v in violations if v.state == "failing" and v.nodeid not in tests]
 
 
 def _failed(reporter: pytest.TerminalReporter) -> list[Any]:
@@ -199,7 +199,7 @@ def _told_by_pytest(reporter: pytest.TerminalReporter) -> frozenset[int]:
         for report in _failed(reporter)
         if sections_too or not any(name == SECTION for name, _ in report.sections)
         for plain in getattr(report, "fence", ())
-        if plain["failing"]
+        if plain["state"] == "failing"
     )
 
 
@@ -230,7 +230,7 @@ class WarnOutsideTests:
         except engine.FenceError:
             return  # said, and made a failure, by `ReportHooks`
         for violation in terminal.merge(ledger, view):
-            if violation.mode != "warn" or (terminal.is_in_test(violation) and not violation.late):
+            if violation.state != "warned" or (terminal.is_in_test(violation) and not violation.late):
                 continue
             frame = view.culprit(violation.stack)
             try:

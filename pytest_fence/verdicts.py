@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from _pytest import runner as _runner
 from _pytest._code.code import ReprEntry, ReprExceptionInfo, ReprFileLocation, ReprTraceback
 
 from fence_core.events.wire import to_wire
-from fence_core.report import terminal
+from fence_core.report import terminal, words
+from fence_core.report.fingerprint import fingerprint
 from fence_core.report.stack import View
-from fence_core.report.text import escape
+from fence_core.text import escape
 from fence_core.untouched import real
 from pytest_fence import engine
 from pytest_fence.categories import SECTION, FenceWarning
@@ -39,16 +41,28 @@ class Verdicts:
     def __init__(self, config: pytest.Config) -> None:
         self._view = view_of(config)
         self._config = config
+        self._root = os.fspath(config.rootpath)
+        chosen = config.getoption("basetemp", None)
+        self._temporary = (os.path.abspath(chosen),) if chosen else ()
 
     def apply(self, item: pytest.Item, report: pytest.TestReport, found: Sequence[engine.Violation]) -> None:
         """Change `report` in place."""
-        failing = [v for v in found if v.mode == "enforce"]
-        # A filter that makes errors of warnings makes failures of these.
-        failing += [v for v in found if v.mode == "warn" and not self._warn(item, v)]
-        plain = [{**to_wire(v), "failing": v in failing} for v in found]
-        report.fence = [*getattr(report, "fence", ()), *plain]  # type: ignore[attr-defined]
+        found = [self._judged(item, violation) for violation in found]
+        report.fence = [*getattr(report, "fence", ()), *map(self._plain, found)]  # type: ignore[attr-defined]
+        failing = [v for v in found if v.state == "failing"]
         if failing:
             self._fail(item, report, failing)
+
+    def _plain(self, violation: engine.Violation) -> dict[str, Any]:
+        place = self._view.culprit(violation.stack)
+        known_by = fingerprint(violation, place, root=self._root, temporary=self._temporary)
+        return {**to_wire(violation), "fingerprint": known_by}
+
+    def _judged(self, item: pytest.Item, violation: engine.Violation) -> engine.Violation:
+        """A filter that makes errors of warnings makes a failure of it."""
+        if violation.state == "warned" and not self._warn(item, violation):
+            return violation._replace(state="failing")
+        return violation
 
     def _warn(self, item: pytest.Item, violation: engine.Violation) -> bool:
         """Whether it remained a warning. Not by `item.warn`, which knows no line but the first of the test."""
@@ -133,7 +147,7 @@ def fail_unread(item: pytest.Item, report: pytest.TestReport, error: Exception) 
 
 def warning_text(violation: engine.Violation, view: View) -> str:
     """One violation as a warning: what, why, and the smallest change."""
-    text = f"{terminal.what(violation)}: {escape(violation.rule)}"
+    text = f"{terminal.what(violation)}: {words.rule(violation.rule, violation.verdict)}"
     lines = next(iter(terminal.remedies(violation, view)), "").splitlines()
     return f"{text}\n  to allow it: " + "\n               ".join(map(escape, lines)) if lines else text
 

@@ -246,7 +246,7 @@ class Marks:
 def _key(meaning: Binding | Worker) -> tuple[object, ...]:
     if isinstance(meaning, Worker):
         return (meaning.number,)
-    return (meaning.worker.number, meaning.nodeid, meaning.phase, meaning.policy)
+    return (meaning.worker.number, meaning.said, meaning.phase, meaning.policy)
 
 
 def program(pid: int) -> str:

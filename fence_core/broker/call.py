@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from fence_core.broker import judging
+from fence_core.broker.recorder import Attempt
 from fence_core.broker.reply import CONTINUE
 from fence_core.kernel import memory, namespaces
 from fence_core.policy.requests import Read, Run, Write
@@ -133,5 +134,5 @@ class Call:
                 given = 0
             answer = answer or given
             if not decision.quiet:
-                self.services.recorder.objected(self.process, self.tid, objection, given)
+                self.services.recorder.note(Attempt(self.process, self.tid, objection, given))
         return answer if found else number

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fence_core.broker import judging
+from fence_core.broker.recorder import Attempt
 from fence_core.policy import git_config
 from fence_core.policy.requests import Write
 
@@ -104,7 +105,7 @@ class Drafts:
         found = judging.objections(draft.account, request)
         for objection in found:
             number = 0 if objection.audited else errno.EACCES
-            self._recorder.objected(draft.process, draft.tid, objection, number, place=draft)
+            self._recorder.note(Attempt(draft.process, draft.tid, objection, number, place=draft))
         return all(objection.audited for objection in found)
 
 

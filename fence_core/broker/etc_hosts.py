@@ -31,7 +31,7 @@ def remark(address: str, names: Iterable[str], file: str = _FILE) -> str:
         found = sorted(wanted.intersection(name.lower().rstrip(".") for name in fields[1:]))
         try:
             if found and ip_address(fields[0]) == sought:
-                return f"; {file} gives {found[0]} this address, so network.hosts is not asked where it is"
+                return f"{file} gives {found[0]} this address, so network.hosts is not asked where it is"
         except ValueError:
             continue
     return ""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from fence_core.broker.scopes import Binding
     from fence_core.dns.search import Verdict
     from fence_core.policy.decision import Decision
-    from fence_core.policy.requests import Request
+    from fence_core.policy.model import Remedy
+    from fence_core.policy.requests import Fault, Request
 
 
 HasPort = Callable[[str, int], bool]
@@ -29,7 +30,7 @@ class Objection:
 
     __slots__ = ("binding", "decision", "request")
 
-    def __init__(self, binding: Binding, request: Request, decision: Decision) -> None:
+    def __init__(self, binding: Binding, request: Request | Fault, decision: Decision) -> None:
         self.binding = binding
         """On whose account it is there."""
         self.request = request
@@ -50,7 +51,7 @@ class Route(NamedTuple):
     """What is against it; None: it may."""
     to: tuple[str, int] | None
     """Address and port that the policy pins it to."""
-    remedy: tuple[str, ...] = ()
+    remedy: Remedy | None = None
     absent: bool = False
     """The policy says that there is no such name: no violation."""
 

@@ -29,7 +29,7 @@ from fence_core.broker.identity import Identities
 from fence_core.broker.judging import Route
 from fence_core.broker.look_ups import LookUps, Query
 from fence_core.broker.names import Names
-from fence_core.broker.recorder import Recorder
+from fence_core.broker.recorder import Attempt, Recorder
 from fence_core.broker.repeats import KEPT_S, Answer, Key, Repeats, has_an_effect
 from fence_core.broker.reply import HandOver, Reply, Value, Wait
 from fence_core.broker.resolve import Resolver
@@ -47,10 +47,12 @@ from fence_core.kernel import arch as arches
 from fence_core.kernel import seccomp, signals
 from fence_core.link import doors
 from fence_core.link.page import create as create_page
-from fence_core.policy.requests import Connect, Request, Resolve, printable
+from fence_core.policy.decision import impossible
+from fence_core.policy.requests import Connect, Fault, Request, Resolve, printable
 
 if TYPE_CHECKING:
     from fence_core.policy.decide import Judge
+    from fence_core.policy.model import Remedy
 
 
 WAIT_TICK_S = 0.02
@@ -396,7 +398,8 @@ class Broker:
 
     def _note_fault(self, process: Process, tid: int, what: str, rule: str) -> None:
         try:
-            self.recorder.note(process, tid, "error", printable(what), process.account(), rule, errno.EACCES, None)
+            fault = judging.Objection(process.account(), Fault(what), impossible(rule))
+            self.recorder.note(Attempt(process, tid, fault, errno.EACCES))
         except Exception:
             self.recorder.lost_one = True
             traceback.print_exc()
@@ -414,31 +417,32 @@ class Broker:
             request = Connect(request.host, request.port, request.proto, name=request.name, way="late")
         for objection in judging.objections(self.sinks.whose(sunk), request):
             if not objection.decision.quiet:
-                self.recorder.objected(sunk.process, sunk.tid, objection, errno.EACCES, place=sunk)
+                self.recorder.note(Attempt(sunk.process, sunk.tid, objection, errno.EACCES, place=sunk))
 
     def report(self, process: Process, tid: int, request: Request) -> None:
         """Record what was refused elsewhere than in a trapped call, with every session that does not allow it."""
         for objection in judging.objections(process.account(), request):
-            self.recorder.objected(process, tid, objection, errno.EACCES)
+            self.recorder.note(Attempt(process, tid, objection, errno.EACCES))
 
     def route(self, process: Process, tid: int, name: str, port: int) -> Route:
         """Whether this process may connect to a name, and where the policy says that the name is. A refusal is
         recorded."""
         account = process.account()
         found, objections = judging.route(account, name, port, lambda host, at: self.inside.has_port(host, at, "tcp"))
-        remedies: tuple[str, ...] = ()
+        remedy: Remedy | None = None
         for objection in objections:
-            record = self.recorder.objected(process, tid, objection, errno.EACCES)
+            record = self.recorder.note(Attempt(process, tid, objection, errno.EACCES))
             if not objection.audited:
-                remedies = remedies or tuple(text for text in (record.marker, record.config) if text)
-        return found._replace(remedy=remedies)
+                remedy = remedy or record.made.remedy
+        return found._replace(remedy=remedy)
 
     def _refuse_name(self, process: Process, tid: int, request: Resolve, query: Query) -> None:
         number = errno.EAGAIN if request.used_up else errno.ENOENT
         for objection in judging.objections(process.account(), request):
             binding = objection.binding
             key = (process.pid, binding.worker.number, binding.nodeid, binding.phase, request.name)
-            self.recorder.objected(process, tid, objection, number, repeats=not self._look_ups.begins(key, query))
+            again = not self._look_ups.begins(key, query)
+            self.recorder.note(Attempt(process, tid, objection, number, again))
 
     def _refuse_message(self, process: Process, tid: int, host: str, proto: str) -> None:
         """To a name server, but no query: it went no further than to us, even where the policy opens the port."""

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import fcntl
 import os
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
 from fence_core.broker.attribution import Process, ProcessTable, program
 from fence_core.broker.stacks import StackPipe, StackTarget, waits
-from fence_core.events.ledger import Record
+from fence_core.events.attempt import described
+from fence_core.events.model import Doing, Owner, Program, Violation
+from fence_core.events.phases import PHASES
 from fence_core.kernel import process as kernel_process
-from fence_core.policy.requests import Connect, printable
-from fence_core.report.rule import sentence
+from fence_core.policy.requests import Connect, Fault
+from fence_core.text import encodable
 
 if TYPE_CHECKING:
     from fence_core.broker.judging import Objection
-    from fence_core.broker.scopes import Binding
+    from fence_core.broker.scopes import Binding, Scope
+    from fence_core.events.ledger import Record
+    from fence_core.policy.model import Remedy, Rule
     from fence_core.policy.requests import Request
 
 STACK_PIPE_BYTES = 1 << 20
@@ -27,6 +32,34 @@ _FEW_PORTS = 4
 _WORD_MAX = 200
 """Characters shown of each word of a command line: a whole script may stand there."""
 _LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
+
+
+_VERDICTS = {"unlisted": "unlisted", "denied": "denied", "error": "error"}
+"""Of a decision's reason; all others leave nothing to be allowed."""
+_STATES = {"enforce": "failing", "warn": "warned", "audit": "listed"}
+
+
+def _owner(said: str) -> Owner | None:
+    """The fixture that a process of pytest says is at work. It can only lie about its own."""
+    words = said.split("\0")
+    if len(words) != len(Owner._fields) or not words[-1].isdecimal():
+        return None
+    fixture, scope, file, line = words
+    return Owner(fixture, scope, encodable(file), int(line))
+
+
+class Attempt(NamedTuple):
+    """Something that was tried and that a session does not allow."""
+
+    process: Process
+    tid: int
+    objection: Objection
+    errno: int
+    """What the program is answered; 0: it is let through."""
+    again: bool = False
+    """The same as one just noted, made again by something below the program (a resolver)."""
+    place: StackTarget | None = None
+    """What was asked for its stack at the time, where the thread is at another line by now."""
 
 
 class Recorder:
@@ -39,66 +72,51 @@ class Recorder:
         self.lost_one = False
         """Whether anything was refused that could not be written down: the run must fail all the same."""
         self._pipes: list[StackPipe] = []
+        self._began = time.monotonic()
         self._ports: dict[str, set[int]] = {}
         """The first few ports at which each host was refused."""
 
-    def note(
-        self,
-        process: Process,
-        tid: int,
-        kind: str,
-        what: str,
-        binding: Binding,
-        rule: str,
-        number: int,
-        request: object,
-        *,
-        repeats: bool = False,
-        place: StackTarget | None = None,
-    ) -> Record:
-        """`place`: what was asked for its stack at the time, where the thread is at another line by now."""
+    def note(self, attempt: Attempt) -> Record:
+        """Write it down, with all that can be told of it now."""
+        process, objection = attempt.process, attempt.objection
+        binding, request = objection.binding, objection.request
         worker = binding.worker
-        record, new = worker.scope.ledger.add(
-            worker=worker.number,
+        operation, target = described(request)
+        moment = time.monotonic() - self._began
+        why = "error" if request.kind == "error" else objection.decision.why
+        made = Violation(
+            number=0,
             nodeid=binding.nodeid,
-            phase=binding.phase,
-            kind=kind,
-            what=what,
-            pid=process.pid,
-            program=program(process.pid),
-            repeats=repeats,
+            phase=PHASES[binding.phase],
+            owner=_owner(binding.owner),
+            kind=request.kind,
+            operation=operation,
+            target=target,
+            verdict=_VERDICTS.get(why, "protected"),
+            rule=_with_remark(objection),
+            program=Program(program(process.pid)),
+            state=_STATES[worker.scope.mode],
+            errno=attempt.errno,
+            first_s=moment,
+            last_s=moment,
         )
+        record, new = worker.scope.ledger.add(worker.number, made, again=attempt.again)
         if new:
-            self._describe(record, process, binding, rule, number, request)
+            record.made = self._with_details(record.made, attempt)
+            place = attempt.place
             if place is not None and process.stacks is not None:
                 process.stacks.collect(STACK_PATIENCE_S)
                 record.stack = place.stack
             elif self.stacks_work:
-                self._ask_stack(process, tid, binding, record)
+                self._ask_stack(process, attempt.tid, binding, record)
         worker.page.add_violation()
         return record
-
-    def objected(
-        self,
-        process: Process,
-        tid: int,
-        objection: Objection,
-        number: int,
-        *,
-        repeats: bool = False,
-        place: StackTarget | None = None,
-    ) -> Record:
-        """Record an objection of a session, with the error number that is answered on account of it."""
-        request, binding = objection.request, objection.binding
-        rule = sentence(objection.decision) + _known_otherwise(binding, request)
-        what = request.describe()
-        return self.note(process, tid, request.kind, what, binding, rule, number, request, repeats=repeats, place=place)
 
     def _ask_stack(self, process: Process, tid: int, binding: Binding, record: Record) -> None:
         """The line of the thread that tried; for another program, the line at which its test waits for it."""
         if process.stacks is not None:
             process.stacks.ask(process.pid, tid, record)
-            if record.kind == "resolve" and tid != process.pid:
+            if record.made.kind == "resolve" and tid != process.pid:
                 # asyncio looks names up in a thread that runs nothing of the user's: where does he wait for it?
                 process.stacks.collect(STACK_PATIENCE_S)
                 if all(frame.path.startswith(_LIBRARY) for frame in record.stack):
@@ -111,32 +129,51 @@ class Recorder:
         if (now.nodeid, now.phase) == (binding.nodeid, binding.phase) and waits(test.pid):
             test.stacks.ask(test.pid, test.pid, record)
 
-    def _describe(
-        self, record: Record, process: Process, binding: Binding, rule: str, number: int, request: object
-    ) -> None:
+    def _with_details(self, made: Violation, attempt: Attempt) -> Violation:
+        binding, process = attempt.objection.binding, attempt.process
         scope = binding.worker.scope
-        record.rule = rule
-        record.errno = number
-        record.mode = scope.mode
         # To the session around a nested one, whose account it is too, the inner pytest is a program like any other.
-        record.is_test_process = binding.worker in process.workers
-        record.chain = self._processes.chain(process, binding.worker)
+        is_pytest = binding.worker in process.workers
+        found, hint = self._advice(attempt.objection)
+        return made._replace(
+            rule=_located(made.rule),
+            program=self._program(attempt, is_pytest=is_pytest),
+            during=self._doing(scope),
+            late=not is_pytest and bool(binding.nodeid) and binding.worker.now().nodeid != binding.nodeid,
+            remedy=found,
+            hint=hint,
+        )
+
+    def _program(self, attempt: Attempt, *, is_pytest: bool) -> Program:
+        process, tid = attempt.process, attempt.tid
+        path, thread = "", ""
+        argv: tuple[str, ...] = ()
         try:
-            record.argv = tuple(printable(word[:_WORD_MAX]) for word in kernel_process.argv(process.pid)[:64])
+            path = os.readlink(f"/proc/{process.pid}/exe")
+            argv = tuple(encodable(word[:_WORD_MAX]) for word in kernel_process.argv(process.pid)[:64])
+            if tid != process.pid:
+                thread = kernel_process.read_proc(f"/proc/{process.pid}/task/{tid}/comm").decode(errors="replace")
         except OSError:
-            pass
-        if not record.is_test_process:
-            record.late = binding.worker.page.read()[0] != binding.nodeid and bool(binding.nodeid)
-        if request is not None:
-            from fence_core.policy.remedy import advice  # only ever needed where something was refused
+            pass  # it has ended, or shows itself to nobody
+        chain = self._processes.chain(process, attempt.objection.binding.worker)
+        name = program(process.pid)
+        return Program(name, process.pid, encodable(path), chain, argv, is_pytest, encodable(thread.rstrip("\n")))
 
-            request = self._of_many_ports(request)
-            policy = scope.policies[binding.policy] if binding.policy < len(scope.policies) else scope.base
-            change, record.hint = advice(request, policy, scope.syntax)  # type: ignore[arg-type]
-            if change is not None:
-                record.marker, record.config = change.marker, change.config
+    def _doing(self, scope: Scope) -> tuple[Doing, ...]:
+        """What each worker of a session is running."""
+        workers = {each.number: each for process in self._processes.by_pid.values() for each in process.workers}
+        found = [(number, each.now()) for number, each in sorted(workers.items()) if each.scope is scope]
+        return tuple(Doing(number, now.nodeid, PHASES[now.phase]) for number, now in found if now.nodeid)
 
-    def _of_many_ports(self, request: object) -> object:
+    def _advice(self, objection: Objection) -> tuple[Remedy | None, str]:
+        binding, request = objection.binding, objection.request
+        if isinstance(request, Fault):
+            return None, ""
+        from fence_core.policy.remedy import advice  # only ever needed where something was refused
+
+        return advice(self._of_many_ports(request), binding.rules(), objection.decision, binding.worker.scope.syntax)
+
+    def _of_many_ports(self, request: Request) -> Request:
         """Of a host that is tried at one port after the other, all of them are asked for."""
         if not isinstance(request, Connect):
             return request
@@ -181,11 +218,21 @@ class Recorder:
             pipe.collect(0.02)
 
 
-def _known_otherwise(binding: Binding, request: Request) -> str:
-    """That a name which the policy places elsewhere leads to this address, if so."""
-    names = [name for name, _ in binding.rules().network.hosts]
+def _located(rule: Rule) -> Rule:
+    """With the lines on which it was written, and others were."""
+    from fence_core.policy.sources.lines import located
+
+    source = None if rule.source is None else located(rule.source)
+    return rule._replace(source=source, tried=tuple(map(located, rule.tried)))
+
+
+def _with_remark(objection: Objection) -> Rule:
+    """The rule, and that a name which the policy places elsewhere leads to this address, if so."""
+    rule, request = objection.decision.rule, objection.request
+    names = [name for name, _ in objection.binding.rules().network.hosts]
     if not names or not isinstance(request, Connect):
-        return ""
+        return rule
     from fence_core.broker import etc_hosts
 
-    return etc_hosts.remark(request.host, names)
+    found = (rule.reason, etc_hosts.remark(request.host, names))
+    return rule._replace(reason="; ".join(filter(None, found)))

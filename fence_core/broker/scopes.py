@@ -30,11 +30,13 @@ POLICIES_MAX = 20_000
 class Binding:
     """On whose account a process acts. Immutable by convention (slots, set once: it is made for every process)."""
 
-    __slots__ = ("judges", "nodeid", "phase", "policy", "worker")
+    __slots__ = ("judges", "nodeid", "owner", "phase", "policy", "said", "worker")
 
-    def __init__(self, worker: Worker, nodeid: str, phase: int, policy: int) -> None:
+    def __init__(self, worker: Worker, said: str, phase: int, policy: int) -> None:
         self.worker = worker
-        self.nodeid = nodeid
+        self.said = said
+        """Node id and owner, as the page has them."""
+        self.nodeid, _, self.owner = said.partition("\0")
         self.phase = phase if phase < len(PHASES) else 0
         self.policy = policy
         self.judges: tuple[tuple[Binding, Judge], ...] = ((self, worker.judge(policy)), *worker.outer_judges)
@@ -161,7 +163,7 @@ class Worker:
         if found is None:
             return None
         now = self.now()
-        if found == (now.nodeid, now.phase, now.policy):
+        if found == (now.said, now.phase, now.policy):
             return now  # the usual case: one object for all of a test's
         return Binding(self, *found)
 

@@ -21,6 +21,7 @@ from fence_core.broker.names import raw_address
 from fence_core.link import filter as link
 from fence_core.link.operations import Operation
 from fence_core.policy.requests import Connect, Passage
+from fence_core.report import words
 from fence_core.report.rule import sentence
 
 if TYPE_CHECKING:
@@ -168,7 +169,8 @@ class Tunnels:
         verdict = self._broker.route(tunnel.process, tunnel.tid, request["name"], request["port"])
         if verdict.refusal is None:
             return {"allowed": True, "to": verdict.to}
-        rule, remedy = sentence(verdict.refusal), list(verdict.remedy)
+        rule, change = sentence(verdict.refusal), verdict.remedy
+        remedy = [words.marker(change), words.config(change)] if change is not None else []
         return {"allowed": False, "rule": rule, "remedy": remedy, "absent": verdict.absent}
 
     def _addresses(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +195,9 @@ class Tunnels:
     def _violation(self, request: Mapping[str, Any]) -> dict[str, Any]:
         tunnel = self._known(request)
         if tunnel is not None:
-            self._broker.report(tunnel.process, tunnel.tid, Passage(request["what"], request["why"]))
+            self._broker.report(
+                tunnel.process, tunnel.tid, Passage(request["what"], request["why"], tunnel.name, tunnel.port)
+            )
         return {}
 
     def _fault(self, request: Mapping[str, Any]) -> dict[str, Any]:

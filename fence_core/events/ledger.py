@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fence_core.events.phases import PHASES
-
 if TYPE_CHECKING:
     from fence_core.events.model import Frame, Violation
 
@@ -16,85 +14,23 @@ OF_ONE_TEST_MAX = 1_000
 
 
 class Record:
-    """One violation while it is still being counted; `Violation` is what others get to see of it."""
+    """One violation while it is still being counted; `violation` is what others get to see of it."""
 
-    __slots__ = (
-        "argv",
-        "chain",
-        "config",
-        "count",
-        "errno",
-        "hint",
-        "is_test_process",
-        "kind",
-        "late",
-        "marker",
-        "mode",
-        "nodeid",
-        "number",
-        "phase",
-        "pid",
-        "program",
-        "rule",
-        "settled",
-        "stack",
-        "taken",
-        "what",
-        "worker",
-    )
+    __slots__ = ("count", "last_s", "made", "settled", "stack", "taken")
 
-    def __init__(
-        self, *, number: int, worker: int, nodeid: str, phase: int, kind: str, what: str, pid: int, program: str
-    ) -> None:
-        self.number = number
-        self.worker = worker
-        self.nodeid = nodeid
-        self.phase = phase
-        self.kind = kind
-        self.what = what
-        self.pid = pid
-        self.program = program
-        self.is_test_process = False
+    def __init__(self, made: Violation) -> None:
+        self.made = made
+        """As it was made; what changes later is beside it."""
         self.count = 1
-        self.chain: tuple[str, ...] = ()
-        self.argv: tuple[str, ...] = ()
+        self.last_s = made.first_s
         self.stack: tuple[Frame, ...] = ()
-        self.rule = ""
-        self.marker = ""
-        self.config = ""
-        self.hint = ""
-        self.mode = "enforce"
-        self.errno = 0
-        self.late = False
         self.taken = False
         """The pytest process it belongs to has fetched it for a report."""
         self.settled = 0
         """How many of the count have been shown to the user."""
 
     def violation(self) -> Violation:
-        from fence_core.events.model import Violation
-
-        return Violation(
-            number=self.number,
-            nodeid=self.nodeid,
-            phase=PHASES[self.phase],
-            kind=self.kind,
-            what=self.what,
-            count=self.count,
-            pid=self.pid,
-            program=self.program,
-            is_test_process=self.is_test_process,
-            chain=self.chain,
-            argv=self.argv,
-            stack=self.stack,
-            rule=self.rule,
-            marker=self.marker,
-            config=self.config,
-            hint=self.hint,
-            mode=self.mode,
-            errno=self.errno,
-            late=self.late,
-        )
+        return self.made._replace(count=self.count, last_s=self.last_s, stack=self.stack)
 
 
 class Ledger:
@@ -105,51 +41,33 @@ class Ledger:
         self.dropped = 0
         """Violations for which there was no room, of which only the number is known."""
         self._of_test: dict[tuple[int, str], int] = {}
-        self._open: dict[tuple[int, str, int, str, str], Record] = {}
+        self._open: dict[tuple[object, ...], Record] = {}
         self._untaken: dict[tuple[int, str], list[Record]] = {}
         self._kept: dict[tuple[int, str], list[Record]] = {}
 
-    def add(
-        self,
-        *,
-        worker: int,
-        nodeid: str,
-        phase: int,
-        kind: str,
-        what: str,
-        pid: int,
-        program: str,
-        repeats: bool = False,
-    ) -> tuple[Record, bool]:
+    def add(self, worker: int, made: Violation, *, again: bool = False) -> tuple[Record, bool]:
         """Count an attempt; the record, and whether it is a new one, whose details the caller fills in.
 
-        `repeats`: the same attempt as one just counted, made again by something below the program (a resolver).
+        `again`: the same attempt as one just counted, made again by something below the program (a resolver).
 
         An attempt equal to one that was fetched for a report, or shown to the user, is a new record: a test that is
         run again must be reported again, and what happens later happens at another line.
         """
-        key = (worker, nodeid, phase, what, program)
+        key = (worker, made.nodeid, made.phase, made.owner, made.operation, made.target, made.program.name)
         record = self._open.get(key)
-        if record is not None and not record.taken and (repeats or not record.settled):
-            record.count += not repeats
+        if record is not None and not record.taken and (again or not record.settled):
+            record.count += not again
+            record.last_s = made.first_s
             return record, False
-        record = Record(
-            number=len(self.records),
-            worker=worker,
-            nodeid=nodeid,
-            phase=phase,
-            kind=kind,
-            what=what,
-            pid=pid,
-            program=program,
-        )
-        already = self._of_test.get((worker, nodeid), 0)
+        test = (worker, made.nodeid)
+        record = Record(made._replace(number=len(self.records)))
+        already = self._of_test.get(test, 0)
         if already and (already >= OF_ONE_TEST_MAX or len(self.records) >= RECORDS_MAX):
             self.dropped += 1
             return record, False
-        self._of_test[(worker, nodeid)] = already + 1
+        self._of_test[test] = already + 1
         self._open[key] = record
-        self._untaken.setdefault((worker, nodeid), []).append(record)
+        self._untaken.setdefault(test, []).append(record)
         self.records.append(record)
         return record, True
 

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from fence_core.events.model import Frame, Violation
+from fence_core.events.model import Doing, Frame, Owner, Program, Target
+from fence_core.policy.model import Remedy, Rule, Source
 
-_FIELDS = tuple(name for name in Violation._fields if name not in ("chain", "argv", "stack"))
+_Value = TypeVar("_Value")
+_PARTS: dict[str, Any] = {
+    "target": Target,
+    "rule": Rule,
+    "source": Source,
+    "tried": Source,
+    "program": Program,
+    "owner": Owner,
+    "during": Doing,
+    "stack": Frame,
+    "remedy": Remedy,
+}
+"""What the fields of these names are, or hold."""
 
 
-def to_wire(violation: Violation) -> dict[str, Any]:
-    """Only str, int, bool, list and dict: survives JSON and execnet."""
-    plain: dict[str, Any] = {name: getattr(violation, name) for name in _FIELDS}
-    plain["chain"] = list(violation.chain)
-    plain["argv"] = list(violation.argv)
-    plain["stack"] = [[frame.path, frame.line, frame.function] for frame in violation.stack]
-    return plain
+def to_wire(value: Any) -> Any:
+    """Only str, int, float, bool, None, list and dict: survives JSON and execnet."""
+    if isinstance(value, tuple):
+        if hasattr(value, "_fields"):
+            return {name: to_wire(each) for name, each in zip(value._fields, value, strict=True)}
+        return [to_wire(each) for each in value]
+    return value
 
 
-def from_wire(plain: Mapping[str, Any]) -> Violation:
-    """The inverse of `to_wire`. Raises KeyError or TypeError on anything else."""
-    return Violation(
-        **{name: plain[name] for name in _FIELDS},
-        chain=tuple(plain["chain"]),
-        argv=tuple(plain["argv"]),
-        stack=tuple(Frame(path, line, function) for path, line, function in plain["stack"]),
-    )
+def from_wire(kind: type[_Value], plain: Mapping[str, Any]) -> _Value:
+    """The inverse of `to_wire`, for a Violation or a part of one. Raises KeyError or TypeError on anything else."""
+    return kind(**{name: _value(name, plain[name]) for name in kind._fields})  # type: ignore[attr-defined]
+
+
+def _value(name: str, plain: Any) -> Any:
+    if isinstance(plain, list):
+        return tuple(_value(name, each) for each in plain)
+    return from_wire(_PARTS[name], plain) if isinstance(plain, dict) else plain

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fence_core.errors import BrokerError
+from fence_core.events.model import Owner, Violation
 from fence_core.events.phases import PHASES
 from fence_core.events.wire import from_wire
 from fence_core.launcher.numbers import out_of_the_way
@@ -19,7 +20,6 @@ from fence_core.link.page import Note, Page
 from fence_core.untouched import real
 
 if TYPE_CHECKING:
-    from fence_core.events.model import Violation
     from fence_core.launcher.per_test import Layer
     from fence_core.link.one_test import Line
     from fence_core.link.operations import Operation
@@ -33,7 +33,7 @@ _PHASE_NUMBERS = {name: number for number, name in enumerate(PHASES)}
 
 def _violations(answer: Mapping[str, Any]) -> list[Violation]:
     try:
-        return [from_wire(each) for each in answer["violations"]]
+        return [from_wire(Violation, each) for each in answer["violations"]]
     except (KeyError, TypeError, ValueError) as error:
         raise BrokerError(f"the broker's answer is not understood: {type(error).__name__}: {error}") from error
 
@@ -68,6 +68,7 @@ class Fence:
         real.close(page)
         self._nodeid = ""
         self._policy = 0
+        self._owner = ""
         self._per_test: Any = None
         self._layers: dict[int, Layer | None] = {}
         """Rulesets for forks, by policy."""
@@ -86,11 +87,19 @@ class Fence:
             self._page.write_phase(number)
             self._note.write_phase(number)
             return
-        name = nodeid.encode("utf-8", "replace")
-        self._page.write(name, number, policy)
-        self._note.write(name, number, policy)
         self._nodeid = nodeid
         self._policy = policy
+        self._write(number)
+
+    def owned(self, owner: Owner | None) -> None:
+        """Until this is said again, what is tried is the doing of a fixture that more than one test has."""
+        self._owner = "" if owner is None else "\0" + "\0".join(map(str, owner))
+        self._write(self._page.phase())
+
+    def _write(self, phase: int) -> None:
+        said = (self._nodeid + self._owner).encode("utf-8", "replace")
+        self._page.write(said, phase, self._policy)
+        self._note.write(said, phase, self._policy)
 
     def phase(self) -> str:
         """The phase that was entered last, by this process or by the fork that runs its test."""

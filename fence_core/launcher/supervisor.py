@@ -328,14 +328,13 @@ class Supervisor:
         self._broker.recorder.collect()
         ledger = self._broker.root.scope.ledger
         unsettled = ledger.unsettled()
-        failing = sum(record.mode == "enforce" for record in ledger.records)
+        failing = [record for record in ledger.records if record.made.state == "failing"]
         if failing and not unsettled and self._claims_success():
             # A script that called pytest and went on; or somebody only said that they were shown: so name the first.
-            first = next(record for record in ledger.records if record.mode == "enforce")
-            more = f"; and {failing - 1} more" if failing > 1 else ""
+            more = f"; and {len(failing) - 1} more" if len(failing) > 1 else ""
             self._say(
                 f"fence: the script ended with {os.WEXITSTATUS(self._status or 0)} although the run failed; its exit "
-                f"status is {self._host.failed} now ({_line(first)}{more})"
+                f"status is {self._host.failed} now ({_line(failing[0])}{more})"
             )
         if unsettled:
             self._say("fence: not shown above, since it happened when the session was over or could not report:")
@@ -352,11 +351,7 @@ class Supervisor:
                 self._say("  " + line)
         if self._broker.recorder.lost_one:
             self._say("fence: something was refused that could not be written down (see above), please report it")
-        return (
-            bool(ledger.dropped)
-            or self._broker.recorder.lost_one
-            or any(record.mode == "enforce" for record in ledger.records)
-        )
+        return bool(ledger.dropped or self._broker.recorder.lost_one or failing)
 
     @staticmethod
     def _say(text: str) -> None:
@@ -367,10 +362,9 @@ class Supervisor:
 
 
 def _line(record: Record) -> str:
-    where = printable(record.nodeid) or f"outside any test ({record.violation().phase})"
-    times = f" ({record.count} times)" if record.count > 1 else ""
-    via = "" if record.is_test_process else f" by {' -> '.join(record.chain)}"
-    return f"{where}: {record.what}{times}{via}; {record.rule}"
+    from fence_core.report import words  # for what happens at the very end only
+
+    return words.line(record.violation())
 
 
 def exit_status(code: int, host: Host, *, broken: bool) -> int:

@@ -15,7 +15,7 @@ from fence_core.policy.siblings import meant_by
 
 if TYPE_CHECKING:
     from fence_core.policy.decision import Decision
-    from fence_core.policy.model import FilesystemRules
+    from fence_core.policy.model import FilesystemRules, Remedy
     from fence_core.policy.requests import Request
 
 __all__ = ["hint", "is_shared_root"]
@@ -81,8 +81,8 @@ def is_shared_root(path: str, rules: FilesystemRules) -> bool:
     return above in (*_SHARED_TREES, "/home", "/run/user")
 
 
-def hint(request: Request, rules: FilesystemRules, decision: Decision, entries: list[str] | None) -> str:
-    """One sentence, or nothing. `entries`: what `remedy` offers to add to `allow_write`; None where that is nothing."""
+def hint(request: Request, rules: FilesystemRules, decision: Decision, remedy: Remedy | None) -> str:
+    """One sentence, or nothing. `remedy`: what is offered besides."""
     if isinstance(request, Connect) and request.port in RESOLVER_PORTS and decision.why == "unlisted":
         return "allow the names that are looked up, not the name server: --fence-mode=warn reports each of them"
     if not isinstance(request, Write) or decision.allowed:
@@ -93,12 +93,12 @@ def hint(request: Request, rules: FilesystemRules, decision: Decision, entries: 
         return _of_protected(path, below_home, rules)
     if decision.why != "unlisted":
         return ""
-    if entries and any(_holds_programs(path, entry, rules) for entry in entries):
+    if remedy and isinstance(remedy.value, tuple) and any(_holds_programs(path, str(e), rules) for e in remedy.value):
         return "what lies there is run by you and by other programs, without a fence"
     for place, variable in _OWN_VARIABLES.items():
         if below_home == place or below_home.startswith(place + "/"):
             return f"point {variable} at a place of the tests' own"
-    if entries is None:
+    if remedy is None:
         if path == home or (below_home and below_home in _SHARED_OF_HOME):
             return _of_shared_root(below_home)
         if is_shared_root(path, rules):

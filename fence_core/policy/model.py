@@ -55,6 +55,16 @@ Sources = tuple[tuple[str, Source], ...]
 is not there has its built-in default."""
 
 
+class Remedy(Record):
+    """The smallest change that would allow what was refused. Every such key may stand in a marker, too."""
+
+    key: str
+    value: bool | tuple[str | int, ...]
+    """What the setting is to be, or the entries that the list is to have besides."""
+    syntax: str = "toml"
+    """Of the config file in use: toml, json or yaml."""
+
+
 class Entry(Record):
     """One item of a list: as it was written, and where."""
 

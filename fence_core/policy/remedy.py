@@ -1,4 +1,4 @@
-"""The smallest change that would allow what was refused, ready to paste.
+"""The smallest change that would allow what was refused, as data: `report/words.py` writes it for pasting.
 
 Only what no rule lists has one. Where a deny rule or a protected target decided, the decision itself names what would
 have to go, and proposing that by machine would make the rule worthless.
@@ -6,7 +6,6 @@ have to go, and proposing that by machine would make the rule worthless.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,7 @@ from fence_core.policy import domains, siblings
 from fence_core.policy.decide import ID_MAPS, Judge
 from fence_core.policy.floor import RESOLVER_PORTS
 from fence_core.policy.hints import hint, is_shared_root
-from fence_core.policy.keys import spellings
-from fence_core.policy.record import Record
+from fence_core.policy.model import Remedy
 from fence_core.policy.requests import UNNAMED, Bind, Connect, Move, Resolve, UnixConnect, Write
 
 if TYPE_CHECKING:
@@ -23,16 +21,11 @@ if TYPE_CHECKING:
     from fence_core.policy.model import FilesystemRules, Policy
     from fence_core.policy.requests import Request
 
-__all__ = ["Remedy", "advice", "remedy"]
+__all__ = ["advice", "remedy"]
 
-
-class Remedy(Record):
-    """One change, in two places it can be made."""
-
-    marker: str  # @pytest.mark.fence(allowed_domains=["api.stripe.com"])
-    config: str  # the same for the whole project, in the syntax of its config
-
-
+_Change = tuple[str, bool | tuple[str | int, ...]]
+"""Key and value."""
+_DOMAINS = "network.allowed_domains"
 _DIRECTORY_OPS = frozenset({"create", "rename", "link", "symlink", "mknod"})
 """Calls that rarely come alone: whoever renames into a directory wrote there before, under a name of the moment."""
 _PASSING_PORTS = 32768
@@ -44,72 +37,48 @@ _PRIVATE = {
     "100.64.0.0/10": domains.Network(4, 100 << 24 | 64 << 16, 10),
     "fc00::/7": domains.Network(6, 0xFC << 120, 7),
 }
-_judges: list[tuple[Policy, Judge]] = []
 
 
-def remedy(request: Request, policy: Policy, syntax: str = "toml", decision: Decision | None = None) -> Remedy | None:
+def remedy(request: Request, policy: Policy, decision: Decision, syntax: str = "toml") -> Remedy | None:
     """What to add to allow this request; None if it is allowed, or if nothing may or can allow it.
 
-    `syntax` is that of the project's config: toml, json or yaml (see `load.source_kind`). `decision` is what the
-    policy's `Judge` said, for a caller that has it at hand.
+    `decision` is what the policy's `Judge` has said. `syntax` is that of the project's config: toml, json or yaml (see
+    `load.source_kind`).
     """
-    return _remedy(request, policy, syntax, decision or _judge(policy).decide(request))[0]
+    if decision.why == "unlisted":
+        change = _change(request, policy)
+    else:
+        change = _lifting(request, policy, decision)
+    return None if change is None else Remedy(*change, syntax)
 
 
-def advice(request: Request, policy: Policy, syntax: str = "toml") -> tuple[Remedy | None, str]:
+def advice(request: Request, policy: Policy, decision: Decision, syntax: str = "toml") -> tuple[Remedy | None, str]:
     """As `remedy`, and a hint: what helps instead, or what to know before it is allowed. Empty for most."""
-    decision = _judge(policy).decide(request)
-    found, entries = _remedy(request, policy, syntax, decision)
-    return found, hint(request, policy.filesystem, decision, entries)
+    found = remedy(request, policy, decision, syntax)
+    return found, hint(request, policy.filesystem, decision, found)
 
 
-def _remedy(
-    request: Request, policy: Policy, syntax: str, decision: Decision
-) -> tuple[Remedy | None, list[str] | None]:
-    """With the paths that it names, if it is about paths to be written."""
-    change = _change(request, policy) if decision.why == "unlisted" else _lifting(request, policy, decision)
-    if change is None:
-        return None, None
-    section, key, value = change
-    entries = value if key == "allow_write" and isinstance(value, list) else None
-    return (
-        Remedy(f"@pytest.mark.fence({key}={_python(value)})", _config(section, key, value, syntax)),
-        entries,  # type: ignore[return-value]
-    )
-
-
-def _lifting(request: Request, policy: Policy, decision: Decision) -> tuple[str, str, bool] | None:
+def _lifting(request: Request, policy: Policy, decision: Decision) -> _Change | None:
     """The setting that lifts the protection of this path, if there is one and it is enough."""
     if decision.why != "protected" or not isinstance(request, (Write, Move)):
         return None
     if decision.rule.key != "filesystem.allow_git_config":
         return None
     lifted = policy._replace(filesystem=policy.filesystem._replace(allow_git_config=True))
-    return ("filesystem", "allow_git_config", True) if _judge(lifted).decide(request).allowed else None
+    return ("filesystem.allow_git_config", True) if Judge(lifted).decide(request).allowed else None
 
 
-def _judge(policy: Policy) -> Judge:
-    """The policy compiled; the last few are kept, since one test seldom does one wrong thing once."""
-    for known, judge in _judges:
-        if known is policy:
-            return judge
-    judge = Judge(policy)
-    _judges.append((policy, judge))
-    del _judges[:-4]
-    return judge
-
-
-def _change(request: Request, policy: Policy) -> tuple[str, str, bool | list[str] | list[int]] | None:
-    """Section, key and value of the smallest rule; None if there is none."""
+def _change(request: Request, policy: Policy) -> _Change | None:
+    """Key and value of the smallest rule; None if there is none."""
     if isinstance(request, Write):
         entries = _path_entries(request, policy.filesystem)
-        return None if entries is None else ("filesystem", "allow_write", entries)
+        return None if entries is None else ("filesystem.allow_write", tuple(entries))
     if isinstance(request, UnixConnect):
         if request.path.startswith("\0"):
-            return "network", "allow_all_unix_sockets", True
-        return "network", "allow_unix_sockets", [_shorten(request.path, policy.filesystem)]
+            return "network.allow_all_unix_sockets", True
+        return "network.allow_unix_sockets", (_shorten(request.path, policy.filesystem),)
     if isinstance(request, Resolve):
-        return "network", "allowed_domains", [str(domains.canonical_host(request.name))]
+        return _DOMAINS, (str(domains.canonical_host(request.name)),)
     if isinstance(request, Connect) and request.port in RESOLVER_PORTS:
         return None  # a name server: what names may be looked up is said by name
     if isinstance(request, (Connect, Bind)):
@@ -117,26 +86,26 @@ def _change(request: Request, policy: Policy) -> tuple[str, str, bool | list[str
     return None
 
 
-def _reach(request: Connect | Bind) -> tuple[str, str, bool | list[str] | list[int]] | None:
+def _reach(request: Connect | Bind) -> _Change | None:
     host = domains.canonical_host(request.host)
     # A port that the kernel has chosen is another one in the next run.
     port = request.port if request.port < _PASSING_PORTS else 0
     if domains.is_this_machine(host) if isinstance(host, str) else domains.is_loopback(host):
         if isinstance(request, Bind):
-            return "network", "allow_local_binding", True
+            return "network.allow_local_binding", True
         if port:
-            return "network", "allow_local_outbound_ports", [port]
-        return ("network", "allow_local_outbound", True) if request.port else None
+            return "network.allow_local_outbound_ports", (port,)
+        return ("network.allow_local_outbound", True) if request.port else None
     if isinstance(host, str):
         # The two ports that a plain name suggests; any other is part of what is asked for.
-        return "network", "allowed_domains", [host if port in (0, 80, 443) else f"{host}:{port}"]
+        return _DOMAINS, (host if port in (0, 80, 443) else f"{host}:{port}",)
     shown = str(host)
     if isinstance(request, Connect) and request.name:
         # Of a name: its address of today, which another machine, or the next start of a container, does not have.
         shown = next((text for text, network in _PRIVATE.items() if network.covers(host)), shown)
     if not port:
-        return "network", "allowed_domains", [shown]
-    return "network", "allowed_domains", [f"[{shown}]:{port}" if host.version == 6 else f"{shown}:{port}"]
+        return _DOMAINS, (shown,)
+    return _DOMAINS, (f"[{shown}]:{port}" if host.version == 6 else f"{shown}:{port}",)
 
 
 # --- paths ---
@@ -249,22 +218,3 @@ def _is_base(rules: FilesystemRules) -> bool:
 def _pattern(path: str) -> str:
     """A pattern for the path that can be typed: `?` for what a config file cannot or should not hold."""
     return "".join(f"[{char}]" if char in "*?[" else char if char.isprintable() else "?" for char in path)
-
-
-# --- syntaxes ---
-
-
-def _python(value: bool | list[str] | list[int]) -> str:
-    return str(value) if isinstance(value, bool) else _json(value)
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _config(section: str, key: str, value: bool | list[str] | list[int], syntax: str) -> str:
-    if syntax == "json":
-        return _json({section: {spellings(section)[key].camel: value}})
-    if syntax == "yaml":
-        return f"{key}: {_json(value)}"
-    return f"[tool.fence]\n{key} = {_json(value)}"

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 __all__ = [
     "Bind",
     "Connect",
+    "Fault",
     "Kind",
     "Move",
     "OpenSocket",
@@ -203,10 +204,14 @@ class OpenSocket(_Asked):
         self._set(family, type, proto)
 
     def describe(self) -> str:
+        return f"open socket {self.names()}"
+
+    def names(self) -> str:
+        """What the numbers are called: ``AF_INET/SOCK_STREAM (SCTP)``."""
         kind = self.type & SOCK_TYPE_MASK
         family = _FAMILIES.get(self.family, f"family {self.family}")
         name = _PROTOCOLS.get(self.proto) if self.family in (2, 10) else None
-        return f"open socket {family}/{_TYPES.get(kind, f'type {kind}')}{f' ({name})' if name else ''}"
+        return f"{family}/{_TYPES.get(kind, f'type {kind}')}{f' ({name})' if name else ''}"
 
 
 class SocketOption(_Asked):
@@ -236,15 +241,20 @@ class SocketOption(_Asked):
 
 
 class Passage(_Asked):
-    """Send this through the filter. `why`: what the filter has found about it, one of the keys of `floor.PASSAGES`."""
+    """Send this through the filter. `why`: what the filter has found about it, one of the keys of `floor.PASSAGES`.
+
+    `host` and `port` are what the connection is for; empty where the program talks to a proxy.
+    """
 
     kind = "connect"
-    __slots__ = ("what", "why")
+    __slots__ = ("what", "why", "host", "port")  # noqa: RUF023
     what: str
     why: str
+    host: str
+    port: int
 
-    def __init__(self, what: str, why: str) -> None:
-        self._set(what, why)
+    def __init__(self, what: str, why: str = "", host: str = "", port: int = 0) -> None:
+        self._set(what, why, host, port)
 
     def describe(self) -> str:
         return printable(self.what)
@@ -357,7 +367,7 @@ class SystemCall(_Asked):
     `namespace` (of the host).
     """
 
-    kind = "system"
+    kind: ClassVar[Kind] = "system"
     __slots__ = ("what", "of")  # noqa: RUF023
     what: str
     of: str
@@ -367,6 +377,17 @@ class SystemCall(_Asked):
 
     def describe(self) -> str:
         return printable(self.what)
+
+
+class Fault(_Asked):
+    """An error of the fence's own, in words: the call is refused, and the run fails."""
+
+    kind = "error"
+    __slots__ = ("what",)
+    what: str
+
+    def __init__(self, what: str) -> None:
+        self._set(what)
 
 
 Request = (

@@ -34,10 +34,9 @@ _HEAD_LIMIT = 65536
 class UnreachableError(Exception):
     """There is no connection to that name. With a `rule`: it was refused."""
 
-    def __init__(self, why: str, rule: str = "", remedy: Sequence[str] = ()) -> None:
+    def __init__(self, why: str, rule: str = "") -> None:
         super().__init__(why)
         self.rule = rule
-        self.remedy = tuple(remedy)
 
 
 class Target:
@@ -75,9 +74,7 @@ async def dial(
     use = [str(address) for address in answer.get("use") or ()]
     if not use:
         rule = str(answer.get("rule") or "no address of the name may be used")
-        raise UnreachableError(
-            f"{target.name} has no address that may be used ({', '.join(found)})", rule, answer.get("remedy") or ()
-        )
+        raise UnreachableError(f"{target.name} has no address that may be used ({', '.join(found)})", rule)
     return await _connect_any(loop, use, target.port), b""
 
 

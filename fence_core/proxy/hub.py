@@ -134,7 +134,7 @@ class Hub:
         try:
             sock, early = await dial(self.loop, self.referee, target, source)
         except UnreachableError as error:
-            relay.unreachable(str(error), error.rule, error.remedy)
+            relay.unreachable(str(error), error.rule)
         except NoAnswerError:
             relay.unreachable("the fence does not answer", "without an answer, nothing is allowed")
         except asyncio.CancelledError:

@@ -391,14 +391,14 @@ class Relay:
         """Nobody waits for this server any more."""
         return self.client.gone or (self._over and self._quiet is None)
 
-    def unreachable(self, why: str, rule: str = "", remedy: tuple[str, ...] = ()) -> None:
+    def unreachable(self, why: str, rule: str = "") -> None:
         """There will be no server."""
         if self._over:
             self._stop_waiting()
             return
         self._over = True
         if self._opening or self._filter.speaks_http:
-            self._say(answer(403 if rule else 502, why, rule, remedy))
+            self._say(answer(403 if rule else 502, why, rule))
         else:
             self._vanish()
 

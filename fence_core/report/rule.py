@@ -4,30 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fence_core.policy.requests import printable
+from fence_core.text import escape
 
 if TYPE_CHECKING:
     from fence_core.policy.decision import Decision
+    from fence_core.policy.model import Rule
 
-__all__ = ["sentence"]
+__all__ = ["because", "sentence"]
 
 
 def sentence(decision: Decision) -> str:
     """For the user. What came from a test or a file is escaped."""
-    rule = decision.rule
-    entry = f' "{printable(rule.entry)}"' if rule.entry else ""
+    return because(decision.rule, decision.why)
+
+
+def because(rule: Rule, why: str) -> str:
+    """The same, where the rule is kept with a violation."""
+    entry = f' "{escape(rule.entry)}"' if rule.entry else ""
     where = f" ({rule.source})" if rule.source is not None else ""
-    reason = printable(rule.reason)
-    if decision.why == "protected":
+    reason = escape(rule.reason)
+    if why == "protected":
         switch = f"; {rule.key} would allow it" if rule.key else ""
         return f"protected:{entry}: {reason} (built in{switch})"
-    if decision.why == "impossible":
-        item = f" with {printable(rule.entry)}" if rule.entry else ""
+    if why == "impossible":
+        item = f" with {escape(rule.entry)}" if rule.entry else ""
         return f"{reason} ({rule.key}{item} would allow it)" if rule.key else reason
-    because = f": {reason}" if reason else ""
-    if decision.why != "unlisted":
-        return f"{decision.why}: {rule.key}{entry}{where}{because}" if rule.key else reason
+    more = f": {reason}" if reason else ""
+    if why != "unlisted":
+        return f"{why}: {rule.key}{entry}{where}{more}" if rule.key else reason
     if rule.source is not None:
-        return f"{rule.key} is false{where}"
+        return f"{rule.key} is false{where}{more}"
     tried = ", ".join(map(str, rule.tried)) or "the policy is empty"
-    return f"no rule in {rule.key} allows it ({tried}){because}"
+    return f"no rule in {rule.key} allows it ({tried}){more}"

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from fence_core.events.model import Frame
-from fence_core.report.text import escape, source_text
+from fence_core.report.text import source_text
+from fence_core.text import escape
 from fence_core.untouched import real
 
 FRAMES_MAX = 8

@@ -6,8 +6,10 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from fence_core.events.model import Violation
+from fence_core.report import words
 from fence_core.report.stack import FRAMES_MAX, Fixture, View
-from fence_core.report.text import escape, plural, shorten, times
+from fence_core.report.text import plural, shorten, times
+from fence_core.text import escape
 from fence_core.untouched import real
 
 PLACES_MAX = 25
@@ -32,7 +34,7 @@ def merge(violations: Sequence[Violation], view: View) -> list[Violation]:
     """What looks the same to the reader, of several workers or attempts, as one with the sum; order is kept."""
     first: dict[tuple[object, ...], Violation] = {}
     for v in violations:
-        key = (v.nodeid, v.phase, v.what, v.program, v.is_test_process, v.late, v.rule, *view.trim(v.stack))
+        key = (v.nodeid, v.phase, *_same(v), v.program.name, v.program.is_pytest, v.late, *view.trim(v.stack))
         known = first.get(key)
         first[key] = v if known is None else _recount(known, known.count + v.count)
     return list(first.values())
@@ -40,7 +42,7 @@ def merge(violations: Sequence[Violation], view: View) -> list[Violation]:
 
 def what(violation: Violation) -> str:
     """``connect 93.184.216.34:443/tcp, 3 times``."""
-    return escape(violation.what) + times(violation.count)
+    return words.tried(violation) + times(violation.count)
 
 
 def headline(violations: Sequence[Violation]) -> str:
@@ -72,7 +74,7 @@ def title(violations: Sequence[Violation]) -> str:
     inside = [v for v in violations if is_in_test(v)]
     outside = len(violations) - len(inside)
     tests = plural(len({v.nodeid for v in inside}), "test")
-    if all(v.mode == "audit" for v in violations):
+    if all(v.state == "listed" for v in violations):
         # Inside another fence, that one may refuse what this one lets through.
         verdict = "" if any(v.errno for v in violations) else ": nothing was refused"
         return f"fence: {plural(len(violations), 'note')} (audit{verdict})"
@@ -161,11 +163,11 @@ def _told_apart(violations: Sequence[Violation], view: View, shown: Collection[i
     of its text, the program where several programs did it, and the sum where nothing would tell them apart."""
     programs: dict[str, set[str]] = {}
     for violation in violations:
-        programs.setdefault(_short(violation, view, 1), set()).add(violation.program)
+        programs.setdefault(_short(violation, view, 1), set()).add(violation.program.name)
     found: dict[tuple[object, ...], tuple[Violation, str]] = {}
     for violation in violations:
         text = _short(violation, view, 1)
-        by = f", by {escape(violation.program)}" if len(programs[text]) > 1 else ""
+        by = f", by {escape(violation.program.name)}" if len(programs[text]) > 1 else ""
         # What the reader has not seen yet is explained, and that tells it apart.
         key: tuple[object, ...] = (text, by) if violation.number in shown else (text, by, violation.number)
         known = found.get(key)
@@ -183,7 +185,7 @@ def _short(violation: Violation, view: View, count: int, by: str = "") -> str:
 def _entry(
     violation: Violation, view: View, explained: set[tuple[object, ...]], shown: Collection[int], by: str
 ) -> Iterator[Line]:
-    key = (violation.what, violation.rule, violation.marker, violation.config, violation.chain, violation.mode)
+    key = (*_same(violation), violation.remedy, violation.program.chain, violation.state)
     if violation.number not in shown and key not in explained:
         explained.add(key)
         yield from details(violation, view)
@@ -198,10 +200,11 @@ def _rest(violations: Sequence[Violation], places: int) -> Iterator[Line]:
     yield Line(f"... and {plural(len(violations), 'more violation')} in {plural(places, 'more place')}:", PLACE)
     kinds: dict[str, int] = {}
     for violation in violations:
-        kinds[violation.what] = kinds.get(violation.what, 0) + violation.count
+        name = words.tried(violation)
+        kinds[name] = kinds.get(name, 0) + violation.count
     largest = sorted(kinds.items(), key=lambda kind: -kind[1])
     for name, count in largest[:KINDS_MAX]:
-        yield Line(f"  {shorten(escape(name), _TEXT_MAX)}{times(count)}", WHAT)
+        yield Line(f"  {shorten(name, _TEXT_MAX)}{times(count)}", WHAT)
     if len(largest) > KINDS_MAX:
         left = sum(count for _, count in largest[KINDS_MAX:])
         yield Line(f"  {plural(len(largest) - KINDS_MAX, 'other')}{times(left)}", DIM)
@@ -211,7 +214,7 @@ def _phase(violation: Violation, view: View) -> str:
     phase = violation.phase
     if phase not in ("setup", "call", "teardown"):
         return ""
-    fixture = view.fixture(violation.stack) if phase != "call" else None
+    fixture = _fixture(violation, view)
     if fixture is not None:
         phase += f" (fixture {escape(fixture.name)}, scope {escape(fixture.scope)})"
     if violation.late:
@@ -220,13 +223,14 @@ def _phase(violation: Violation, view: View) -> str:
 
 
 def _program(violation: Violation) -> Iterator[Line]:
-    if violation.is_test_process:
+    program = violation.program
+    if program.is_pytest:
         return
-    chain = " -> ".join(escape(name) for name in violation.chain)
-    text = f"  by {escape(violation.program)}" + (f" ({chain})" if len(violation.chain) > 1 else "")
-    yield Line(f"{text}, process {violation.pid}")
-    if violation.argv:
-        yield Line("    $ " + shorten(" ".join(_quote(word) for word in violation.argv), _TEXT_MAX), CODE)
+    chain = " -> ".join(escape(name) for name in program.chain)
+    text = f"  by {escape(program.name)}" + (f" ({chain})" if len(program.chain) > 1 else "")
+    yield Line(f"{text}, process {program.pid}")
+    if program.argv:
+        yield Line("    $ " + shorten(" ".join(_quote(word) for word in program.argv), _TEXT_MAX), CODE)
 
 
 def _quote(word: str) -> str:
@@ -234,16 +238,17 @@ def _quote(word: str) -> str:
 
 
 def _verdict(violation: Violation, view: View) -> Iterator[Line]:
-    if violation.kind == "error":
-        yield Line(f"  a fault of the fence, not of the test: {escape(violation.rule)}")
+    because = words.rule(violation.rule, violation.verdict)
+    if violation.verdict == "error":
+        yield Line(f"  a fault of the fence, not of the test: {because}")
         return
-    verdict = "refused" if violation.errno or violation.mode != "audit" else "let through (audit)"
-    yield Line(f"  {verdict}: {shorten(escape(violation.rule), _TEXT_MAX)}")
+    verdict = "refused" if violation.errno or violation.state != "listed" else "let through (audit)"
+    yield Line(f"  {verdict}: {shorten(because, _TEXT_MAX)}")
     yield from _remedy(violation, view)
 
 
 def _remedy(violation: Violation, view: View) -> Iterator[Line]:
-    if violation.kind == "error":
+    if violation.verdict == "error":
         return
     found = remedies(violation, view)
     if not found:
@@ -265,28 +270,40 @@ def _remedy(violation: Violation, view: View) -> Iterator[Line]:
 def remedies(violation: Violation, view: View) -> list[str]:
     """What would allow it, the smallest first. Outside of tests a marker has nothing to stand on; and on the test that
     happened to need a shared fixture first it would stand wrong, since that may be another one in the next run."""
-    if not is_in_test(violation) or _shared_fixture(violation, view) is not None:
-        return [violation.config] if violation.config else []
-    return [text for text in (violation.marker, violation.config) if text]
+    remedy = violation.remedy
+    if remedy is None:
+        return []
+    config = words.config(remedy)
+    alone = not is_in_test(violation) or _shared_fixture(violation, view) is not None
+    return [config] if alone else [words.marker(remedy), config]
 
 
 def _shared_fixture(violation: Violation, view: View) -> Fixture | None:
     """The fixture of more than one test that was being set up or torn down."""
-    if violation.phase not in ("setup", "teardown"):
-        return None
-    fixture = view.fixture(violation.stack)
+    fixture = _fixture(violation, view)
     return fixture if fixture is not None and fixture.is_shared else None
+
+
+def _fixture(violation: Violation, view: View) -> Fixture | None:
+    """The fixture that was at work: of more tests than one as pytest says, else as the stack tells."""
+    if violation.owner is not None:
+        return Fixture(*violation.owner)
+    return view.fixture(violation.stack) if violation.phase in ("setup", "teardown") else None
 
 
 def _hopeless(violation: Violation) -> str:
     """What stands in the place of a remedy; empty if the rule itself names the switch that would help, or a hint says
     what does."""
-    rule = violation.rule
-    if rule.endswith(" would allow it)") or (violation.hint and rule.startswith("no rule in ")):
-        return ""
-    if rule.startswith("denied: "):
+    if violation.verdict == "denied":
         return "a denial overrides every permission: remove that rule to allow this"
-    return "nothing can allow this yet" if rule.startswith("names cannot be allowed yet") else "nothing can allow this"
+    if violation.verdict == "unlisted":
+        return "" if violation.hint else "nothing can allow this"
+    return "" if violation.rule.key else "nothing can allow this"
+
+
+def _same(violation: Violation) -> tuple[object, ...]:
+    """Equal where the same was tried, and refused for the same reason."""
+    return violation.operation, violation.target, violation.rule
 
 
 def _recount(violation: Violation, count: int) -> Violation:

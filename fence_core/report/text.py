@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-
-def escape(text: str) -> str:
-    r"""Everything a terminal could act upon, as ``\x1b``: control characters, bidi overrides, lone surrogates."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+from fence_core.text import escape
 
 
 def source_text(line: str) -> str:

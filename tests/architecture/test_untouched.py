@@ -44,7 +44,11 @@ INSIDE: dict[str, Mapping[str, str]] = {
     },
     "fence_core/report/stack.py": {"_stdlib_paths": BEFORE},
     "fence_core/report/terminal.py": {},
+    "fence_core/report/fingerprint.py": {},
+    "fence_core/report/rule.py": {},
     "fence_core/report/text.py": {},
+    "fence_core/report/words.py": {},
+    "fence_core/text.py": {},
     "pytest_fence/categories.py": {},
     "pytest_fence/forked.py": {},
     "pytest_fence/forked_capture.py": {},
@@ -59,7 +63,7 @@ INSIDE: dict[str, Mapping[str, str]] = {
         "ReportHooks._show": LAST,
         "WarnOutsideTests.pytest_sessionfinish": LAST,
     },
-    "pytest_fence/verdicts.py": {"view_of": BEFORE},
+    "pytest_fence/verdicts.py": {"view_of": BEFORE, "Verdicts.__init__": BEFORE},
     "pytest_fence/xdist.py": {"is_worker": BEFORE},
 }
 

@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fence_core.events.model import Violation
+from fence_core.events.wire import from_wire
+from fence_core.report import words
 from pytest_fence.reporting import SECTION
 from tests.end_to_end import witness
 from tests.end_to_end.loopback import HELLO, Loopback
@@ -31,6 +34,11 @@ allow_write = ["./*", "/dev/null", "/dev/tty"]
 """For tests of writes: the run's own directory is writable and nothing else, not even the temporary directory."""
 
 
+def what_of(plain: Mapping[str, Any]) -> str:
+    """The text of a violation in the attribute of a report."""
+    return words.tried(from_wire(Violation, plain))
+
+
 class Attempt:
     """One violation, as other plugins and the summary see it."""
 
@@ -38,14 +46,18 @@ class Attempt:
         self.plain = plain
         self.nodeid: str = plain["nodeid"]
         self.phase: str = plain["phase"]
-        self.what: str = plain["what"]
-        self.count: int = plain["count"]
-        self.program: str = plain["program"]
-        self.chain: list[str] = plain["chain"]
-        self.argv: list[str] = plain["argv"]
-        self.late: bool = plain["late"]
-        self.mode: str = plain["mode"]
-        self.stack: list[tuple[str, int, str]] = [tuple(frame) for frame in plain["stack"]]
+        found = from_wire(Violation, plain)
+        self.what = words.tried(found)
+        self.count = found.count
+        self.program = found.program.name
+        self.chain = list(found.program.chain)
+        self.argv = list(found.program.argv)
+        self.late = found.late
+        self.state = found.state
+        self.rule = words.rule(found.rule, found.verdict)
+        self.marker = words.marker(found.remedy) if found.remedy else ""
+        self.config = words.config(found.remedy) if found.remedy else ""
+        self.stack = list(found.stack)
 
     def __repr__(self) -> str:
         times = f" x{self.count}" if self.count > 1 else ""
@@ -101,7 +113,7 @@ class Caught(Ended):
         self._check(attempt, phase, line, by, count)
         if phase in ("setup", "call", "teardown"):
             report = self.blamed(test, phase, fails_itself=fails_itself)
-            told_of = [v["what"] for v in report["fence"] if not _is_beside_the_point(v, what, by)]
+            told_of = [what_of(v) for v in report["fence"] if not _is_beside_the_point(v, what, by)]
             assert told_of == [what], self
             told = report["text"] + "".join(text for _, text in report["sections"])
             assert what in told, f"the report of {test} does not say {what!r}: {told}"
@@ -156,8 +168,8 @@ class Caught(Ended):
 def _is_beside_the_point(plain: Mapping[str, Any], what: str, by: Sequence[str]) -> bool:
     """Whether a program that is not ours did something else than what the test is about: it wrote, and the test asks
     for a connection, or the other way round."""
-    foreign = bool(by) and plain["program"] == by[-1] and by[-1] in FOREIGN
-    return foreign and _touches_the_network(plain["what"]) != _touches_the_network(what)
+    foreign = bool(by) and plain["program"]["name"] == by[-1] and by[-1] in FOREIGN
+    return foreign and _touches_the_network(what_of(plain)) != _touches_the_network(what)
 
 
 def _touches_the_network(what: str) -> bool:

@@ -102,7 +102,7 @@ def test_changes_of_devices(fenced: Fenced, preset: str) -> None:
         assert len(attempts) == 1, f"{name}: {run!r}"
         (attempt,) = attempts
         assert attempt.what.split()[0] in ACTS[name] or "in its place" in name or "descriptor" in name, run
-        assert not attempt.plain["marker"], run
+        assert not attempt.marker, run
     run.clean(*(f"test_open[{device}]" for device in ("/dev/null", "/dev/full", "/dev/zero")))
     assert device.exists()
 
@@ -225,7 +225,7 @@ def test_terminals_of_others(fenced: Fenced, other: str, reads: bool) -> None:
         assert len(found) == 1, f"{name}: {run!r}"
         (attempt,) = found
         assert attempt.what.endswith(f" {other}"), run
-        assert not attempt.plain["marker"], run
+        assert not attempt.marker, run
     assert [each.what for each in run.attempts("test_as_controlling_terminal")] == [f"write {other}"], run
     run.clean("test_named")
     assert os.stat(other).st_mode == before.st_mode

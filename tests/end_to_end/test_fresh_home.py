@@ -107,19 +107,19 @@ def test_remedies(fenced: Fenced) -> None:
         env={"HOME": str(fenced.outside), "XDG_CONFIG_HOME": None, "GIT_CONFIG_GLOBAL": None},
         policy=ONLY_HERE,
     )
-    known = run.attempts("test_pathlib")[0].plain
-    assert known["marker"] == '@pytest.mark.fence(allow_write=["~/.cache/thing"])'
-    unknown = run.refused("test_makedirs", f"mkdir {fenced.outside}/.cache").plain
-    assert (unknown["marker"], unknown["config"]) == ("", "")
-    assert "~/.cache/NAME" in unknown["hint"]
-    assert "XDG_CACHE_HOME" in unknown["hint"]
+    known = run.attempts("test_pathlib")[0]
+    assert known.marker == '@pytest.mark.fence(allow_write=["~/.cache/thing"])'
+    unknown = run.refused("test_makedirs", f"mkdir {fenced.outside}/.cache")
+    assert (unknown.marker, unknown.config) == ("", "")
+    assert "~/.cache/NAME" in unknown.plain["hint"]
+    assert "XDG_CACHE_HOME" in unknown.plain["hint"]
     run.has(r"instead: .*XDG_CACHE_HOME")
-    git = run.refused("test_git", f"write {fenced.outside}/.gitconfig.lock", by=["git"]).plain
-    assert git["rule"].startswith('protected: ".gitconfig"')
-    assert (git["marker"], git["config"]) == ("", "")
-    assert "GIT_CONFIG_GLOBAL" in git["hint"]
-    sqlite = run.attempts("test_sqlite")[0].plain
-    assert sqlite["marker"] == '@pytest.mark.fence(allow_write=["~/app.db", "~/app.db-*"])'
+    git = run.refused("test_git", f"write {fenced.outside}/.gitconfig.lock", by=["git"])
+    assert git.rule.startswith('protected: ".gitconfig"')
+    assert (git.marker, git.config) == ("", "")
+    assert "GIT_CONFIG_GLOBAL" in git.plain["hint"]
+    sqlite = run.attempts("test_sqlite")[0]
+    assert sqlite.marker == '@pytest.mark.fence(allow_write=["~/app.db", "~/app.db-*"])'
     assert not list(fenced.outside.iterdir()), run
 
 

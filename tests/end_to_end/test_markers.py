@@ -184,7 +184,7 @@ def test_it():
         policy = ONLY_HERE + "allow_local_outbound = false\n"
         first = fenced.run(test.format(marker="", body=body), policy=policy)
         (found,) = first.attempts("test_it")
-        marker, config = found.plain["marker"], found.plain["config"]
+        marker, config = found.marker, found.config
         assert marker in first.out
         second = fenced.run(test.format(marker=marker, body=body), policy=policy)
         second.clean("test_it")

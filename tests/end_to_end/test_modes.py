@@ -63,7 +63,7 @@ def test_warn(fenced: Fenced, how: str) -> None:
     for name in NAMES:
         assert run.report(name)["outcome"] == "passed"
         (found,) = run.attempts(name)
-        assert found.mode == "warn"
+        assert found.state == "warned"
     run.clean("test_control")
     assert fenced.untouched()
     assert run.status == 0
@@ -88,7 +88,7 @@ def test_audit(fenced: Fenced) -> None:
     for name in NAMES:
         assert run.report(name)["outcome"] == "passed"
         (found,) = run.attempts(name)
-        assert (found.mode, found.plain["errno"]) == ("audit", 0)
+        assert (found.state, found.plain["errno"]) == ("listed", 0)
     run.clean("test_control")
     assert fenced.untouched(new="x")
     assert run.status == 0

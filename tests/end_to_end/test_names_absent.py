@@ -145,7 +145,7 @@ def test_declared_absent(fenced: Fenced, config: str) -> None:
     run = fenced.run(ABSENT, files={config: FILES[config]})
     run.clean("test_absent", "test_curl", "test_marker", "test_closest", "test_first", "test_address_of_before")
     other = run.refused("test_others", "resolve a.doesnotexist.google.com")
-    assert 'if the test wants it not to exist: hosts = {"a.doesnotexist.google.com" = false}' in other.plain["rule"]
+    assert 'if the test wants it not to exist: hosts = {"a.doesnotexist.google.com" = false}' in other.rule
 
 
 @pytest.mark.needs("program:curl")
@@ -234,5 +234,5 @@ def test_refused_after_the_end_of_the_answer(fenced: Fenced) -> None:
     )
     for test in "other", "two", "tls":
         (attempt,) = run.attempts(f"test_late[{test}]")
-        assert "fault" not in attempt.plain["rule"], run
+        assert "fault" not in attempt.rule, run
     assert "a fault of the fence" not in run.out

@@ -172,9 +172,9 @@ def test_name_in_etc_hosts(fenced: Fenced) -> None:
     port = fenced.loopback.hello
     remark = "/etc/hosts gives localhost this address, so network.hosts is not asked where it is"
     by_name = run.refused("test_refused[localhost]", f"connect 127.0.0.1:{port}/tcp")
-    assert by_name.plain["rule"].endswith(f"; {remark}")
+    assert by_name.rule.endswith(f": {remark}")
     by_address = run.refused("test_refused[127.0.0.2]", f"connect 127.0.0.2:{port}/tcp")
-    assert remark not in by_address.plain["rule"]
+    assert remark not in by_address.rule
 
 
 def test_filter_dies(fenced: Fenced) -> None:

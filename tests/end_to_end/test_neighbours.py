@@ -191,7 +191,7 @@ def test_environment_that_is_not_there_yet(fenced: Fenced) -> None:
     )
     here = fenced.directory
     refused = run.refused("test_made[.venv]", f"mkdir {here}/.venv")
-    assert refused.plain["marker"] == '@pytest.mark.fence(allow_write=[".venv"])'
+    assert refused.marker == '@pytest.mark.fence(allow_write=[".venv"])'
     run.refused("test_made[packages/a/.venv]", f"mkdir {here}/packages/a/.venv")
     run.refused("test_moved", f"rename {here}/.venv")
     run.refused("test_link", f"symlink {here}/.venv")

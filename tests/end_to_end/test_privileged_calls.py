@@ -84,7 +84,7 @@ def test_as_root(fenced: Fenced) -> None:
         found = run.attempts(f"test_refused[{name}]")
         if first or name in of_namespaces:
             assert [each.plain["kind"] for each in found] == ["system"], f"{name}: {run!r}"
-            assert not found[0].plain["marker"], run
+            assert not found[0].marker, run
     run.clean(*(f"test_fails_anyway[{name}]" for name in WOULD_FAIL))
 
 
@@ -404,7 +404,7 @@ def test_by_way_of_a_process_outside(fenced: Fenced) -> None:
     for name in LINKS:
         found = run.attempts(f"test_it[{name}]")
         assert [each.plain["kind"] for each in found] == ["write"], f"{name}: {run!r}"
-        assert not found[0].plain["marker"], run
+        assert not found[0].marker, run
     assert len(run.attempts("test_allowed_there")) == 1, run
     run.clean("test_would_fail", "test_read")
     assert fenced.untouched(old="old")
@@ -450,7 +450,7 @@ def test_remedies_without_numbers(fenced: Fenced) -> None:
         ("third", "/proc/self/task/*/comm"),
     ):
         (attempt,) = run.attempts(f"test_{test}")
-        assert attempt.plain["marker"] == f'@pytest.mark.fence(allow_write=["{path}"])', run
+        assert attempt.marker == f'@pytest.mark.fence(allow_write=["{path}"])', run
     run.clean("test_last")
 
 
@@ -474,6 +474,6 @@ def test_remedy_of_user_namespaces(fenced: Fenced) -> None:
         """
     )
     attempt = run.refused("test_it", "write /proc/self/uid_map", by=["unshare"])
-    assert attempt.plain["marker"] == f"@pytest.mark.fence(allow_write={maps})"
-    assert "--no-sandbox" in attempt.plain["rule"]
+    assert attempt.marker == f"@pytest.mark.fence(allow_write={maps})"
+    assert "--no-sandbox" in attempt.rule
     run.clean("test_allowed")

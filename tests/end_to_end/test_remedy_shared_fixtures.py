@@ -56,8 +56,8 @@ def test_the_configuration_and_the_fixture(fenced: Fenced, workers: int) -> None
 
     for test, fixture in {
         "test_module": "fixture setup_module, test_it.py:4",
-        "test_session": "fixture ping_home, conftest.py:10",
-        "TestIt::test_class": "fixture helper, conftest.py:14",
+        "test_session": "fixture ping_home, conftest.py:9",
+        "TestIt::test_class": "fixture helper, conftest.py:13",
     }.items():
         text = told(test)
         assert fixture in text, text

@@ -210,9 +210,9 @@ def test_rebase_by_a_move():
     here = fenced.directory
     for key in SETTINGS.values():
         refused = run.refused(f"test_setting[{key}]", f"rename {here}/made/.git/config", by=["git"])
-        assert refused.plain["marker"] == "@pytest.mark.fence(allow_git_config=True)"
+        assert refused.marker == "@pytest.mark.fence(allow_git_config=True)"
         section, *_, name = key.lower().split(".")
-        assert f"here {section}.{name} (" in refused.plain["rule"]
+        assert f"here {section}.{name} (" in refused.rule
     run.refused("test_hook", f"write {here}/made/.git/hooks/pre-commit")
     run.refused("test_hook_by_a_sample", f"rename {here}/made/.git/hooks/pre-commit.sample")
     run.refused("test_hook_by_a_link", f"symlink {here}/made/.git/hooks/post-commit")
@@ -379,8 +379,8 @@ def test_changed_mind():
     ):
         (refused,) = run.attempts(test)
         assert (refused.what, refused.phase) == (f"write {here}/{path}/config", "call"), run
-        assert f"here {key}" in refused.plain["rule"]
-        assert refused.plain["marker"] == "@pytest.mark.fence(allow_git_config=True)"
+        assert f"here {key}" in refused.rule
+        assert refused.marker == "@pytest.mark.fence(allow_git_config=True)"
         run.blamed(test)
     run.clean("test_changed_mind")
 

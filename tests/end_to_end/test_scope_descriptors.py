@@ -202,7 +202,7 @@ def test_a_report_that_hides_a_violation(fenced: Fenced) -> None:
 
         def test_says_it_has_told(monkeypatch):
             def told(self, item, report):
-                report.fence = [{"number": v.number, "mode": v.mode, "failing": False} for v in
+                report.fence = [{"number": v.number, "state": v.state} for v in
                                 self._fence.take(item.nodeid)]
                 self._seen = self._count()
             monkeypatch.setattr(TestHooks, "_judge", told)

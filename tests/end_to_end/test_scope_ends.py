@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.caught import ONLY_HERE, Fenced
+from tests.end_to_end.caught import ONLY_HERE, Fenced, what_of
 from tests.end_to_end.support import Runs, Terminal, assert_same, until
 
 FORKED = ("--fence", "--fence-scope=test")
@@ -124,7 +124,7 @@ def test_a_crash_hides_no_violation(fenced: Fenced) -> None:
         policy=ONLY_HERE,
         flags=FORKED,
     )
-    assert [v["what"] for v in run.report("test_it")["fence"]] == [f"write {fenced.outside}/f"], run
+    assert [what_of(v) for v in run.report("test_it")["fence"]] == [f"write {fenced.outside}/f"], run
     run.clean("test_after")
     assert fenced.untouched()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fence_core.kernel import arch
-from tests.end_to_end.caught import ONLY_HERE, Attempt, Caught, Fenced
+from tests.end_to_end.caught import ONLY_HERE, Attempt, Caught, Fenced, what_of
 from tests.end_to_end.files import calls, trees
 from tests.end_to_end.files.calls import ANSWERED_AS_MISSING, ROWS, Row
 
@@ -381,7 +381,7 @@ def ran(
     for attempt in run.ledger:
         told.setdefault(cell_of(attempt.nodeid), []).append(attempt)
     reported = {
-        cell_of(report["nodeid"]): [violation["what"] for violation in report["fence"]]
+        cell_of(report["nodeid"]): [what_of(violation) for violation in report["fence"]]
         for report in run.reports
         if report["phase"] == "call"
     }

@@ -38,7 +38,7 @@ def hosts(tmp_path: Path) -> str:
     ],
 )
 def test_remark(hosts: str, address: str, names: list[str], found: str) -> None:
-    said = f"; {hosts} gives {found} this address, so network.hosts is not asked where it is" if found else ""
+    said = f"{hosts} gives {found} this address, so network.hosts is not asked where it is" if found else ""
     assert remark(address, names, hosts) == said
 
 

@@ -6,10 +6,12 @@ import pytest
 
 from fence_core.events import ledger as module
 from fence_core.events.ledger import Ledger
+from fence_core.report.words import tried
+from tests.unit.plugin.fakes import violation
 
 
 def attempt(ledger: Ledger, nodeid: str, what: str) -> bool:
-    return ledger.add(worker=0, nodeid=nodeid, phase=0, kind="write", what=what, pid=1, program="x")[1]
+    return ledger.add(0, violation(f"write {what}", nodeid=nodeid))[1]
 
 
 def test_a_noisy_test_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +20,7 @@ def test_a_noisy_test_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch) ->
     assert [attempt(ledger, "noisy", str(n)) for n in range(5)] == [True, True, True, False, False]
     assert attempt(ledger, "quiet", "0")
     assert ledger.dropped == 2
-    assert [record.what for record in ledger.take(0, "noisy")] == ["0", "1", "2"]
+    assert [tried(record.violation()) for record in ledger.take(0, "noisy")] == ["write 0", "write 1", "write 2"]
 
 
 def test_the_first_of_each_test_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

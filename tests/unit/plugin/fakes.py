@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fence_core.events.model import Frame, Violation
+from fence_core.events.model import Frame, Owner, Program, Target, Violation
 from fence_core.events.wire import from_wire, to_wire
-from fence_core.policy.model import Source
+from fence_core.policy.model import Remedy, Rule, Source
 from pytest_fence import engine
 
 DIRECTORY = "FAKE_FENCE"
@@ -39,6 +39,7 @@ class FakeFence:
         self.role = role
         self.mode = mode
         self.now = ("", "startup", 0)
+        self.owner: Owner | None = None
         self.entered: list[tuple[str, str, int]] = []
         self.policies: list[list[tuple[Mapping[str, object], Source]]] = []
         self.settled = 0
@@ -51,6 +52,9 @@ class FakeFence:
     def enter(self, nodeid: str, phase: str, policy: int = 0) -> None:
         self.now = (nodeid, phase, policy)
         self.entered.append(self.now)
+
+    def owned(self, owner: Owner | None) -> None:
+        self.owner = owner
 
     def violation_count(self) -> int:
         return self._count
@@ -97,7 +101,7 @@ class FakeFence:
         if not self._ledger.exists():
             return []
         lines = map(json.loads, self._ledger.read_text().splitlines())
-        return [(line["pid"], from_wire(line["violation"])) for line in lines]
+        return [(line["pid"], from_wire(Violation, line["violation"])) for line in lines]
 
 
 def violate(what: str = "connect 93.184.216.34:443/tcp", **changes: Any) -> None:
@@ -109,8 +113,13 @@ def violate(what: str = "connect 93.184.216.34:443/tcp", **changes: Any) -> None
         for frame in traceback.extract_stack()[:-1]
         if frame.filename != __file__
     )
-    known = {"nodeid": nodeid, "phase": phase, "mode": fence.mode, "errno": 0 if fence.mode == "audit" else 13}
+    state = {"enforce": "failing", "warn": "warned", "audit": "listed"}[fence.mode]
+    known = {"nodeid": nodeid, "phase": phase, "state": state, "owner": fence.owner}
+    known["errno"] = 0 if fence.mode == "audit" else 13
     fence.add(violation(what, **{**known, "stack": stack, **changes}))
+
+
+RULE = Rule("network.allowed_domains", tried=(Source("preset pytest"),))
 
 
 def violation(what: str = "connect 93.184.216.34:443/tcp", **changes: Any) -> Violation:
@@ -120,20 +129,16 @@ def violation(what: str = "connect 93.184.216.34:443/tcp", **changes: Any) -> Vi
         nodeid="",
         phase="call",
         kind=what.partition(" ")[0],
-        what=what,
-        count=1,
-        pid=4321,
-        program="python",
-        is_test_process=True,
-        chain=("pytest",),
-        argv=(),
-        stack=(),
-        rule="nothing in network.allowed_domains allows it (preset pytest)",
-        marker='@pytest.mark.fence(allowed_domains=["93.184.216.34:443"])',
-        config='[tool.fence.network]\nallowed_domains = ["93.184.216.34:443"]',
-        mode="enforce",
+        operation=what.partition(" ")[0],
+        target=Target("other", detail=what),
+        verdict="unlisted",
+        rule=RULE,
+        program=Program("python", 4321, chain=("pytest",), is_pytest=True),
+        state="failing",
         errno=13,
-        late=False,
+        first_s=0.5,
+        last_s=0.5,
+        remedy=Remedy("network.allowed_domains", ("93.184.216.34:443",)),
     )
     return known._replace(**changes)
 

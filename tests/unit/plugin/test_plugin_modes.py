@@ -27,7 +27,7 @@ def test_warn_warns_and_passes(warned: FakedPytest) -> None:
     result.stdout.fnmatch_lines(
         [
             "test_it.py::test_a",
-            "  *FenceWarning: connect 93.184.216.34:443/tcp: nothing in network.allowed_domains*",
+            "  *FenceWarning: connect 93.184.216.34:443/tcp: no rule in network.allowed_domains*",
             "*= fence: 1 violation in 1 test =*",
         ]
     )

@@ -29,7 +29,7 @@ def test_a_test_that_swallows_the_error_fails(faked: FakedPytest) -> None:
             "test_it.py:4: in test_a",
             "    violate()",
             "E   call: connect 93.184.216.34:443/tcp",
-            "E     refused: nothing in network.allowed_domains allows it (preset pytest)",
+            "E     refused: no rule in network.allowed_domains allows it (preset pytest)",
             'E     to allow it: @pytest.mark.fence(allowed_domains=["93.184.216.34:443"])',
             "*= fence: 1 violation in 1 test =*",
             "FAILED test_it.py::test_a - fence: connect 93.184.216.34:443/tcp",
@@ -54,7 +54,7 @@ def test_without_a_stack_the_failure_is_located_at_the_test(faked: FakedPytest) 
 def test_a():
     from tests.unit.plugin import fakes
     fence = fakes.live[-1]
-    fence.add(fakes.violation("write /x", nodeid=fence.now[0], is_test_process=False))
+    fence.add(fakes.violation("write /x", nodeid=fence.now[0], program=fakes.Program("sh")))
 """,
     )
     result = faked.run("--tb=line")
@@ -81,7 +81,7 @@ def test_a_test_that_failed_anyway_shows_both(faked: FakedPytest) -> None:
 @pytest.mark.parametrize("option", ["--tb=no", "--tb=line", "--show-capture=no"])
 def test_what_pytest_does_not_show_the_section_does(faked: FakedPytest, option: str) -> None:
     write(faked, "def test_a():\n    violate()\n    assert 0\n")
-    assert any("refused: nothing in" in line for line in faked.section(faked.run(option)))
+    assert any("refused: no rule in" in line for line in faked.section(faked.run(option)))
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def pytest_runtest_logreport(report):
     result = faked.run("-s")
     (line,) = [line for line in result.stdout.lines if "PLAIN" in line]
     (plain,) = json.loads(line.partition("PLAIN call ")[2])
-    assert plain["what"] == "connect 93.184.216.34:443/tcp"
+    assert plain["operation"] == "connect"
     assert plain["nodeid"] == "test_it.py::test_a"
 
 

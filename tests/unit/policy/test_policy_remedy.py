@@ -13,12 +13,13 @@ import yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from fence_core.policy import remedy as proposals
 from fence_core.policy.decide import Judge
-from fence_core.policy.model import FilesystemRules, Policy, Source
-from fence_core.policy.remedy import advice, remedy
+from fence_core.policy.model import FilesystemRules, Policy, Remedy, Source
 from fence_core.policy.requests import Bind, Connect, OpenSocket, Read, Request, Resolve, UnixConnect, Write
 from fence_core.policy.sources.merge import merge
 from fence_core.policy.sources.validate import parse_overlay
+from fence_core.report.words import config, marker
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,10 +30,18 @@ PLACES = FilesystemRules(root="/home/ci/proj", home="/home/ci", scratch=("/tmp",
 EMPTY = Policy(filesystem=PLACES)
 
 
-def marker_arguments(marker: str) -> dict[str, Any]:
+def remedy(request: Request, policy: Policy, syntax: str = "toml") -> Remedy | None:
+    return proposals.remedy(request, policy, Judge(policy).decide(request), syntax)
+
+
+def advice(request: Request, policy: Policy) -> tuple[Remedy | None, str]:
+    return proposals.advice(request, policy, Judge(policy).decide(request))
+
+
+def marker_arguments(text: str) -> dict[str, Any]:
     """The arguments of a marker as Python reads them."""
-    assert marker.startswith("@")
-    call = ast.parse(marker[1:], mode="eval").body
+    assert text.startswith("@")
+    call = ast.parse(text[1:], mode="eval").body
     assert isinstance(call, ast.Call)
     assert ast.unparse(call.func) == "pytest.mark.fence"
     return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
@@ -56,12 +65,12 @@ def check(request: Request) -> None:
         found = remedy(request, EMPTY, syntax)
         assert found is not None
         for raw, flat in (
-            (marker_arguments(found.marker), True),
-            (config_table(found.config, syntax), syntax != "json"),
+            (marker_arguments(marker(found)), True),
+            (config_table(config(found), syntax), syntax != "json"),
         ):
             assert Judge(with_change(raw, flat=flat)).decide(request).allowed, raw
-        assert found.marker.isprintable()
-        assert found.config.replace("\n", "").isprintable()
+        assert marker(found).isprintable()
+        assert config(found).replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +127,7 @@ def check(request: Request) -> None:
 def test_the_smallest_change(request_: Request, change: str) -> None:
     found = remedy(request_, EMPTY)
     assert found is not None
-    assert found.marker == f"@pytest.mark.fence({change})"
+    assert marker(found) == f"@pytest.mark.fence({change})"
     check(request_)
 
 
@@ -159,7 +168,7 @@ def test_the_smallest_change(request_: Request, change: str) -> None:
 def test_it_fits_the_next_run_and_other_machines(request_: Write, change: list[str]) -> None:
     found = remedy(request_, EMPTY)
     assert found is not None
-    assert marker_arguments(found.marker) == {"allow_write": change}
+    assert marker_arguments(marker(found)) == {"allow_write": change}
     check(request_)
 
 
@@ -228,8 +237,8 @@ def test_git_config_is_offered_by_its_setting() -> None:
     request = Write("rename", "/home/ci/proj/a/.git/config")
     found = remedy(request, policy)
     assert found is not None
-    assert found.marker == "@pytest.mark.fence(allow_git_config=True)"
-    lifted = with_change({"allow_write": ["."], **marker_arguments(found.marker)})
+    assert marker(found) == "@pytest.mark.fence(allow_git_config=True)"
+    lifted = with_change({"allow_write": ["."], **marker_arguments(marker(found))})
     assert Judge(lifted).decide(request).allowed
     assert remedy(Write("open", "/home/ci/.git/config"), policy) is None  # the setting alone would not be enough
     assert remedy(Write("open", "/home/ci/proj/.git/hooks/post-commit"), policy) is None
@@ -237,7 +246,7 @@ def test_git_config_is_offered_by_its_setting() -> None:
 
 def test_the_syntax_is_that_of_the_config() -> None:
     request = Resolve("api.stripe.com")
-    texts = {syntax: found.config for syntax in ("toml", "json", "yaml") if (found := remedy(request, EMPTY, syntax))}
+    texts = {syntax: config(found) for syntax in ("toml", "json", "yaml") if (found := remedy(request, EMPTY, syntax))}
     assert texts == {
         "toml": '[tool.fence]\nallowed_domains = ["api.stripe.com"]',
         "json": '{"network": {"allowedDomains": ["api.stripe.com"]}}',
@@ -250,7 +259,7 @@ def test_a_config_outside_the_project_gets_full_paths() -> None:
     policy = Policy(filesystem=PLACES._replace(locked=("/home/ci/proj/fence.json", "/etc/fence/ci.json")))
     found = remedy(Write("open", "/home/ci/proj/tests/x"), policy)
     assert found is not None
-    assert found.marker == '@pytest.mark.fence(allow_write=["~/proj/tests/x"])'
+    assert marker(found) == '@pytest.mark.fence(allow_write=["~/proj/tests/x"])'
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from fence_core.events.model import Frame, Violation
+from fence_core.events.model import Frame, Program, Target, Violation
+from fence_core.policy.model import Remedy, Rule, Source
 from fence_core.report import terminal
 from fence_core.report.stack import View
 from tests.unit.plugin.fakes import violation
@@ -27,11 +28,7 @@ def test_everything_that_is_known_is_said() -> None:
         at(
             "t.py::test_a",
             count=3,
-            is_test_process=False,
-            program="curl",
-            chain=("pytest", "sh", "curl"),
-            argv=("curl", "-s", "http://x/?a b"),
-            pid=77,
+            program=Program("curl", 77, chain=("pytest", "sh", "curl"), argv=("curl", "-s", "http://x/?a b")),
             stack=(Frame("/proj/t.py", 1, "test_a"),),
         )
     )
@@ -42,9 +39,9 @@ def test_everything_that_is_known_is_said() -> None:
         "        fetch('x')",
         "    by curl (pytest -> sh -> curl), process 77",
         "      $ curl -s 'http://x/?a b'",
-        "    refused: nothing in network.allowed_domains allows it (preset pytest)",
+        "    refused: no rule in network.allowed_domains allows it (preset pytest)",
         '    to allow it: @pytest.mark.fence(allowed_domains=["93.184.216.34:443"])',
-        "    or:          [tool.fence.network]",
+        "    or:          [tool.fence]",
         '                 allowed_domains = ["93.184.216.34:443"]',
     ]
 
@@ -54,47 +51,47 @@ def test_the_test_process_itself_needs_no_introduction() -> None:
 
 
 def test_what_nothing_may_allow_says_so() -> None:
-    lines = section(at("t.py::test_a", marker="", config=""))
+    lines = section(at("t.py::test_a", remedy=None))
     assert "    nothing can allow this" in lines
     assert not any("to allow it" in line for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("rule", "said"),
+    ("verdict", "rule", "said"),
     [
-        ('denied: filesystem.deny_write "src" (pyproject.toml)', ["a denial overrides every permission"]),
-        ("names cannot be allowed yet: every look-up is refused", ["nothing can allow this yet"]),
-        ('protected: ".git/config" (built in; filesystem.allow_git_config would allow it)', []),
+        ("denied", Rule("filesystem.deny_write", "src", reason="x"), ["a denial overrides every permission"]),
+        ("protected", Rule("filesystem.allow_git_config", ".git/config", reason="x"), []),
+        ("protected", Rule("", ".gitconfig", reason="x"), ["nothing can allow this"]),
+        ("unlisted", Rule("filesystem.allow_write", reason="x"), ["nothing can allow this"]),
     ],
 )
-def test_nothing_more_is_ruled_out_than_the_rule_does(rule: str, said: list[str]) -> None:
-    lines = section(at("t.py::test_a", rule=rule, marker="", config=""))
+def test_nothing_more_is_ruled_out_than_the_rule_does(verdict: str, rule: Rule, said: list[str]) -> None:
+    lines = section(at("t.py::test_a", verdict=verdict, rule=rule, remedy=None))
     assert [line.strip().partition(":")[0] for line in lines[3:]] == said
-    assert lines[2].endswith(rule)
 
 
 def test_no_marker_is_proposed_where_no_test_is() -> None:
     lines = section(at("", phase="startup"))
     assert lines[-2:] == [
-        "    to allow it: [tool.fence.network]",
+        "    to allow it: [tool.fence]",
         '                 allowed_domains = ["93.184.216.34:443"]',
     ]
 
 
 def test_a_fault_of_the_fence_is_not_blamed_on_the_test() -> None:
-    lines = section(at("t.py::test_a", kind="error", what="openat", rule="KeyError: 'x'"))
+    lines = section(at("t.py::test_a", kind="error", what="openat", verdict="error", rule=Rule(reason="KeyError: 'x'")))
     assert "    a fault of the fence, not of the test: KeyError: 'x'" in lines
     assert not any("allow" in line for line in lines)
 
 
 def test_audit_says_that_nothing_was_refused() -> None:
-    found = at("t.py::test_a", mode="audit", errno=0)
+    found = at("t.py::test_a", state="listed", errno=0)
     assert any(line.startswith("    let through (audit): ") for line in section(found))
     assert terminal.title([found]) == "fence: 1 note (audit: nothing was refused)"
 
 
 def test_audit_inside_a_fence_that_enforces() -> None:
-    found = at("t.py::test_a", mode="audit", errno=13)
+    found = at("t.py::test_a", state="listed", errno=13)
     assert any(line.startswith("    refused: ") for line in section(found))
     assert terminal.title([found]) == "fence: 1 note (audit)"
 
@@ -187,14 +184,9 @@ EVIL = "x\x1b[2J\r\n\u202e\udc80"
 def test_nothing_that_strangers_chose_reaches_the_terminal_raw() -> None:
     found = at(
         f"t.py::test_{EVIL}",
-        what=f"write /{EVIL}",
-        program=EVIL,
-        is_test_process=False,
-        chain=("pytest", EVIL),
-        argv=("sh", EVIL),
-        rule=EVIL,
-        marker=EVIL.replace("\r\n", ""),
-        config=EVIL.replace("\r\n", ""),
+        program=Program(EVIL, 1, chain=("pytest", EVIL), argv=("sh", EVIL)),
+        rule=Rule(EVIL, EVIL, Source(EVIL), EVIL, (Source(EVIL),)),
+        remedy=Remedy("network.allowed_domains", (EVIL.replace("\r\n", ""),)),
         stack=(Frame(f"/proj/{EVIL}", 1, EVIL),),
     )
     for text in (*section(found), terminal.title([found]), terminal.headline([found])):
@@ -208,7 +200,7 @@ def test_the_headline_is_one_line_however_many_there_are() -> None:
 
 
 def test_what_is_endless_is_cut() -> None:
-    lines = section(at("t.py::test_a", what="write /" + "x" * 5000, rule="y" * 5000))
+    lines = section(at("t.py::test_a", what="write /" + "x" * 5000, rule=Rule(reason="y" * 5000)))
     assert max(map(len, lines)) < 500
 
 
@@ -217,9 +209,9 @@ def test_no_line_stands_there_twice() -> None:
     same = at("t.py::test_a", stack=(Frame("/proj/t.py", 1, "test_a"),))
     several = [
         same,
-        same._replace(number=1, rule="another rule", count=2),
-        same._replace(number=2, program="curl", is_test_process=False),
-        same._replace(number=3, what="connect 192.0.2.2:80/tcp"),
+        same._replace(number=1, rule=Rule(reason="another rule"), count=2),
+        same._replace(number=2, program=Program("curl", 7)),
+        same._replace(number=3, target=Target("other", detail="connect 192.0.2.2:80/tcp")),
         same._replace(number=4, stack=(Frame("/proj/t.py", 3, "test_a"), *same.stack)),
     ]
     lines = section(*several, shown=range(5))
@@ -231,5 +223,7 @@ def test_no_line_stands_there_twice() -> None:
 
 
 def test_what_was_not_shown_yet_is_explained_though_its_line_is_there() -> None:
-    lines = section(at("t.py::test_a"), at("t.py::test_a", 1, rule="another rule"), shown=[0])
+    lines = section(
+        at("t.py::test_a"), at("t.py::test_a", 1, verdict="protected", rule=Rule(reason="another rule")), shown=[0]
+    )
     assert "    refused: another rule" in lines

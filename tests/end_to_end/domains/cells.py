@@ -45,8 +45,6 @@ class Row(NamedTuple):
     """The programs that it starts as, seen from the test."""
     needs: Sequence[str] = ()
     columns: Sequence[str] = tuple(COLUMNS)
-    seconds: float = 5
-    """What a refused run may take, on a busy machine, start of the program included: a resolver's time-out is 5 s."""
     beside: Mapping[str, str] = {}
     """What may be reported there besides."""
 

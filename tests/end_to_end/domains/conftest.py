@@ -31,10 +31,10 @@ from tests.end_to_end.support import Ended, Runs
 
 # Within the fence: each cell is a test named after its function and its column.
 DRIVER = """
-import inspect, subprocess, time
+import inspect, subprocess
 import pytest
 from collections import namedtuple
-from cells import ADDRESS, CELLS, COLUMNS, FILES, HELLO, PORTS, ROWS, SECONDS, SPKI, STUB_PORT
+from cells import ADDRESS, CELLS, COLUMNS, FILES, HELLO, PORTS, ROWS, SPKI, STUB_PORT
 
 CA = f"{FILES}/ca.pem"
 At = namedtuple("At", "host port url")
@@ -58,11 +58,9 @@ def test(row, column, request):
     if not COLUMNS[column][1]:
         assert HELLO in fetch(where)
         return
-    start = time.monotonic()
     with pytest.raises(Exception) as caught:
         fetch(where)
     assert "timed out" not in str(caught.value)
-    assert time.monotonic() - start < SECONDS[row]
 """
 
 
@@ -184,7 +182,6 @@ def matrix(request: pytest.FixtureRequest, world: World, tmp_path_factory: pytes
         "PORTS": world.ports,
         "CELLS": [(name, column) for name, row in rows.items() for column in row.columns],
         "ROWS": {name: row.service for name, row in rows.items()},
-        "SECONDS": {name: row.seconds for name, row in rows.items()},
         "SPKI": (world.files / "spki").read_text(encoding="ascii"),
         "STUB_PORT": STUB_PORT,
     }
@@ -199,7 +196,8 @@ def matrix(request: pytest.FixtureRequest, world: World, tmp_path_factory: pytes
             pinned=getattr(request.module, "PINNED", {}),
         ),
         plugins=["xdist.plugin"] if workers else [],
-        env=dict.fromkeys(PROXIES),
+        # Whoever waited for an answer of the name server would wait longer than a run of a program may take.
+        env={**dict.fromkeys(PROXIES), "RES_OPTIONS": "timeout:30"},
         prefix=world.prefix(fenced.directory),
     )
     yield Matrix(run, world)

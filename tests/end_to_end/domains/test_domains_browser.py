@@ -16,8 +16,8 @@ NEEDS = ["program:chromium", "module:xdist"]
 BY = ["chromium", "chromium"]  # one process looks up names and connects for the whole browser
 PROBED = {"ip_literal": "connect {address}:443/udp"}  # at times, and in spite of --disable-quic
 ROWS = {
-    "chromium_https": Row("https", BY, NEEDS, seconds=25, beside=PROBED),
-    "chromium_http": Row("http", BY, NEEDS, columns=("allowed", "not_allowed", "stub"), seconds=25),
+    "chromium_https": Row("https", BY, NEEDS, beside=PROBED),
+    "chromium_http": Row("http", BY, NEEDS, columns=("allowed", "not_allowed", "stub")),
 }
 
 ALLOWED = ["[2001:4860:4860::8888]:443", "[2001:4860:4860::8888]:53"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -139,7 +138,9 @@ def test_wait(runs: Runs) -> None:
         if "1 passed" in line:
             break
     until(lambda: not own_children(process.pid), "the end of the session itself")
-    time.sleep(0.4)  # longer than helpers are given; nothing may happen in this time
+    # Meanwhile another run, begun later, has been patient, and has ended what was left of it.
+    write(runs, "def test_starts(): daemon('import time; time.sleep(600)')\n", 'leftovers = "end"')
+    assert "ended 1 process " in runs.pytest("-q").err
     assert process.poll() is None
     (runs.directory / "go-on").unlink()
     ended = runs.finish(process)

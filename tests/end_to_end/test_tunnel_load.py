@@ -31,7 +31,7 @@ TUNNELS = 1000
 
 # Within the fence.
 COMMON = """
-import asyncio, hashlib, http.client, json, resource, socket, struct, subprocess, sys, textwrap, time
+import asyncio, errno, hashlib, http.client, json, resource, socket, struct, subprocess, sys, textwrap, time
 import pytest
 
 MEGABYTES, TUNNELS = {megabytes}, {tunnels}
@@ -228,15 +228,23 @@ def test_much(world: World) -> None:
 class Holder(asyncio.Protocol):
     """One of very many connections: sends back what it gets."""
 
-    opened = 0
+    live = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        Holder.opened += 1
+        Holder.live += 1
+
+    def connection_lost(self, error: Exception | None) -> None:
+        Holder.live -= 1
 
     def data_received(self, data: bytes) -> None:
         self._transport.write(data)
+
+
+async def nobody_left() -> None:
+    while Holder.live:
+        await asyncio.sleep(0.005)
 
 
 @contextmanager
@@ -252,7 +260,7 @@ def holding() -> Iterator[int]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         server.close()
-        loop.run_until_complete(asyncio.sleep(0.05))  # what the clients' ends have set off
+        loop.run_until_complete(nobody_left())
         loop.close()
 
 
@@ -329,9 +337,9 @@ def test_ends_that_vanish(world: World) -> None:
         sock.sendall(b"one line" + bytes([10]))
         print("ready", flush=True)
         if sys.argv[1] == "endless":
-            while sock.recv(1 << 16): pass
+            while sock.recv(1 << 16): print("more", flush=True)
         while True:
-            sock.sendall(bytes(1 << 16))
+            sock.sendall(bytes(1 << 16)), print("more", flush=True)
         '''
 
         @pytest.mark.parametrize("path", ["close", "reset"])
@@ -362,7 +370,8 @@ def test_ends_that_vanish(world: World) -> None:
             ]
             for client in clients:
                 assert client.stdout.readline() == b"ready\\n"
-            time.sleep(0.1)
+                for _ in range(10):
+                    assert client.stdout.readline() == b"more\\n"
             for client in clients:
                 client.kill()
                 client.wait()
@@ -417,12 +426,8 @@ def test_ends_that_hang(world: World) -> None:
                 for _ in range(10):
                     hanging.append(connect("endless"))
                     hanging[-1].sendall(b"x\\n")
-                times = []
                 for number in range(50):
-                    start = time.monotonic()
                     echo(b"%d\\n" % number)
-                    times.append(time.monotonic() - start)
-                assert sorted(times)[25] < 0.2, times
                 assert ask()["memory"] < before["memory"] + (40 << 20)
                 for sock in hanging:
                     sock.close()
@@ -451,9 +456,11 @@ def hanging_connect() -> Iterator[int]:
                 sock.close()
 
 
-@pytest.mark.deadline("a connect that returns at once, an event loop without gaps")
 def test_upstream_that_hangs(world: World) -> None:
-    """A connect returns at once whatever the server does, and an event loop goes on."""
+    """A connect returns at once whatever the server does, and an event loop goes on.
+
+    Nobody accepts until the run is over: whoever waited for the server would never see what comes next here.
+    """
     with hanging_connect() as port:
         world.at("hang", port)
         run = world.run(
@@ -462,48 +469,41 @@ def test_upstream_that_hangs(world: World) -> None:
                 address = socket.gethostbyname("hang.example")
                 with socket.socket() as sock:
                     sock.setblocking(False)
-                    start = time.monotonic()
-                    sock.connect_ex((address, 80))
-                    assert time.monotonic() - start < 0.5
+                    assert sock.connect_ex((address, 80)) in (0, errno.EINPROGRESS)
                     sock.settimeout(0.5)
                     with pytest.raises(TimeoutError):
                         sock.recv(1)
 
             def test_event_loop():
-                gaps = []
-
-                async def tick():
-                    last = time.monotonic()
-                    while True:
-                        await asyncio.sleep(0.005)
-                        gaps.append(time.monotonic() - last)
-                        last = time.monotonic()
+                hanging = []
 
                 async def hang():
                     reader, writer = await asyncio.open_connection("hang.example", 80)
                     writer.write(b"hello\\r\\n")
+                    hanging.append(writer)
                     try:
-                        await asyncio.wait_for(reader.read(), 1)
-                    except asyncio.TimeoutError:
+                        return await reader.read()
+                    finally:
                         writer.transport.abort()
-                        return
-                    raise AssertionError("it was to hang")
 
                 async def main():
-                    ticking = asyncio.create_task(tick())
-                    await asyncio.sleep(0)
-                    await asyncio.gather(*(hang() for _ in range(20)))
-                    ticking.cancel()
+                    tasks = [asyncio.create_task(hang()) for _ in range(20)]
+                    while len(hanging) < 20:
+                        await asyncio.sleep(0.005)
+                    reader, writer = await asyncio.open_connection("echo.example", 80)
+                    writer.write(b"meanwhile\\n")
+                    assert await reader.readline() == b"meanwhile\\n"
+                    writer.close()
+                    assert not any(task.done() for task in tasks)
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
 
                 asyncio.run(main())
-                assert len(gaps) > 20
-                assert max(gaps) < 0.5, max(gaps)
 
             def test_others():
                 with connect("hang"):
-                    start = time.monotonic()
                     echo()
-                    assert time.monotonic() - start < 1
                 settles(ask())
             """
         )

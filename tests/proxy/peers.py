@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -16,8 +19,10 @@ from typing import Any
 
 RUN = """
 import socket, sys
+from fence_core.link import filter as link
 from fence_core.proxy.server import serve
-fds = [int(word) for word in sys.argv[1:]]
+link.PATIENCE_S = float(sys.argv[1])
+fds = [int(word) for word in sys.argv[2:]]
 serve([socket.socket(fileno=fd) for fd in fds[1:]], socket.socket(fileno=fds[0]))
 """
 
@@ -31,6 +36,7 @@ class Referee:
         self.rules: dict[str, dict[str, Any]]
         self.use: Callable[[list[str]], list[str]]
         self.silent: set[str]
+        """What is not answered, unless by `answer_late`."""
         self.asked: list[dict[str, Any]]
         self.reset()
         self._thread = threading.Thread(target=self._run, name="referee")
@@ -64,9 +70,17 @@ class Referee:
             self.asked.append(question)
             if question["op"] not in self.silent:
                 try:
-                    self._control.send(json.dumps({"id": question["id"], **self._answer(question)}).encode())
+                    self._send(question)
                 except OSError:
                     return
+
+    def _send(self, question: dict[str, Any]) -> None:
+        self._control.send(json.dumps({"id": question["id"], **self._answer(question)}).encode())
+
+    def answer_late(self, op: str) -> None:
+        """Whatever of this kind was asked: the answer, at last."""
+        for question in self.ops(op):
+            self._send(question)
 
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         if question["op"] == "who":
@@ -86,14 +100,19 @@ class Referee:
 
 
 class FilterProcess:
-    def __init__(self) -> None:
+    """`patience`: for how many seconds it waits for an answer of the broker."""
+
+    def __init__(self, patience: float = 5.0) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port: int = self.listener.getsockname()[1]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by close()
         fds = [theirs.fileno(), self.listener.fileno()]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", RUN, *map(str, fds)], pass_fds=fds, stderr=self.stderr, stdout=self.stderr
+            [sys.executable, "-c", RUN, str(patience), *map(str, fds)],
+            pass_fds=fds,
+            stderr=self.stderr,
+            stdout=self.stderr,
         )
         theirs.close()
         self.listener.close()
@@ -122,6 +141,11 @@ class FilterProcess:
         words = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
+    def is_idle(self) -> bool:
+        """Whether it sleeps in epoll_wait(2), for a second at least, until something comes."""
+        words = Path(f"/proc/{self.process.pid}/syscall").read_text().split()
+        return len(words) > 4 and ctypes.c_int(int(words[4], 16)).value not in range(1000)
+
     def complaints(self) -> str:
         """What it has told the broker of errors of its own, a line each, and what it has written to stderr."""
         self.stderr.seek(0)
@@ -140,6 +164,16 @@ def eventually(condition: Callable[[], object], what: str, patience: float = 10)
     while not condition():
         assert time.monotonic() < until, what
         time.sleep(0.005)
+
+
+SIOCOUTQNSD = 0x894B
+"""linux/sockios.h: how many bytes a socket has not sent yet."""
+
+
+def is_stuck(connection: socket.socket) -> bool:
+    """Whether it could not send all it was given: the other end has room for no more."""
+    unsent = struct.unpack("i", fcntl.ioctl(connection, SIOCOUTQNSD, bytes(4)))[0]
+    return bool(unsent)
 
 
 class Server:

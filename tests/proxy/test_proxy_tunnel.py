@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import socket
 import ssl
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.proxy.peers import FilterProcess, Server, WebServer, eventually, read_all, read_into, read_to
+from tests.proxy.peers import FilterProcess, Server, WebServer, eventually, is_stuck, read_all, read_into, read_to
 
 Web = Callable[[str], tuple[WebServer, Server]]
 Serve = Callable[..., Server]
@@ -51,13 +49,22 @@ def test_a_stranger_is_reset(proxy: FilterProcess, web: Web) -> None:
         assert (who["host"], who["port"]) == sock.getsockname()
 
 
-@pytest.mark.deadline("the five seconds for an answer of the broker")
-def test_without_an_answer_of_the_broker_the_connection_is_refused(proxy: FilterProcess) -> None:
-    """Bounded by five seconds, and then it is a no."""
-    proxy.referee.silent.add("who")
-    begin = time.monotonic()
-    assert proxy.resets()
-    assert 4 < time.monotonic() - begin < 8
+def test_without_an_answer_of_the_broker_the_connection_is_refused(serve: Serve) -> None:
+    """Bounded by its patience, before that of a client ends; and then it is a no, whatever is said later."""
+    hasty = FilterProcess(patience=0.5)
+    try:
+        server = serve(lambda connection: None)
+        hasty.referee.tunnel("a.test", 9, server.address)
+        hasty.referee.silent.add("who")
+        assert hasty.resets()
+        hasty.referee.answer_late("who")
+        hasty.referee.silent.clear()
+        with hasty.connect() as sock:
+            assert sock.recv(1) == b""
+        assert server.accepted == 1
+        assert len(hasty.referee.ops("who")) == 2
+    finally:
+        hasty.close()
 
 
 # -- relaying -----------------------------------------------------------------------------------------------------
@@ -173,7 +180,10 @@ def test_a_slow_reader_costs_no_memory(proxy: FilterProcess, serve: Serve) -> No
     size = 200 * 1024 * 1024
     block = bytes(1 << 20)
 
+    pouring: list[socket.socket] = []
+
     def pour(connection: socket.socket) -> None:
+        pouring.append(connection)
         for _ in range(size >> 20):
             connection.sendall(block)
 
@@ -181,8 +191,7 @@ def test_a_slow_reader_costs_no_memory(proxy: FilterProcess, serve: Serve) -> No
     with proxy.connect() as sock:
         sock.recv(1)
         before = proxy.memory()
-        assert not select.select([sock], [], [sock], 0)[2]
-        time.sleep(0.3)  # the filter's chance to take too much
+        eventually(lambda: is_stuck(pouring[0]) and proxy.is_idle(), "it takes more and more")
         assert proxy.memory() - before < 8 << 20
 
     enough = threading.Event()
@@ -198,8 +207,7 @@ def test_a_slow_reader_costs_no_memory(proxy: FilterProcess, serve: Serve) -> No
     enough.set()
 
 
-@pytest.mark.deadline("100 MiB in five seconds")
-def test_much_passes_quickly_and_unchanged(proxy: FilterProcess, serve: Serve) -> None:
+def test_much_passes_unchanged(proxy: FilterProcess, serve: Serve) -> None:
     size = 100 << 20
     block = os.urandom(1 << 20)
 
@@ -213,13 +221,10 @@ def test_much_passes_quickly_and_unchanged(proxy: FilterProcess, serve: Serve) -
         sock.sendall(b"\x00")
         buffer = bytearray(size + 1)
         view, got = memoryview(buffer), 0
-        begin = time.perf_counter()
         while count := sock.recv_into(view[got:]):
             got += count
-        took = time.perf_counter() - begin
     assert got == size
     assert all(buffer[place << 20 : (place + 1) << 20] == block for place in range(size >> 20))
-    assert took < 5  # 0.1 s on a quiet machine
 
 
 def test_a_thousand_tunnels_at_once(proxy: FilterProcess) -> None:
@@ -247,9 +252,7 @@ def test_a_thousand_tunnels_at_once(proxy: FilterProcess) -> None:
         for client in clients:
             assert client.recv(100) == b"\x00%d" % client.getsockname()[1]
         assert proxy.cpu() - cpu < 3
-        cpu = proxy.cpu()
-        time.sleep(0.3)  # all are idle
-        assert proxy.cpu() - cpu <= 0.03
+        eventually(proxy.is_idle, "a thousand idle tunnels keep it busy")
     finally:
         for sock in (*clients, *servers, listener):
             sock.close()
@@ -445,14 +448,22 @@ def test_an_ambiguous_request_gets_a_400(proxy: FilterProcess, web: Web) -> None
     assert not handler.heads
 
 
-def test_a_request_cut_in_pieces_is_judged_as_a_whole(proxy: FilterProcess, web: Web) -> None:
+def test_a_request_cut_in_pieces_is_judged_as_a_whole(proxy: FilterProcess, web: Web, serve: Serve) -> None:
     """Also when its first bytes had to be let go of, lest a program of another protocol should wait for ever."""
-    handler, server = web("api")
-    proxy.referee.tunnel("api.test", 80, server.address)
+    handler, _ = web("api")
+    let_go = threading.Event()
+
+    def handle(connection: socket.socket) -> None:
+        assert connection.recv(2, socket.MSG_PEEK)
+        let_go.set()
+        handler(connection)
+
+    proxy.referee.tunnel("api.test", 80, serve(handle).address)
     for host, good in ((b"api.test", True), (b"other.test", False)):
         with proxy.connect() as sock:
+            let_go.clear()
             sock.sendall(b"GE")
-            time.sleep(0.4)  # longer than the filter waits
+            assert let_go.wait(20)
             sock.sendall((GET % (b"", host))[2:])
             told = read_to(sock, b"<end>") if good else read_all(sock)
         assert told.startswith(b"HTTP/1.1 200" if good else b"HTTP/1.1 403")

@@ -1,5 +1,7 @@
 """The C library asks us: its real order of names, and its opinion of our answers.
 
+It asks once only: were a question left without an answer, it would say so (EAI_AGAIN).
+
 In namespaces of its own the test may have a resolv.conf and a name server on port 53; nothing else of the host is seen.
 """
 
@@ -18,9 +20,10 @@ ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.needs("program:unshare")
 
 INSIDE = """
-import fcntl, json, os, socket, struct, subprocess, sys, threading, time
+import fcntl, json, os, socket, struct, subprocess, sys, threading
 conf, switch, allowed, suffixes, ndots, names = json.loads(sys.argv[1])
-for path, text in ((conf, f"nameserver 127.0.0.1\\nsearch {' '.join(suffixes)}\\noptions ndots:{ndots}\\n"),
+for path, text in ((conf, f"nameserver 127.0.0.1\\nsearch {' '.join(suffixes)}\\n"
+                          f"options ndots:{ndots} timeout:15 attempts:1\\n"),
                    (switch, "hosts: dns\\n")):
     with open(path, "w") as file:
         file.write(text)
@@ -53,13 +56,12 @@ threading.Thread(target=serve, daemon=True).start()
 results = []
 for name in names:
     refused.clear()
-    begun = time.monotonic()
     try:
         address = socket.getaddrinfo(name, 80, type=socket.SOCK_STREAM)[0][4][0]
         result = responder.addresses.name_of(address) or address
     except socket.gaierror as error:
         result = {socket.EAI_NONAME: "EAI_NONAME", socket.EAI_AGAIN: "EAI_AGAIN"}.get(error.errno, error.errno)
-    results.append([result, sorted(set(refused)), time.monotonic() - begun])
+    results.append([result, sorted(set(refused))])
 print(json.dumps(results))
 """
 
@@ -77,9 +79,7 @@ def look_up(
     command = ["unshare", "-rnm", sys.executable, "-c", INSIDE, argument]
     env = {name: value for name, value in os.environ.items() if name not in ("LOCALDOMAIN", "RES_OPTIONS")}
     ran = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=60)
-    results = json.loads(ran.stdout)
-    assert max(seconds for *_, seconds in results) < 5, "libc has waited for a name server that is silent"
-    return [(result, refused) for result, refused, _ in results]
+    return [(result, refused) for result, refused in json.loads(ran.stdout)]
 
 
 def test_names_are_found_or_not_as_the_rules_say(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What every test of this project shares: pytester, the markers `needs` and `deadline`, and FENCE_MUST_WORK.
+"""What every test of this project shares: pytester, the marker `needs`, and FENCE_MUST_WORK.
 
 A test that cannot run everywhere says what it needs, and is skipped where that is missing::
 
@@ -14,24 +14,15 @@ all     not even those
 
 A reason that begins with `elsewhere:` is excused throughout: another run of the same CI covers it (root beside an
 ordinary user, another version of Python).
-
-A test that has to race a clock says what it races::
-
-    @pytest.mark.deadline("a resolver's time-out of five seconds")
-
-`dev.py test` runs those one at a time, before the others, and once more what failed; nobody else's failure is tried
-again. That is what the options `--deadlines` and `--failed` are for; see docs/internals/testing.md.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -40,23 +31,8 @@ pytest_plugins = ["pytester"]
 EXCUSED = {"1": ("elsewhere:", "program:"), "all": ("elsewhere:",)}
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("pytest-fence's own tests")
-    group.addoption(
-        "--deadlines",
-        choices=("all", "only", "without", "again"),
-        default="all",
-        help="Which tests to run: only those marked `deadline`, those without the mark, or the marked ones once again "
-        "that --failed lists.",
-    )
-    group.addoption("--failed", metavar="FILE", help="Write the node ids of failed tests there, one a line, as JSON.")
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*things): skip where one is missing; see conftest.py at the root")
-    config.addinivalue_line("markers", "deadline(why): must race a clock; see conftest.py at the root")
-    if config.option.failed and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(FailedTests(Path(config.option.failed)), "failed-tests")
     must = os.environ.get("FENCE_MUST_WORK", "")
     if must not in ("", "0", *EXCUSED):
         raise pytest.UsageError(f"FENCE_MUST_WORK={must!r}: accepted are 0, {', '.join(EXCUSED)}")
@@ -64,43 +40,6 @@ def pytest_configure(config: pytest.Config) -> None:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-
-class FailedTests:
-    """Writes down what failed, and has it run again where that is asked for."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._failed: dict[str, None] = {}
-
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        if config.option.deadlines == "again":
-            wanted = set(map(json.loads, self._file.read_text(encoding="ascii").splitlines()))
-            select(config, items, [item.nodeid in wanted for item in items])
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self._failed[report.nodeid] = None
-
-    def pytest_sessionfinish(self) -> None:
-        self._file.write_text("".join(f"{json.dumps(nodeid)}\n" for nodeid in self._failed), encoding="ascii")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    marked = [item.get_closest_marker("deadline") for item in items]
-    for item, mark in zip(items, marked, strict=True):
-        if mark is not None and not (len(mark.args) == 1 and mark.args[0] and isinstance(mark.args[0], str)):
-            raise pytest.UsageError(f"{item.nodeid}: deadline(...) takes one text: what the test races")
-    which = config.option.deadlines
-    if which != "all":
-        select(config, items, [(mark is None) == (which == "without") for mark in marked])
-
-
-def select(config: pytest.Config, items: list[pytest.Item], wanted: Sequence[bool]) -> None:
-    others = [item for item, keep in zip(items, wanted, strict=True) if not keep]
-    if others:
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item, keep in zip(items, wanted, strict=True) if keep]
 
 
 def missing(thing: str) -> str | None:

@@ -39,9 +39,6 @@ NEEDED_BY = "# needed by: "
 EXTRAS = ("test", "lint", "bench", "changelog")
 BUILD = ("hatchling>=1.21", "editables>=0.5")  # hatchling asks for the latter to install a checkout
 OLDEST = (3, 10)
-OK, TESTS_FAILED, NO_TESTS = 0, 1, 5
-ASKS = {"--co", "--collect-only", "--fixtures", "--help", "--markers", "--version", "-V", "-h"}
-"""Options of pytest with which it runs no tests."""
 
 
 def run(*command: str | Path, env: dict[str, str] | None = None) -> int:
@@ -207,55 +204,17 @@ def demo(arguments: Sequence[str]) -> int:
 
 
 def test(arguments: Sequence[str]) -> int:
-    """Run the tests; a kernel feature or package that is missing is a failure, not a skip.
-
-    Those that have to race a clock come first, one at a time, and what fails of them is run once more, alone: a busy
-    machine can miss a deadline. What then passes is named in the end. Of all others, two at a time, a failure is one.
-    """
+    """Run the tests, two at a time; a kernel feature or package that is missing is a failure, not a skip."""
     newest, words = without_flag(arguments)
     python = setup("test", newest=newest)
-    env = {"FENCE_MUST_WORK": "1", **os.environ}
-    with tempfile.TemporaryDirectory() as directory:
-        failed = Path(directory) / "failed"
-
-        def tests(which: str, *more: str) -> int:
-            return run(python, "-m", "pytest", "-n", "2", *words, f"--deadlines={which}", *more, env=env)
-
-        if not ASKS.isdisjoint(words):
-            return tests("all")
-        # The tests start it some thousand times: where Python is told to keep no byte code, each would compile it all.
-        run(python, "-m", "compileall", "-qq", "fence_core", "pytest_fence")
-        alone = ("-n", "0", f"--failed={failed}")
-        status = tests("only", *alone)
-        missed = listed(failed)
-        if status == TESTS_FAILED and missed:
-            print("dev.py: what missed its deadline is run once more, alone", flush=True)
-            status = tests("again", *alone)
-        flaky = [nodeid for nodeid in missed if nodeid not in listed(failed)]
-    if status in (OK, TESTS_FAILED, NO_TESTS):
-        others = tests("without")
-        # A selection may hold tests of one sort only.
-        status = others if status == NO_TESTS or others not in (OK, NO_TESTS) else status
-    if flaky:
-        text = "".join(f"  {nodeid}\n" for nodeid in flaky)
-        print(f"dev.py: flaky, since they passed the second time only:\n{text}", end="", flush=True)
-        if os.environ.get("FENCE_FLAKY"):
-            with open(os.environ["FENCE_FLAKY"], "a", encoding="utf-8") as file:
-                file.write(text)
-    return status
+    # The tests start it some thousand times: where Python is told to keep no byte code, each would compile it all.
+    run(python, "-m", "compileall", "-qq", "fence_core", "pytest_fence")
+    return run(python, "-m", "pytest", "-n", "2", *words, env={"FENCE_MUST_WORK": "1", **os.environ})
 
 
 def without_flag(arguments: Sequence[str]) -> tuple[bool, list[str]]:
     """Whether ``--newest`` is among them, and the others."""
     return "--newest" in arguments, [word for word in arguments if word != "--newest"]
-
-
-def listed(file: Path) -> list[str]:
-    """Node ids that the root conftest has written there."""
-    try:
-        return [json.loads(line) for line in file.read_text(encoding="ascii").splitlines()]
-    except FileNotFoundError:
-        return []
 
 
 def lint(arguments: Sequence[str]) -> int:

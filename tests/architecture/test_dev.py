@@ -1,8 +1,7 @@
-"""dev.py: what it installs, and how few tests it gives a second chance."""
+"""dev.py: what it installs."""
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import os
 import subprocess
@@ -20,8 +19,6 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
-MARKED = 10
-"""Tests that may fail once; each more is one of which nobody knows any longer whether it works."""
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +29,6 @@ def dev() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-# ---------------------------------------------------------------- packages
 
 
 def requirements(dev: ModuleType, *sets: str) -> list[Requirement]:
@@ -86,15 +80,3 @@ def test_an_extra_that_is_unknown_is_refused(dev: ModuleType) -> None:
     )
     assert ended.returncode == 1
     assert ended.stderr == "dev.py: tests: extras are test, lint, bench, changelog\n"
-
-
-# ---------------------------------------------------------------- second chances
-
-
-def test_few_tests_are_marked() -> None:
-    found = []
-    for path in sorted((ROOT / "tests").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and node.attr == "deadline" and ast.unparse(node).startswith("pytest."):
-                found.append(f"{path.name}:{node.lineno}")
-    assert len(found) == MARKED, found

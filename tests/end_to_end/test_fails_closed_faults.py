@@ -185,13 +185,15 @@ def test_control_line_raises(runs: Runs) -> None:
     ended = faulty(
         runs,
         """
+        from fence_core.link.control import LEDGER
         def fault(*args):
             raise RuntimeError("made by a test")
-        control._OPERATIONS["ledger"] = fault
+        control._ANSWERS[LEDGER] = fault
         """,
         "def test_it(): pass",
     )
     assert ended.status != 0, ended
+    assert "the broker refused 'ledger'" in ended.out + ended.err, ended
     assert "Traceback" not in ended.out
 
 

@@ -91,13 +91,22 @@ def test_the_same_broker_without_a_floor(runs: Runs, tmp_path_factory: pytest.Te
     (outside / "old").write_text("as it was")
     (outside / "directory").mkdir()
     (runs.directory / "pyproject.toml").write_text(ONLY_HERE)
-    without = BLIND + "\nfrom fence_core.launcher import fork\nfork._has_file_floor = lambda *args: False\n"
+    without = BLIND + WITHOUT_FLOOR
     ended = faulty(
         runs, without, TESTS.format(outside=str(outside)), "-s", "-k", "test_outside and mkdir", "--basetemp=base"
     )
     assert ended.status == 1, ended
     assert (outside / "new").is_dir()
 
+
+WITHOUT_FLOOR = """
+from fence_core.launcher import fork
+planned = fork.make_plan
+def without(*args):
+    plan = planned(*args)
+    return plan._replace(walls=plan.walls._replace(file_floor=False))
+fork.make_plan = without
+"""
 
 MOVES = """
 import ctypes, os, struct

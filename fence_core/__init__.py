@@ -6,6 +6,7 @@ package        what it holds
 ``policy``     what is allowed: plain values, and how a request is judged
 ``events``     what was tried that is not allowed
 ``kernel``     one module per kernel interface, without opinions
+``link``       what two processes say to one another: both import it
 ``broker``     the supervisor's side: every trapped call is answered here
 ``dns``        answers look-ups of names; sends nothing on
 ``proxy``      the filter: a process that relays to allowed names

@@ -36,20 +36,9 @@ def respawn_fenced(config: Config, argv: list[str], host: Host) -> NoReturn:
     """
     check_layers(config.settings.require)
     check_restart(config, host)
-    policy = protect_early_modules(config.policy)  # what was loaded is known here only
-    order = {
-        "argv": argv,
-        "executable": sys.executable,
-        "sys_path": trusted_path(policy.filesystem.environment),
-        "policy": to_wire(policy),
-        "settings": to_wire(config.settings),
-        # Before the exec, whose program gets the rest: the name is all that is left to hand on.
-        "withheld": withhold(config.settings),
-        "source": config.source,
-        "path": str(config.path) if config.path else "",
-        "texts": files.texts,
-        "host": to_wire(host),
-    }
+    order = make_order(config, argv, host)
+    # Before the exec, whose program gets the rest: the names are all that is left to hand on.
+    order["withheld"] = withhold(config.settings)
     fd = os.memfd_create("fence-order", 0)
     with open(fd, "wb", closefd=False) as file:
         file.write(json.dumps(order).encode())
@@ -60,8 +49,23 @@ def respawn_fenced(config: Config, argv: list[str], host: Host) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", _START, str(fd)])
 
 
-def supervise(order: dict[str, Any]) -> NoReturn:
-    """Run by the new program: fork, fence the child, start the command in it."""
+def make_order(config: Config, argv: list[str], host: Host) -> dict[str, Any]:
+    """What the new program is told, as JSON has it."""
+    policy = protect_early_modules(config.policy)  # what was loaded is known here only
+    return {
+        "argv": argv,
+        "executable": sys.executable,
+        "sys_path": trusted_path(policy.filesystem.environment),
+        "policy": to_wire(policy),
+        "settings": to_wire(config.settings),
+        "source": config.source,
+        "path": str(config.path) if config.path else "",
+        "texts": files.texts,
+        "host": to_wire(host),
+    }
+
+
+def read_order(order: dict[str, Any]) -> tuple[Config, Host]:
     files.texts.update(order["texts"])
     config = Config(
         policy=from_wire(Policy, order["policy"]),
@@ -69,7 +73,12 @@ def supervise(order: dict[str, Any]) -> NoReturn:
         source=order["source"],
         path=Path(order["path"]) if order["path"] else None,
     )
-    host = from_wire(Host, order["host"])
+    return config, from_wire(Host, order["host"])
+
+
+def supervise(order: dict[str, Any]) -> NoReturn:
+    """Run by the new program: fork, fence the child, start the command in it."""
+    config, host = read_order(order)
     fork_fenced(config, host, withheld=order["withheld"])
     try:
         os.execv(order["executable"], order["argv"])

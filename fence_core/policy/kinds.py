@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fence_core.policy.domains import DomainError, canonical_host, parse_endpoint, parse_pattern
 from fence_core.policy.model import CommandRules, Entry, FilesystemRules, NetworkRules, Settings
-from fence_core.policy.paths import PathError, PatternSet, expand
+from fence_core.policy.paths import PatternSet, expand
 from fence_core.policy.record import Record
 from fence_core.policy.requests import printable
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     At = tuple[str | int, ...]
     """Where in a source: its own keys, and places in lists."""
+    Read = Callable[["Reading", "Key", At, object], object]
 
 _CONTROL = r"[\x00-\x1f\x7f]"
 
@@ -106,7 +107,7 @@ class Kind(Record):
 
     words: str
     """For the reference: "boolean"."""
-    read: Callable[[Reading, Key, At, object], object]
+    read: Read
     merge: Callable[[Any, Any], object]
     """What holds, of what an outer and a closer source say."""
     unset: tuple[object, ...] = ()
@@ -142,33 +143,26 @@ def _choice(reading: Reading, key: Key, at: At, value: object) -> str:
     return str(value)
 
 
-def _port(reading: Reading, key: Key, at: At, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
-        reading.problem(at, shown(value), "a port from 1 to 65535")
-        return 0
-    return value
+def _number(lowest: int, highest: int, accepted: str) -> Read:
+    def read(reading: Reading, key: Key, at: At, value: object) -> object:
+        if type(value) is not int or not lowest <= value <= highest:
+            reading.problem(at, shown(value), accepted)
+        return value
+
+    return read
 
 
-def _ports(reading: Reading, key: Key, at: At, value: object) -> tuple[int, ...]:
-    if not isinstance(value, (list, tuple)):
-        example = value if isinstance(value, int) else 5432
-        reading.problem(at, shown(value), f"a list of ports, such as [{example}]")
-        return ()
-    for place, port in enumerate(value):
-        reading.item(key, _port(reading, key, (*at, place), port), (*at, place))
-    return tuple(value)
+def _numbers(number: Read, what: str, example: int) -> Read:
+    def read(reading: Reading, key: Key, at: At, value: object) -> object:
+        if not isinstance(value, (list, tuple)):
+            alone = value if type(value) is int and value > 2 else example
+            reading.problem(at, shown(value), f"a list of {what}, such as [{alone}]")
+            return ()
+        for place, item in enumerate(value):
+            reading.item(key, number(reading, key, (*at, place), item), (*at, place))
+        return tuple(value)
 
-
-def _descriptors(reading: Reading, key: Key, at: At, value: object) -> tuple[int, ...]:
-    if not isinstance(value, (list, tuple)):
-        example = value if isinstance(value, int) and not isinstance(value, bool) and value > 2 else 9
-        reading.problem(at, shown(value), f"a list of descriptors, such as [{example}]")
-        return ()
-    for place, fd in enumerate(value):
-        if isinstance(fd, bool) or not isinstance(fd, int) or not 3 <= fd < 1 << 31:
-            accepted = "the number of a descriptor above 2 (0 to 2 are always kept)"
-            reading.problem((*at, place), shown(fd), accepted)
-    return tuple(value)
+    return read
 
 
 def _url(reading: Reading, key: Key, at: At, value: object) -> str:
@@ -233,68 +227,63 @@ def _strings(reading: Reading, key: Key, at: At, value: object) -> list[tuple[At
     return items
 
 
-def _domains(reading: Reading, key: Key, at: At, value: object) -> tuple[Entry, ...]:
-    entries = []
-    for here, text in _strings(reading, key, at, value):
-        try:
-            parse_pattern(text)
-        except DomainError as error:
-            accepted = (
-                'a name ("api.example.com"), a wildcard ("*.example.com"), an IP address or a network, each with an '
-                'optional ":port"'
-            )
-            reading.problem(here, f"{quote(text)} {error}", accepted)
-        else:
-            entries.append(Entry(text, reading.at(here)))
-    return tuple(entries)
-
-
-def _paths(reading: Reading, key: Key, at: At, value: object) -> tuple[Entry, ...]:
-    entries = []
-    for here, text in _strings(reading, key, at, value):
-        try:
-            pattern = expand(text, base=reading.base, home=reading.home, deny=key.deny)
-            PatternSet[None]().add(pattern, None)  # a class that cannot be read shows here, not in the broker
-        except PathError as error:
-            accepted = 'a path, "~/...", or a glob of "*", "**", "?" and "[...]"'
-            reading.problem(here, f"{quote(text)} {error}", accepted)
-        else:
-            entries.append(Entry(text, reading.at(here), pattern))
-    return tuple(entries)
-
-
-def _commands(reading: Reading, key: Key, at: At, value: object) -> tuple[Entry, ...]:
-    return tuple(Entry(text, reading.at(here)) for here, text in _strings(reading, key, at, value))
-
-
 def _names(reading: Reading, key: Key, at: At, value: object) -> tuple[str, ...]:
     return tuple(text for _, text in _strings(reading, key, at, value))
 
 
-def _variables(reading: Reading, key: Key, at: At, value: object) -> tuple[Entry, ...]:
-    found = []
-    for here, text in _strings(reading, key, at, value):
-        if "=" in text or "[" in text or text != text.strip():
-            accepted = 'the name of a variable, with "*" and "?" as globs'
-            reading.problem(here, f"{quote(text)} is not the name of a variable", accepted)
-        found.append(Entry(text, reading.at(here)))
-    return tuple(found)
+def _entries(pattern: Callable[[Reading, Key, str], str], accepted: str) -> Read:
+    """Of a list of strings. `pattern` raises ValueError with what is wrong about one."""
+
+    def read(reading: Reading, key: Key, at: At, value: object) -> object:
+        entries = []
+        for here, text in _strings(reading, key, at, value):
+            try:
+                entries.append(Entry(text, reading.at(here), pattern(reading, key, text)))
+            except ValueError as error:
+                reading.problem(here, f"{quote(text)} {error}", accepted)
+        return tuple(entries)
+
+    return read
+
+
+def _domain(reading: Reading, key: Key, text: str) -> str:
+    parse_pattern(text)
+    return ""
+
+
+def _path(reading: Reading, key: Key, text: str) -> str:
+    pattern = expand(text, base=reading.base, home=reading.home, deny=key.deny)
+    PatternSet[None]().add(pattern, None)  # a class that cannot be read shows here, not in the broker
+    return pattern
+
+
+def _variable(reading: Reading, key: Key, text: str) -> str:
+    if "=" in text or "[" in text or text != text.strip():
+        raise ValueError("is not the name of a variable")
+    return ""
 
 
 _NO_ITEMS: tuple[object, ...] = ([], ())
+_A_DOMAIN = """\
+a name ("api.example.com"), a wildcard ("*.example.com"), an IP address or a network, each with an optional ":port"\
+"""
+_A_PATH = 'a path, "~/...", or a glob of "*", "**", "?" and "[...]"'
+_A_VARIABLE = 'the name of a variable, with "*" and "?" as globs'
+_port = _number(1, 65535, "a port from 1 to 65535")
+_descriptor = _number(3, (1 << 31) - 1, "the number of a descriptor above 2 (0 to 2 are always kept)")
 
 BOOLEAN = Kind("boolean", _boolean, _replace)
 CHOICE = Kind("choice", _choice, _replace)
 PORT = Kind("port", _port, _replace, (0,))
-PORTS = Kind("list of ports", _ports, _add, _NO_ITEMS)
+PORTS = Kind("list of ports", _numbers(_port, "ports", 5432), _add, _NO_ITEMS)
 URL = Kind("URL", _url, _replace, ("",))
 HOSTS = Kind("table of names and addresses", _hosts, _by_name, ({},))
-DOMAINS = Kind("list", _domains, _add, _NO_ITEMS, entries=True)
-PATHS = Kind("list of paths", _paths, _add, _NO_ITEMS, entries=True)
-COMMANDS = Kind("list of commands", _commands, _add, _NO_ITEMS, entries=True)
-VARIABLES = Kind("list of patterns", _variables, _add, _NO_ITEMS, entries=True)
+DOMAINS = Kind("list", _entries(_domain, _A_DOMAIN), _add, _NO_ITEMS, entries=True)
+PATHS = Kind("list of paths", _entries(_path, _A_PATH), _add, _NO_ITEMS, entries=True)
+COMMANDS = Kind("list of commands", _entries(lambda *_: "", ""), _add, _NO_ITEMS, entries=True)
+VARIABLES = Kind("list of patterns", _entries(_variable, _A_VARIABLE), _add, _NO_ITEMS, entries=True)
 LAYERS = Kind("list of layers", _names, _add, _NO_ITEMS)
-DESCRIPTORS = Kind("list of numbers above 2", _descriptors, _add, _NO_ITEMS)
+DESCRIPTORS = Kind("list of numbers above 2", _numbers(_descriptor, "descriptors", 9), _add, _NO_ITEMS)
 
 
 def quote(value: object) -> str:

@@ -24,7 +24,10 @@ from fence_core.policy.kinds import (
 )
 from fence_core.policy.model import Leftovers, Mode, TestScope
 
-__all__ = ["FLAT_SECTIONS", "KEYS", "PRESETS", "SECTIONS", "Key", "is_known", "of_section", "spellings"]
+__all__ = [
+    "DENY_READ", "ENABLED", "EXTENDS", "FLAT_SECTIONS", "KEYS", "PRESETS", "SECTIONS", "Key", "is_known", "of_section",
+    "spellings",
+]  # fmt: skip
 
 PRESETS = ("pytest", "strict", "default-deny", "no-secrets", "command")
 """The named policies, each with a file of its own in `sources/templates`."""
@@ -145,6 +148,9 @@ _SPELLINGS = {
     section: {spelling: key for key in keys for spelling in (key.name, key.camel)}
     for section, keys in _OF_SECTION.items()
 }
+_BY_PATH = {key.path: key for key in KEYS}
+DENY_READ, ENABLED, EXTENDS = (_BY_PATH[path] for path in ("filesystem.deny_read", "enabled", "extends"))
+"""Those that are more than a rule or a setting: see where they are imported."""
 
 
 def of_section(section: str) -> tuple[Key, ...]:

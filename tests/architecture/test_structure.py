@@ -28,6 +28,7 @@ PARAMETERS_MAX = 5
 LINES_MAX = 60
 JUDGE = "fence_core.policy"
 TABLE_OF_KEYS = "fence_core.policy.keys"
+GENERIC = ("fence_core.policy.kinds", "fence_core.policy.sources")
 FIELDS_OF_KEYS = "fence_core.policy.model"
 KEY_NAMES = {spelling: key.path for key in KEYS for spelling in (key.name, key.camel, key.path)}
 DECISIONS = {"Decision", "Rule"}
@@ -319,14 +320,20 @@ def is_function(node: ast.AST) -> bool:
 
 
 def other_tables_of_keys(sources: Sources) -> Found:
-    """Who lists keys of the policy, three or more of them, beside the rows and the fields that these are about."""
+    """Who lists keys of the policy, three or more of them, beside the rows and the fields that these are about.
+
+    What reads, merges and sends the values goes by the rows, and names no key at all.
+    """
     found = {}
     for name, tree in sources.items():
         for node in ast.walk(tree) if name != TABLE_OF_KEYS else ():
             if name == FIELDS_OF_KEYS and isinstance(node, ast.ClassDef):
                 continue
             listed = sorted({KEY_NAMES[each] for each in names_in(node) if each in KEY_NAMES})
-            if len(listed) > 2:
+            by_rows = below(name, GENERIC) and isinstance(node, ast.Constant) and isinstance(node.value, str)
+            if by_rows and node.value in KEY_NAMES:
+                listed = [KEY_NAMES[node.value]]
+            if len(listed) > 2 or (by_rows and listed):
                 found[name] = f"line {getattr(node, 'lineno', 0)} lists {', '.join(listed)}"
     return found
 
@@ -374,10 +381,14 @@ PLANTED: Mapping[str, list[tuple[dict[str, str], set[str]]]] = {
                 "fence_core.launcher.fields": "class C:\n    mode: str\n    leftovers: str\n    scope: str",
                 "pytest_fence.chain": "def f(n):\n    if n == 'hosts': pass\n    elif n == 'mode': pass\n"
                 "    elif n == 'scope': pass",
+                "fence_core.policy.sources.load": "explicit = raw['extends']",
+                "fence_core.policy.sources.wire": "'''allow_write''' + f'{key} extends'\nx = key.name",
                 "fence_core.policy.innocent": "says = ['allow_write', 'deny_write']\nrule = 'filesystem.deny_read'",
             },
             {
                 *(f"fence_core.policy.{name}" for name in ("listing", "casting", "typing", "pairs")),
+                "fence_core.policy.sources.load",
+                "fence_core.policy.sources.wire",
                 "fence_core.launcher.fields",
                 "pytest_fence.chain",
             },

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fence_core.config_files import OWN_FILES, PYPROJECT
-from fence_core.policy.keys import is_known
+from fence_core.policy.keys import ENABLED, EXTENDS, is_known
 from fence_core.policy.model import Config, Source
 from fence_core.policy.sources.files import find, read_explicit, source_kind
 from fence_core.policy.sources.merge import merge, merge_settings
@@ -52,7 +52,7 @@ def find_config(
             settings=True,
             home=context.home,
         )
-        default_template = own.values.get("extends", default_template)
+        default_template = own.values.get(EXTENDS.path, default_template)
         said.append(own)
     base = preset(default_template, context)
     flags = [
@@ -82,4 +82,4 @@ def config_in(directory: str) -> tuple[Path, str, bool] | None:
     path, source, raw = found
     if path.name != PYPROJECT and not any(map(is_known, raw)):
         return None
-    return path, source, raw.get("enabled") is True
+    return path, source, raw.get(ENABLED.name) is True

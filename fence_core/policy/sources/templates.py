@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from fence_core.errors import PolicyError, Problem
 from fence_core.policy import paths
-from fence_core.policy.keys import PRESETS
+from fence_core.policy.keys import EXTENDS, PRESETS, of_section
+from fence_core.policy.kinds import PATHS
 from fence_core.policy.model import FilesystemRules, Policy, Settings, Source
 from fence_core.policy.protected import config_names
 from fence_core.policy.record import Record
@@ -96,18 +97,18 @@ def preset(name: str, context: TemplateContext) -> Preset:
     """The policy of this name and its settings, for this run. Raises PolicyError for an unknown name."""
     if name not in PRESETS:
         known = ", ".join(f'"{each}"' for each in PRESETS)
-        raise PolicyError((Problem("the fence", "extends", f'"{name}" is not a template', known),))
+        raise PolicyError((Problem("the fence", EXTENDS.path, f'"{name}" is not a template', known),))
     with open(os.path.join(_DIRECTORY, f"{name}.json"), encoding="utf-8") as file:
         raw = json.load(file)
     filesystem = raw.get("filesystem", {})
-    for key in ("allowWrite", "denyWrite"):
-        if key in filesystem:
-            filesystem[key] = [item for text in filesystem[key] for item in _fill(text, context)]
+    for key in of_section("filesystem"):
+        if key.kind is PATHS and key.camel in filesystem:
+            filesystem[key.camel] = [item for text in filesystem[key.camel] for item in _fill(text, context)]
     overlay = parse_overlay(
         raw, source=Source(f"preset {name}"), base_dir=context.root, flat=False, settings=True, home=context.home
     )
-    if "extends" in overlay.values:
-        below = preset(overlay.values["extends"], context)
+    if EXTENDS.path in overlay.values:
+        below = preset(overlay.values[EXTENDS.path], context)
         return Preset(merge(below.policy, overlay), merge_settings(below.settings, overlay))
     # The files of tomorrow's policy are locked whether they are there or not: making one is as good as changing one.
     base = FilesystemRules(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fence_core.errors import PolicyError, Problem
-from fence_core.policy.keys import FLAT_SECTIONS, SECTIONS, Key, spellings
+from fence_core.policy.keys import DENY_READ, FLAT_SECTIONS, SECTIONS, Key, spellings
 from fence_core.policy.kinds import Reading, type_of
 from fence_core.policy.sources.merge import Overlay
 
@@ -56,7 +56,7 @@ def parse_marker(
 ) -> Overlay:  # fmt: skip
     """The same of a marker's arguments, in a session that watches what is read or does not."""
     overlay = parse_overlay(raw, source=source, base_dir=base_dir)
-    if "filesystem.deny_read" in overlay.values and not watches_reads:
+    if DENY_READ.path in overlay.values and not watches_reads:
         raise PolicyError((unwatched(source.name),))
     return overlay
 
@@ -65,7 +65,7 @@ def unwatched(source: str, which: str = "the run") -> Problem:
     """`deny_read` where nothing watches what is read."""
     return Problem(
         source,
-        "filesystem.deny_read",
+        DENY_READ.path,
         f"cannot be kept: {which} does not watch reads, and that has to be switched on before it starts",
         f"watch_reads = true, or a deny_read, in the configuration of {which} (nothing is watched otherwise, since "
         "each open for reading then takes some 30 microseconds longer)",

@@ -1,4 +1,4 @@
-"""What a test may do, as frozen values.
+"""What a test may do, as frozen values. What each key means is said in `keys.py`.
 
 Every pattern is an `Entry` that knows where it was written, and every scalar has its source noted in `sources`, so
 that each decision can name the rule behind it.
@@ -88,22 +88,20 @@ class NetworkRules(Record):
     """Whom the tests may talk to. What no rule allows is refused."""
 
     allowed_domains: tuple[Entry, ...] = ()
-    """Names, `*.` wildcards, IP addresses and networks, each with an optional port."""
     denied_domains: tuple[Entry, ...] = ()
     allow_unix_sockets: tuple[Entry, ...] = ()
     allow_all_unix_sockets: bool = False
     allow_local_binding: bool = False
     allow_local_outbound: bool | None = None
-    """Services on this machine's loopback that were not started inside. None: as `allow_local_binding`."""
+    """None: as `allow_local_binding`."""
     allow_local_outbound_ports: tuple[int, ...] = ()
-    """If there are any: these services and no others, whatever `allow_local_outbound` says."""
     expose_ports: tuple[int, ...] = ()
     upstream_proxy: str | None = None
     http_proxy_port: int | None = None
     socks_proxy_port: int | None = None
     proxy_env: bool = False
     hosts: tuple[tuple[str, str], ...] = ()
-    """Names and where they are; an empty address: the name does not exist, and asking for it is no violation."""
+    """An empty address: the name does not exist."""
     sources: Sources = ()
 
     def source_of(self, name: str, item: object = "") -> Source:
@@ -171,17 +169,11 @@ class Settings(Record):
     enabled: bool = False
     mode: Mode = "enforce"
     require: tuple[str, ...] = ()
-    """Layers without which the run is refused."""
     leftovers: Leftovers = "end"
-    """What happens to processes of the tests that are still alive when the session has ended."""
     watch_reads: bool = False
-    """Have what is read pass the broker although the session's own policy has no `deny_read`: for markers that have."""
     scope: TestScope = "session"
-    """``test``: each test runs in a process of its own, with a Landlock layer of its own."""
     env_deny: tuple[Entry, ...] = ()
-    """Patterns of environment variables that are kept from the tests: see `variables.py`."""
     keep_fds: tuple[int, ...] = ()
-    """Descriptors that the caller has left open, and that the tests are to have."""
     sources: Sources = ()
 
     def source_of(self, name: str) -> Source:

@@ -7,6 +7,27 @@ import pytest
 from tests.end_to_end.caught import ONLY_HERE, Fenced
 
 
+def test_a_rule_names_the_marker_that_it_comes_from(fenced: Fenced) -> None:
+    """Not the closest one, where several hold."""
+    run = fenced.run(
+        """
+        import pytest
+        from here import OUTSIDE
+
+        pytestmark = pytest.mark.fence(deny_write=[f"{OUTSIDE}/x"])
+
+        @pytest.mark.fence(allow_write=[OUTSIDE])
+        def test_it():
+            with pytest.raises(PermissionError):
+                open(f"{OUTSIDE}/x", "w")
+            open(f"{OUTSIDE}/y", "w").close()
+        """,
+        policy=ONLY_HERE,
+    )
+    run.refused("test_it", f"write {fenced.outside}/x")
+    assert f'denied: filesystem.deny_write "{fenced.outside}/x" (@pytest.mark.fence of the module)' in run.out
+
+
 def test_nothing_leaks_into_the_next_test(fenced: Fenced) -> None:
     for name in "own", "module", "class", "a", "b":
         (fenced.outside / name).mkdir()

@@ -25,7 +25,7 @@ from fence_core.policy.sources.validate import parse_overlay
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Preset", "TemplateContext", "preset", "template"]
+__all__ = ["Preset", "TemplateContext", "preset"]
 
 _DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
 
@@ -86,11 +86,6 @@ class Preset(Record):
 
     policy: Policy
     settings: Settings
-
-
-def template(name: str, context: TemplateContext) -> Policy:
-    """The policy of this name, for this run. Raises PolicyError for an unknown name."""
-    return preset(name, context).policy
 
 
 def preset(name: str, context: TemplateContext) -> Preset:

@@ -12,7 +12,7 @@ from fence_core.policy.decide import Judge
 from fence_core.policy.model import Source
 from fence_core.policy.requests import Bind, Connect, Read, Request, Resolve, UnixConnect, Write
 from fence_core.policy.sources.merge import merge
-from fence_core.policy.sources.templates import TemplateContext, preset, template
+from fence_core.policy.sources.templates import TemplateContext, preset
 from fence_core.policy.sources.validate import parse_overlay
 from fence_core.policy.variables import matcher
 from fence_core.report.rule import sentence
@@ -29,7 +29,7 @@ DEFAULT, PYTEST, STRICT = "default-deny", "pytest", "strict"
 
 
 def judge(name: str) -> Judge:
-    return Judge(template(name, CONTEXT), links=Links(lambda path: None))
+    return Judge(preset(name, CONTEXT).policy, links=Links(lambda path: None))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_an_unknown_template_lists_ours() -> None:
     with pytest.raises(
         PolicyError, match=r'"code" is not a template.*"pytest", "strict", "default-deny", "no-secrets", "command"'
     ):
-        template("code", CONTEXT)
+        preset("code", CONTEXT)
 
 
 def test_the_context_of_this_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def test_a_project_that_python_takes_for_the_temporary_directory_is_none(
 def test_a_root_that_is_the_whole_disk() -> None:
     """As in a container whose project lies in `/`."""
     context = CONTEXT._replace(root="/", cache_dir="/.pytest_cache")
-    it = Judge(template(PYTEST, context), links=Links(lambda path: None))
+    it = Judge(preset(PYTEST, context).policy, links=Links(lambda path: None))
     assert it.may_write("/x/y")
     assert not it.may_write("/x/.git/hooks/y")
     assert not it.may_write("/pyproject.toml")
@@ -247,7 +247,7 @@ def test_terminals_by_name() -> None:
     assert it.may_write("/dev/pts/7")
     assert not it.decide(Write("terminal", "/dev/pts/7")).allowed
     overlay = parse_overlay({"allow_write": ["/dev/pts/7"]}, source=Source("a marker"), base_dir=ROOT)
-    named = Judge(merge(template(PYTEST, CONTEXT), overlay), links=Links(lambda path: None))
+    named = Judge(merge(preset(PYTEST, CONTEXT).policy, overlay), links=Links(lambda path: None))
     assert named.decide(Write("terminal", "/dev/pts/7")).allowed
     assert not named.decide(Write("terminal", "/dev/pts/8")).allowed
     assert not named.decide(Write("chmod", "/dev/pts/7")).allowed
@@ -269,7 +269,7 @@ def test_processes_outside_cannot_be_allowed() -> None:
     overlay = parse_overlay(
         {"allow_write": ["/proc/*/comm", "/proc/12/comm"]}, source=Source("a marker"), base_dir=ROOT
     )
-    it = Judge(merge(template(DEFAULT, CONTEXT), overlay), links=Links(lambda path: None))
+    it = Judge(merge(preset(DEFAULT, CONTEXT).policy, overlay), links=Links(lambda path: None))
     assert it.may_write("/proc/self/comm")
     assert not it.may_write("/proc/12/comm")
     assert it.decide(Write("open", "/proc/12/comm")).why == "impossible"

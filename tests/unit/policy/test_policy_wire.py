@@ -11,14 +11,14 @@ from fence_core.policy.decide import Judge
 from fence_core.policy.model import Policy, Source
 from fence_core.policy.requests import Bind, Connect, Write
 from fence_core.policy.sources.merge import merge
-from fence_core.policy.sources.templates import TemplateContext, template
+from fence_core.policy.sources.templates import TemplateContext, preset
 from fence_core.policy.sources.validate import parse_overlay
 from fence_core.policy.sources.wire import from_wire, to_wire
 from fence_core.report.rule import sentence
 
 
 def full_policy() -> Policy:
-    base = template("pytest", TemplateContext("/p", ("/tmp",), "/h", "/p/.pytest_cache", ("/r.xml",)))
+    base = preset("pytest", TemplateContext("/p", ("/tmp",), "/h", "/p/.pytest_cache", ("/r.xml",))).policy
     overlay = parse_overlay(
         {
             "allowed_domains": ["*.example.com", "10.0.0.0/8:5432"],

@@ -32,7 +32,7 @@ class MarkedPolicies:
         """Take note of all markers; what is wrong with them, with file and line."""
         known: dict[int, _Marker] = {}
         sets: dict[tuple[int, ...], _MarkerSet] = {}
-        problems: dict[int, list[str]] = {}
+        problems: list[str] = []
         for item in items:
             # Closest first, as pytest has it; policies are merged from the outermost inwards.
             found = list(item.iter_markers_with_node(NAME))[::-1]
@@ -41,14 +41,16 @@ class MarkedPolicies:
             # The mark itself is shared by all items of a module, a class or a parametrized function.
             key = tuple(id(mark) for _, mark in found)
             for node, mark in found:
-                marker = known.setdefault(id(mark), _Marker(mark, node))
-                marker.is_at(node)
-                if id(mark) not in problems:
-                    problems[id(mark)] = self._check(node, mark)
+                marker = known.get(id(mark))
+                if marker is None:
+                    known[id(mark)] = _Marker(mark, node)
+                    problems += self._check(node, mark)
+                else:
+                    marker.is_at(node)
             if key not in sets:
                 sets[key] = _MarkerSet([known[each] for each in key])
             self._of_item[id(item)] = sets[key]
-        return [text for found in problems.values() for text in found]
+        return problems
 
     @property
     def forking(self) -> bool:
@@ -104,7 +106,7 @@ class _Marker:
         self._several = False
 
     def is_at(self, node: Node) -> None:
-        """It was found here; all items of a parametrized function are one place."""
+        """It was found here, too; all items of a parametrized function are one place."""
         self._several |= getattr(node, "function", node) is not getattr(self._node, "function", self._node)
 
     def layer(self) -> tuple[dict[str, object], Source]:

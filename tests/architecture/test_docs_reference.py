@@ -35,6 +35,14 @@ def test_options(pytestconfig: pytest.Config) -> None:
     assert options == real
 
 
+def test_options_and_the_keys_that_say_the_same(pytestconfig: pytest.Config) -> None:
+    options = {option.names()[0]: option.attrs() for option in pytestconfig._parser.getgroup("fence").options}
+    for key in KEYS:
+        if key.flag:
+            assert tuple(options[key.flag].get("choices") or ()) == key.choices
+            assert f"`{key.name}" in options[key.flag]["help"]
+
+
 def test_layers() -> None:
     assert first_column(section(REFERENCE / "options.md", "Layers")) == set(features.NAMES)
 

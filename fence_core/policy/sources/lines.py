@@ -52,8 +52,9 @@ def _lines(file: str, text: str) -> dict[At, int]:
     try:
         if kind == "toml":
             own = len(files.TABLE)
-            found = _of_toml(text.replace("\r\n", "\n").split("\n"))
-            return {at[own:]: line for at, line in found if at[:own] == files.TABLE}
+            found = list(_of_toml(text.replace("\r\n", "\n").split("\n")))
+            # The first counts: a table may be gone on with.
+            return {at[own:]: line for at, line in reversed(found) if at[:own] == files.TABLE}
         return dict(_of_json(files.without_comments(text, file))) if kind == "json" else _of_yaml(text)
     except (ValueError, RecursionError):
         return {}

@@ -132,6 +132,20 @@ def test_the_config_itself_has_a_line(tmp_path: Path) -> None:
     assert [located(source).line for source in config.policy.sources] == [None, 8]
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ('tool.fence.mode = "warn"\ntool.fence.allow_write = ["/a"]\n', {"mode": 1, "/a": 2}),
+        ('[tool]\nfence.mode = "warn"\n\nfence.allow_write = [\n"/a"]\n', {"mode": 2, "/a": 5}),
+        ('[tool]\nx = 1\nfence = { mode = "warn", allow_write = ["/a"] }\n', {"mode": 3, "/a": 3}),
+        ('x = [\n[1],\n[2]]\n["tool" . fence]\r\nmode = "warn"\r\nallow_write = [\r\n"/a"]', {"mode": 5, "/a": 7}),
+    ],
+)
+def test_tables_in_toml_in_every_spelling(tmp_path: Path, text: str, lines: dict[str, int]) -> None:
+    found = places(config_of(tmp_path / "pyproject.toml", text))
+    assert {entry: located(found[entry]).line for entry in lines} == lines
+
+
 def test_what_cannot_be_told_apart_has_the_line_of_its_list(tmp_path: Path) -> None:
     """TOML may have the comma first; then items are no lists by themselves."""
     found = places(config_of(tmp_path / "pyproject.toml", '[tool.fence]\nallow_write = [\n "/a"\n , "/b"\n , "/c" ]\n'))

@@ -6,9 +6,8 @@ kernel replace the functions about processes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from fence_core.errors import FenceError as FenceError
 from fence_core.errors import FenceUnavailable as FenceUnavailable
@@ -16,11 +15,9 @@ from fence_core.errors import PolicyError as PolicyError
 from fence_core.errors import Problem as Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from fence_core.events.model import Owner
     from fence_core.events.model import Violation as Violation
     from fence_core.launcher.fork import fence_this_process as fence_this_process
+    from fence_core.launcher.handle import Fence as Fence
     from fence_core.launcher.join import maybe_join as maybe_join
     from fence_core.launcher.needed import Kept as Kept
     from fence_core.launcher.needed import check_needed as check_needed
@@ -29,9 +26,7 @@ if TYPE_CHECKING:
     from fence_core.launcher.respawn import respawn_fenced as respawn_fenced
     from fence_core.launcher.set_aside import keep_set_aside as keep_set_aside
     from fence_core.launcher.withhold import variables_denied as variables_denied
-    from fence_core.link.one_test import Line
     from fence_core.policy.model import Config as Config
-    from fence_core.policy.model import Source
     from fence_core.policy.sources.load import config_in as config_in
     from fence_core.policy.sources.load import find_config as find_config
     from fence_core.policy.sources.templates import TemplateContext as TemplateContext
@@ -58,28 +53,3 @@ def __getattr__(name: str) -> object:
         if name in names:
             return getattr(import_module(f"fence_core.{module}"), name)
     raise AttributeError(name)
-
-
-class Fence(Protocol):
-    """What this package needs of a fence that stands: see `fence_core.launcher.handle.Fence`."""
-
-    role: str
-    mode: str
-    layers: tuple[str, ...]
-    watches_reads: bool
-    withheld: tuple[str, ...]
-    closed: tuple[tuple[int, str], ...]
-
-    def register_policy(self, layers: Sequence[tuple[Mapping[str, object], Source]]) -> int: ...
-    def enter(self, nodeid: str, phase: str, policy: int = 0) -> None: ...
-    def prepare_forks(self) -> Line: ...
-    def fork_test(self) -> int: ...
-    def phase(self) -> str: ...
-    def owned(self, owner: Owner | None) -> None: ...
-    def violation_count(self) -> int: ...
-    def take(self, nodeid: str | None, *, by_fork: bool = False) -> list[Violation]: ...
-    def proxy(self) -> str: ...
-    def expect_workers(self) -> None: ...
-    def ledger(self) -> list[Violation]: ...
-    def settle(self, upto: int) -> None: ...
-    def close(self) -> None: ...

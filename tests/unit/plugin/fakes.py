@@ -74,7 +74,7 @@ class FakeFence:
             raise engine.FenceError("the broker is gone")
         return [violation for _, violation in self._read()]
 
-    def take(self, nodeid: str | None) -> list[Violation]:
+    def take(self, nodeid: str | None, *, by_fork: bool = False) -> list[Violation]:
         found = [v for pid, v in self._read() if pid == os.getpid() and v.nodeid == (nodeid or "")]
         found = [v for v in found if v.number not in self._taken]
         self._taken.update(v.number for v in found)

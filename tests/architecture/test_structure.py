@@ -14,7 +14,7 @@ from functools import cache
 
 import pytest
 
-from fence_core.policy.keys import KEYS
+from fence_core.policy.keys import KEYS, SECTIONS
 from tests.architecture.test_layers import ROOT, dotted, imports, modules
 
 ASSEMBLING = "fence_core.broker.assemble"
@@ -322,7 +322,8 @@ def is_function(node: ast.AST) -> bool:
 def other_tables_of_keys(sources: Sources) -> Found:
     """Who lists keys of the policy, three or more of them, beside the rows and the fields that these are about.
 
-    What reads, merges and sends the values goes by the rows, and names no key at all.
+    What reads, merges and sends the values goes by the rows, and names no key at all. The judge and the remedies name
+    the one that decided, or would: it has to be one.
     """
     found = {}
     for name, tree in sources.items():
@@ -330,10 +331,12 @@ def other_tables_of_keys(sources: Sources) -> Found:
             if name == FIELDS_OF_KEYS and isinstance(node, ast.ClassDef):
                 continue
             listed = sorted({KEY_NAMES[each] for each in names_in(node) if each in KEY_NAMES})
-            by_rows = below(name, GENERIC) and isinstance(node, ast.Constant) and isinstance(node.value, str)
-            if by_rows and node.value in KEY_NAMES:
-                listed = [KEY_NAMES[node.value]]
-            if len(listed) > 2 or (by_rows and listed):
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            if re.fullmatch(rf"({'|'.join(SECTIONS)})\.\w+", text) and text not in KEY_NAMES:
+                found[name] = f"line {getattr(node, 'lineno', 0)} names {text}, which is not a key"
+            elif text in KEY_NAMES and below(name, GENERIC):
+                found[name] = f"line {getattr(node, 'lineno', 0)} names {text}"
+            elif len(listed) > 2:
                 found[name] = f"line {getattr(node, 'lineno', 0)} lists {', '.join(listed)}"
     return found
 
@@ -381,12 +384,14 @@ PLANTED: Mapping[str, list[tuple[dict[str, str], set[str]]]] = {
                 "fence_core.launcher.fields": "class C:\n    mode: str\n    leftovers: str\n    scope: str",
                 "pytest_fence.chain": "def f(n):\n    if n == 'hosts': pass\n    elif n == 'mode': pass\n"
                 "    elif n == 'scope': pass",
+                "fence_core.policy.floor": "return Rule('network.allow_domains')",
                 "fence_core.policy.sources.load": "explicit = raw['extends']",
                 "fence_core.policy.sources.wire": "'''allow_write''' + f'{key} extends'\nx = key.name",
                 "fence_core.policy.innocent": "says = ['allow_write', 'deny_write']\nrule = 'filesystem.deny_read'",
             },
             {
                 *(f"fence_core.policy.{name}" for name in ("listing", "casting", "typing", "pairs")),
+                "fence_core.policy.floor",
                 "fence_core.policy.sources.load",
                 "fence_core.policy.sources.wire",
                 "fence_core.launcher.fields",

@@ -236,6 +236,14 @@ def _ledger(broker: Broker, process: Process, request: Mapping[str, Any]) -> dic
     return {"violations": _wire(ledger.records)}
 
 
+def _uses(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    from fence_core.events.wire import to_wire
+    from fence_core.policy.sources.lines import in_full
+
+    found = _own(process).scope.ledger.uses()
+    return {"uses": [to_wire(use._replace(rule=in_full(use.rule))) for use in found]}
+
+
 def _settle(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     _own(process).scope.ledger.settle(request["upto"])
     return {}
@@ -274,6 +282,7 @@ _ANSWERS: dict[Operation, Callable[[Broker, Process, Mapping[str, Any]], dict[st
     link.STACKS: _stacks,
     link.TAKE: _take,
     link.LEDGER: _ledger,
+    link.USES: _uses,
     link.SETTLE: _settle,
     link.BYE: _bye,
     link.FORK_SERVER: _fork_server,

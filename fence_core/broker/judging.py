@@ -1,6 +1,7 @@
 """What the policies in force say of a request: pure functions of an account and what is asked.
 
-Nothing is read from the system here, nothing recorded, and nobody answered.
+Nothing is read from the system here, no violation recorded, and nobody answered. What is counted is which entries have
+allowed something.
 
 An account is a `Binding`, with the judges of its session and of those around it: all of them must allow what is asked.
 """
@@ -16,8 +17,9 @@ from fence_core.policy.requests import Connect, Resolve
 if TYPE_CHECKING:
     from fence_core.broker.scopes import Binding
     from fence_core.dns.search import Verdict
+    from fence_core.policy.decide import Judge
     from fence_core.policy.decision import Decision
-    from fence_core.policy.model import Remedy
+    from fence_core.policy.model import Remedy, Rule
     from fence_core.policy.requests import Fault, Request
 
 
@@ -57,7 +59,20 @@ class Route(NamedTuple):
 
 
 def allowed(account: Binding, request: Request) -> bool:
-    return all(judge.decide(request).allowed for _, judge in account.judges)
+    return all(_says_yes(binding, judge, request) for binding, judge in account.judges)
+
+
+def _says_yes(binding: Binding, judge: Judge, request: Request) -> bool:
+    decision = judge.decide(request)
+    if decision.allowed:
+        _count(binding, decision.rule)
+    return decision.allowed
+
+
+def _count(binding: Binding, rule: Rule) -> None:
+    """Note that an entry was of use; of paths that would say little, since the kernel allows most of them."""
+    if rule.entry and rule.key.startswith("network."):
+        binding.worker.scope.ledger.used(rule, binding.nodeid)
 
 
 def enforces(account: Binding) -> bool:
@@ -103,15 +118,15 @@ def route(account: Binding, name: str, port: int, has_port: HasPort) -> tuple[Ro
         request = Connect(name, port)
         if to is None:
             to = judge.pinned(name, port)
-            if to is not None and judge.decide(request).allowed:
+            if to is not None and _says_yes(binding, judge, request):
                 continue
             if to is None and is_this_machine(name) and not is_loopback_name(name):
                 to = ("127.0.0.1", port)  # wherever else it leads outside
         else:
             request = Connect(*to, inside=has_port(*to))
-        decision = judge.decide(request)
-        if decision.allowed:
+        if _says_yes(binding, judge, request):
             continue
+        decision = judge.decide(request)
         if decision.quiet:
             absent = absent or decision.why == "denied"
             refusal = refusal or decision
@@ -130,6 +145,8 @@ def on_name(account: Binding, name: str) -> Verdict:
     verdict = Verdict.ALLOW
     for binding, judge in account.judges:
         decision = judge.decide(Resolve(name))
+        if decision.allowed or decision.quiet:
+            _count(binding, decision.rule)
         if decision.quiet:
             return Verdict.QUIET
         if not decision.allowed and binding.worker.scope.mode != "audit":

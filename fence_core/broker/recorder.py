@@ -134,9 +134,11 @@ class Recorder:
         scope = binding.worker.scope
         # To the session around a nested one, whose account it is too, the inner pytest is a program like any other.
         is_pytest = binding.worker in process.workers
+        from fence_core.policy.sources.lines import in_full  # only ever needed where something was refused
+
         found, hint = self._advice(attempt.objection)
         return made._replace(
-            rule=_located(made.rule),
+            rule=in_full(made.rule),
             program=self._program(attempt, is_pytest=is_pytest),
             during=self._doing(scope),
             late=not is_pytest and bool(binding.nodeid) and binding.worker.now().nodeid != binding.nodeid,
@@ -169,7 +171,7 @@ class Recorder:
         binding, request = objection.binding, objection.request
         if isinstance(request, Fault):
             return None, ""
-        from fence_core.policy.remedy import advice  # only ever needed where something was refused
+        from fence_core.policy.remedy import advice
 
         return advice(self._of_many_ports(request), binding.rules(), objection.decision, binding.worker.scope.syntax)
 
@@ -216,14 +218,6 @@ class Recorder:
         """Read what threads have written since they were refused."""
         for pipe in self._pipes:
             pipe.collect(0.02)
-
-
-def _located(rule: Rule) -> Rule:
-    """With the lines on which it was written, and others were."""
-    from fence_core.policy.sources.lines import located
-
-    source = None if rule.source is None else located(rule.source)
-    return rule._replace(source=source, tried=tuple(map(located, rule.tried)))
 
 
 def _with_remark(objection: Objection) -> Rule:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fence_core.events.model import Frame, Violation
+    from fence_core.events.model import Frame, Use, Violation
+    from fence_core.policy.model import Rule
 
 RECORDS_MAX = 10_000
 """Distinct violations kept with all their detail. Later ones are only counted, but for the first of each test: a test
@@ -34,7 +35,7 @@ class Record:
 
 
 class Ledger:
-    """The violations of one session, over all its workers."""
+    """The violations of one session, over all its workers; and what its policy was needed for."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -44,6 +45,8 @@ class Ledger:
         self._open: dict[tuple[object, ...], Record] = {}
         self._untaken: dict[tuple[int, str], list[Record]] = {}
         self._kept: dict[tuple[int, str], list[Record]] = {}
+        self._uses: dict[Rule, dict[str, int]] = {}
+        """For each entry that has allowed something, how often it was for which test."""
 
     def add(self, worker: int, made: Violation, *, again: bool = False) -> tuple[Record, bool]:
         """Count an attempt; the record, and whether it is a new one, whose details the caller fills in.
@@ -70,6 +73,20 @@ class Ledger:
         self._untaken.setdefault(test, []).append(record)
         self.records.append(record)
         return record, True
+
+    def used(self, rule: Rule, nodeid: str) -> None:
+        """Count that an entry has allowed something."""
+        tests = self._uses.setdefault(rule, {})
+        if nodeid not in tests and len(tests) >= RECORDS_MAX:
+            nodeid = ""
+        tests[nodeid] = tests.get(nodeid, 0) + 1
+
+    def uses(self) -> list[Use]:
+        """Of entries of `allowed_domains`, `hosts`, ports and UNIX sockets. Of paths nobody can tell: below the ceiling
+        the kernel allows what is written."""
+        from fence_core.events.model import Use
+
+        return [Use(rule, sum(tests.values()), tuple(sorted(tests))) for rule, tests in self._uses.items()]
 
     def take(self, worker: int, nodeid: str, *, keep: bool = False) -> list[Record]:
         """What this worker has not fetched yet for that test; `keep`: to be fetched once more, by `kept`."""

@@ -65,6 +65,16 @@ class Owner(Record):
     line: int
 
 
+class Use(Record):
+    """That an entry of a list has allowed something."""
+
+    rule: Rule
+    count: int  # type: ignore[assignment]  # as below
+    """How often it has said yes: to look-ups, connections, sockets that were bound."""
+    tests: tuple[str, ...]
+    """Node ids of those that needed it; an empty one stands for what no test has asked for."""
+
+
 class Violation(Record):
     """One thing that the policy does not allow, tried by one test in one phase.
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fence_core.errors import BrokerError
-from fence_core.events.model import Owner, Violation
+from fence_core.events.model import Owner, Use, Violation
 from fence_core.events.phases import PHASES
 from fence_core.events.wire import from_wire
 from fence_core.launcher.numbers import out_of_the_way
@@ -162,6 +162,10 @@ class Fence:
     def ledger(self) -> list[Violation]:
         """Everything of this session, from all its processes."""
         return _violations(self._ask(control.LEDGER))
+
+    def uses(self) -> list[Use]:
+        """What the entries of this session's policies were needed for."""
+        return [from_wire(Use, each) for each in self._ask(control.USES)["uses"]]
 
     def settle(self, upto: int) -> None:
         """The first `upto` of the ledger were shown to the user; the supervisor prints the rest.

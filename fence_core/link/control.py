@@ -48,11 +48,13 @@ STACKS = Operation("stacks", {"signal": int, "fd": int}, {})
 """The handler of that signal writes stacks to that descriptor."""
 TAKE = Operation("take", {"nodeid": str, "by_fork": bool}, _VIOLATIONS)
 LEDGER = Operation("ledger", {}, _VIOLATIONS)
+USES = Operation("uses", {}, {"uses": list})
+"""What the entries of the policy were needed for."""
 SETTLE = Operation("settle", {"upto": int}, {})
 BYE = Operation("bye", {}, {})
 FORK_SERVER = Operation("fork_server", {"pid": int}, {})
 
-OPERATIONS = by_name(HELLO, WORKERS, POLICY, CEILING, PROXY, STACKS, TAKE, LEDGER, SETTLE, BYE, FORK_SERVER)
+OPERATIONS = by_name(HELLO, WORKERS, POLICY, CEILING, PROXY, STACKS, TAKE, LEDGER, USES, SETTLE, BYE, FORK_SERVER)
 
 
 class NoRequestError(Exception):

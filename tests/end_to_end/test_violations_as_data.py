@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -188,3 +189,79 @@ def test_fingerprints_are_the_same_in_the_next_run(fenced: Fenced) -> None:
     prints = [{(test, each["fingerprint"]) for test, found in run.items() for each in found} for run in runs]
     assert prints[0] == prints[1]
     assert len({digits for _, digits in prints[0]}) == len(prints[0]) >= 8
+
+
+USES = """
+import json, pathlib
+
+def pytest_sessionfinish(session):
+    hooks = session.config.pluginmanager.get_plugin("fence-report")
+    if hooks is not None:
+        from fence_core.events.wire import to_wire
+        text = json.dumps([to_wire(use) for use in hooks._fence.uses()])
+        pathlib.Path(session.config.rootpath, "uses.json").write_text(text)
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_entries_were_needed_for(fenced: Fenced, workers: int) -> None:
+    path = fenced.outside / "listens"
+    port = fenced.loopback.hello
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        run = fenced.run(
+            f"SOCKET, PORT = {str(path)!r}, {port}\n"
+            """
+import socket
+import pytest
+
+def test_ports():
+    for _ in range(3):
+        socket.create_connection(("127.0.0.1", PORT), 5).close()
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_name(n):
+    socket.create_connection(("stub.example", 80), 5).close()
+
+def test_absent():
+    with pytest.raises(OSError):
+        socket.getaddrinfo("gone.example", 80)
+
+def test_looks_up():
+    socket.getaddrinfo("a.listed.example", 80)
+
+def test_unix():
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(SOCKET)
+""",
+            *([f"-n{workers}", "--dist=loadfile"] if workers else []),
+            files={"conftest.py": USES},
+            plugins=["xdist.plugin"] if workers else [],
+            policy=f"""
+            [tool.fence]
+            allowed_domains = ["never.example", "*.listed.example"]
+            allow_local_outbound_ports = [{port}]
+            allow_unix_sockets = ["{path}"]
+            [tool.fence.hosts]
+            "stub.example" = "127.0.0.1:{port}"
+            "gone.example" = false
+            """,
+        )
+    assert run.status == 0, run
+    found = {use["rule"]["entry"]: use for use in json.loads((fenced.directory / "uses.json").read_text())}
+    keys = {entry: use["rule"]["key"].partition(".")[2] for entry, use in found.items()}
+    assert keys == {
+        str(port): "allow_local_outbound_ports",
+        "stub.example": "hosts",
+        "gone.example": "hosts",
+        "*.listed.example": "allowed_domains",
+        str(path): "allow_unix_sockets",
+    }
+    tests = {entry: [each.partition("::")[2] for each in use["tests"]] for entry, use in found.items()}
+    assert tests[str(port)] == ["test_ports"]
+    assert tests["stub.example"] == ["test_name[1]", "test_name[2]"]
+    assert tests["gone.example"] == ["test_absent"]
+    assert tests["*.listed.example"] == ["test_looks_up"]
+    assert found[str(port)]["count"] == 3
+    assert found["*.listed.example"]["rule"]["source"]["line"] == 3

@@ -24,9 +24,9 @@ from fence_core.policy.sources import files
 
 if TYPE_CHECKING:
     from fence_core.policy.kinds import At
-    from fence_core.policy.model import Source
+    from fence_core.policy.model import Rule, Source
 
-__all__ = ["located", "problem"]
+__all__ = ["in_full", "located", "problem"]
 
 
 def located(source: Source) -> Source:
@@ -38,6 +38,12 @@ def located(source: Source) -> Source:
     while at and at not in lines:
         at = at[:-1]
     return source._replace(line=lines.get(at))
+
+
+def in_full(rule: Rule) -> Rule:
+    """The rule with the lines on which it was written, and others were looked for."""
+    source = None if rule.source is None else located(rule.source)
+    return rule._replace(source=source, tried=tuple(map(located, rule.tried)))
 
 
 def problem(source: Source, key: str, found: str, accepted: str) -> Problem:

@@ -6,6 +6,8 @@ import pytest
 
 from fence_core.events import ledger as module
 from fence_core.events.ledger import Ledger
+from fence_core.events.model import Frame, Owner, Program, Target, Use
+from fence_core.policy.model import Rule
 from fence_core.report.words import tried
 from tests.unit.plugin.fakes import violation
 
@@ -37,3 +39,67 @@ def test_the_same_again_is_counted() -> None:
     ledger = Ledger()
     assert [attempt(ledger, "test", "x") for _ in range(3)] == [True, False, False]
     assert [record.count for record in ledger.records] == [3]
+
+
+def test_equal_is_what_was_tried_by_the_same_program_in_the_same_phase() -> None:
+    ledger = Ledger()
+    base = violation("write /x", nodeid="test")
+    others = [
+        base._replace(nodeid="other"),
+        base._replace(phase="teardown"),
+        base._replace(owner=Owner("db", "session", "c.py", 1)),
+        base._replace(operation="mkdir"),
+        base._replace(target=Target("path", path="/y")),
+        base._replace(program=Program("sh")),
+    ]
+    assert [ledger.add(0, each)[1] for each in (base, *others)] == [True] * 7
+    assert not any(ledger.add(0, each)[1] for each in (base, *others))
+    assert ledger.add(1, base)[1]
+    assert [record.made.number for record in ledger.records] == list(range(8))
+
+
+def test_times_and_stacks_are_those_of_the_record() -> None:
+    ledger = Ledger()
+    record, _ = ledger.add(0, violation(first_s=1.0, last_s=1.0))
+    ledger.add(0, violation(first_s=3.0, last_s=3.0))
+    record.stack = (Frame("x.py", 1, "f"),)
+    found = record.violation()
+    assert (found.first_s, found.last_s, found.count, found.stack) == (1.0, 3.0, 2, record.stack)
+
+
+def test_what_a_resolver_asks_again_is_not_counted() -> None:
+    ledger = Ledger()
+    ledger.add(0, violation())
+    ledger.add(0, violation(), again=True)
+    assert ledger.records[0].count == 1
+
+
+def test_what_was_told_begins_anew() -> None:
+    """A test that is run again is to be reported again."""
+    ledger = Ledger()
+    attempt(ledger, "test", "x")
+    assert len(ledger.take(0, "test")) == 1
+    assert ledger.take(0, "test") == []
+    assert attempt(ledger, "test", "x")
+    ledger.settle(2)
+    assert ledger.unsettled() == []
+    assert attempt(ledger, "test", "x")
+    assert len(ledger.unsettled()) == 1
+
+
+def test_what_a_fork_has_taken_is_kept_for_its_parent() -> None:
+    ledger = Ledger()
+    attempt(ledger, "test", "x")
+    taken = ledger.take(0, "test", keep=True)
+    assert ledger.kept(0, "test") == taken
+    assert ledger.kept(0, "test") == []
+
+
+def test_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RECORDS_MAX", 2)
+    ledger = Ledger()
+    rule, other = (Rule("network.allowed_domains", entry) for entry in ("a.example", "b.example"))
+    for nodeid in ("one", "two", "one", "three", "four"):
+        ledger.used(rule, nodeid)
+    ledger.used(other, "one")
+    assert ledger.uses() == [Use(rule, 5, ("", "one", "two")), Use(other, 1, ("one",))]

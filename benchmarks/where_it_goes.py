@@ -26,7 +26,7 @@ SHOWN = 30
 PROFILED = """
 import cProfile, pstats, sys
 import pytest
-from fence_core.broker.loop import Broker
+from fence_core.broker.assemble import Broker
 answer = Broker.run
 def run(broker):
     profile = cProfile.Profile()

@@ -22,7 +22,9 @@ from fence_core.policy.sources.wire import from_wire
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.loop import Loop
+    from fence_core.broker.services import Services
+    from fence_core.broker.sessions import Sessions
     from fence_core.events.ledger import Record
 
 OPEN_OF_ONE_MAX = 64
@@ -34,11 +36,29 @@ SESSIONS_MAX = 1000
 _MODES = get_args(Mode)
 
 
-class Connection:
+class Control:
+    """What answers need to know."""
+
+    def __init__(self, services: Services, sessions: Sessions, loop: Loop) -> None:
+        self.services = services
+        self.sessions = sessions
+        self.loop = loop
+
+    def open(self, process: Process) -> int | None:
+        """Open a line for a process: the end that it gets; None where it has too many."""
+        if process.lines_open >= OPEN_OF_ONE_MAX:
+            return None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setblocking(False)
+        self.loop.watch(ours.fileno(), _Connection(self, ours, process).readable)
+        return theirs.detach()
+
+
+class _Connection:
     """One open control socket and the process that opened it, as the kernel named it when it did."""
 
-    def __init__(self, broker: Broker, own: socket.socket, process: Process) -> None:
-        self._broker = broker
+    def __init__(self, control: Control, own: socket.socket, process: Process) -> None:
+        self._control = control
         self._socket = own
         self._process = process
         process.lines_open += 1
@@ -73,12 +93,12 @@ class Connection:
                 del self._to_send[:sent]
         except BlockingIOError:
             # A reply larger than the socket's buffer: go on when the other side has read some of it.
-            self._broker.after(0.002, self._flush)
+            self._control.loop.after(0.002, self._flush)
         except OSError:
             self._to_send.clear()
 
     def _close(self) -> None:
-        self._broker.unwatch(self._socket.fileno())
+        self._control.loop.unwatch(self._socket.fileno())
         self._socket.close()
         self._process.lines_open -= 1
 
@@ -93,7 +113,7 @@ class Connection:
         if wrong:
             return link.refusal(f"no such request, for its {wrong!r}")
         try:
-            return _ANSWERS[operation](self._broker, self._process, request)
+            return _ANSWERS[operation](self._control, self._process, request)
         except PolicyError as error:
             return link.problems(error)
         except Exception as error:
@@ -101,19 +121,17 @@ class Connection:
             return link.refusal(f"{type(error).__name__}: {error}")
 
 
-def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+def _hello(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     """Who a pytest process is. Its first word about itself, once per session in it."""
     role = request["role"]
     address, token = map(int, request["note"])
     process.remember_memory()
-    if process is broker.root_process and not broker.root_greeted:
-        broker.root_greeted = True
-        broker.processes.registered(process)
-        return _welcome(broker, "session", process.workers[0], (address, token))
+    if control.sessions.greet_root(process):
+        return _welcome(control, "session", process.workers[0], (address, token))
     here = process.account()
     if len(process.workers) >= SESSIONS_OF_ONE_MAX:
         return link.refusal(f"{SESSIONS_OF_ONE_MAX} fenced sessions are open in this process already")
-    if broker.processes.sessions_open() >= SESSIONS_MAX:
+    if control.services.processes.sessions_open() >= SESSIONS_MAX:
         return link.refusal(f"{SESSIONS_MAX} fenced sessions are open in this run already")
     if role == "worker":
         # A worker may register policies, which only pytest may: so not whatever program a test starts is one, but
@@ -121,13 +139,13 @@ def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict
         started_by = process.binding
         if not started_by.worker.expects_workers or started_by.nodeid or process.workers:
             return link.refusal("no workers are expected here")
-        return _welcome(broker, "worker", _worker(broker, process), (address, token))
+        return _welcome(control, "worker", _worker(control, process), (address, token))
     config = request["config"] or {}
     wrong = misfit(config, link.CONFIG)
     if wrong:
         return link.refusal(f"a session without a config, for its {wrong!r}")
     policy = from_wire(Policy, config["policy"])
-    if policy.filesystem.deny_read and not broker.watches_reads:
+    if policy.filesystem.deny_read and not control.services.watches_reads:
         raise PolicyError((unwatched(printable(config["source"]), "the session around this one"),))
     scope = Scope(
         policy,
@@ -135,51 +153,52 @@ def _hello(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict
         source=config["source"],
         syntax=config["syntax"],
         base_dir=Path(config["base_dir"]),
-        watches_reads=broker.watches_reads,
+        watches_reads=control.services.watches_reads,
     )
-    worker = broker.add_worker(scope, process, here.judges)
-    return _welcome(broker, "nested", worker, (address, token))
+    worker = control.sessions.add(scope, process, here.judges)
+    return _welcome(control, "nested", worker, (address, token))
 
 
-def _worker(broker: Broker, process: Process) -> Worker:
+def _worker(control: Control, process: Process) -> Worker:
     """A further process of the session that started it (xdist)."""
     above = process.binding.worker
-    return broker.add_worker(above.scope, process, above.outer_judges)
+    return control.sessions.add(above.scope, process, above.outer_judges)
 
 
-def _welcome(broker: Broker, role: str, worker: Worker, note: tuple[int, int]) -> dict[str, Any]:
+def _welcome(control: Control, role: str, worker: Worker, note: tuple[int, int]) -> dict[str, Any]:
     worker.note = note
+    terms = control.sessions.terms
     return {
         "role": role,
         "mode": worker.scope.mode,
-        "layers": list(broker.layers),
+        "layers": list(terms.layers),
         "source": worker.scope.source,
-        "withheld": list(broker.withheld) if role == "session" else [],
-        "closed": [[fd, printable(what)] for fd, what in broker.closed] if role == "session" else [],
-        "stacks": broker.recorder.stacks_work,
-        "watches_reads": broker.watches_reads,
-        "announces_forks": broker.on_meeting is not None,
+        "withheld": list(terms.withheld) if role == "session" else [],
+        "closed": [[fd, printable(what)] for fd, what in terms.closed] if role == "session" else [],
+        "stacks": terms.stacks,
+        "watches_reads": terms.watches_reads,
+        "announces_forks": terms.announces_forks,
     }
 
 
-def _workers(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+def _workers(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     """This session is about to start workers (xdist)."""
     _own(process).expects_workers = True
     return {}
 
 
-def _proxy(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+def _proxy(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     """Where the filter listens, for programs that are to be told of it; it is started if need be."""
-    end = broker.tunnels.address()
+    end = control.services.tunnels.address()
     return {"url": f"http://{end.host}:{end.port}"}
 
 
-def _policy(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+def _policy(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     layers = [(raw, from_wire(Source, source)) for raw, source in request["layers"]]
     return {"number": _own(process).scope.register(layers)}
 
 
-def _ceiling(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+def _ceiling(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     """Where a test under this policy may write at all: places for a Landlock layer of its own.
 
     A rule that forbids a place forbids all that lies in it, so such a place is left out. None: there is no floor, and
@@ -187,14 +206,16 @@ def _ceiling(broker: Broker, process: Process, request: Mapping[str, Any]) -> di
     """
     worker = _own(process)
     judges = [worker.judge(request["policy"]), *(judge for _, judge in worker.outer_judges)]
-    if not broker.ceiling.floor:
+    if not control.services.ceiling.floor:
         return {"places": None}
     return {
-        "places": [place for place in broker.ceiling.places() if not any(judge.shuts(place[0]) for judge in judges)]
+        "places": [
+            place for place in control.services.ceiling.places() if not any(judge.shuts(place[0]) for judge in judges)
+        ]
     }
 
 
-def _stacks(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+def _stacks(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     """The handler of the stack signal stands, and writes to this descriptor."""
     if process.stacks is not None:
         process.stacks.target_fd = request["fd"]
@@ -210,11 +231,11 @@ def _wire(records: list[Record]) -> list[dict[str, Any]]:
     return [to_wire(record.violation()) for record in records]
 
 
-def _take(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
-    broker.sinks.settle()
-    broker.drafts.settle()
-    broker.drafts.have_asked()
-    broker.recorder.collect()
+def _take(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    control.services.sinks.settle()
+    control.services.drafts.settle()
+    control.services.drafts.have_asked()
+    control.services.recorder.collect()
     worker = _own(process)
     ledger = worker.scope.ledger
     nodeid = request["nodeid"]
@@ -228,15 +249,15 @@ def _take(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[
     return {"violations": _wire(records)}
 
 
-def _ledger(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
-    broker.sinks.drain()
-    broker.drafts.settle()
-    broker.recorder.collect()
+def _ledger(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    control.services.sinks.drain()
+    control.services.drafts.settle()
+    control.services.recorder.collect()
     ledger = _own(process).scope.ledger
     return {"violations": _wire(ledger.records)}
 
 
-def _uses(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+def _uses(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     from fence_core.events.wire import to_wire
     from fence_core.policy.sources.lines import in_full
 
@@ -244,22 +265,22 @@ def _uses(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[
     return {"uses": [to_wire(use._replace(rule=in_full(use.rule))) for use in found]}
 
 
-def _settle(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+def _settle(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     _own(process).scope.ledger.settle(request["upto"])
     return {}
 
 
-def _bye(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+def _bye(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     """An inner session in this process is over; the outer one's test goes on."""
     if len(process.workers) > 1:
-        broker.processes.is_over(process.workers.pop())
-        broker.processes.registered(process)
+        control.services.processes.is_over(process.workers.pop())
+        control.services.processes.registered(process)
     return {}
 
 
-def _fork_server(broker: Broker, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+def _fork_server(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     """This session has started the fork server of `multiprocessing`."""
-    broker.processes.serves_forks(process, request["pid"])
+    control.services.processes.serves_forks(process, request["pid"])
     return {}
 
 
@@ -273,7 +294,7 @@ def _own(process: Process) -> Worker:
     return process.workers[-1] if process.workers else process.binding.worker
 
 
-_ANSWERS: dict[Operation, Callable[[Broker, Process, Mapping[str, Any]], dict[str, Any]]] = {
+_ANSWERS: dict[Operation, Callable[[Control, Process, Mapping[str, Any]], dict[str, Any]]] = {
     link.HELLO: _hello,
     link.WORKERS: _workers,
     link.POLICY: _policy,

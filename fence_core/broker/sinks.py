@@ -19,13 +19,13 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from fence_core.broker import judging
 from fence_core.errors import KernelCallError
 from fence_core.events.phases import PHASES
 from fence_core.kernel import libc
 
 if TYPE_CHECKING:
-    from fence_core.broker.attribution import Process
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.attribution import Process, ProcessTable
     from fence_core.broker.scopes import Binding
     from fence_core.broker.sockets import Address, Borrowed
     from fence_core.events.model import Frame
@@ -117,8 +117,15 @@ def _may_be_the_last(sunk: Sunk) -> bool:
 class Sinks:
     """Sockets of ours, of either family, made when first needed; and what has been led to them."""
 
-    def __init__(self, broker: Broker, watch: Callable[[int, Callable[[], None]], None]) -> None:
-        self._broker = broker
+    def __init__(
+        self,
+        processes: ProcessTable,
+        watch: Callable[[int, Callable[[], None]], None],
+        refuse: Callable[[Sunk, Binding], None],
+    ) -> None:
+        """`refuse` records that something was sent, on whose account."""
+        self._processes = processes
+        self._refuse = refuse
         self._watch = watch
         self._sockets: dict[int, socket.socket] = {}
         self._deaf: dict[int, socket.socket] = {}
@@ -254,16 +261,16 @@ class Sinks:
     def _sent(self, sunk: Sunk, data: bytes) -> None:
         fd = self._borrow(sunk)
         if fd < 0:
-            self._broker.report_sent(sunk)
+            self._refuse(sunk, self.whose(sunk))
             return
         with socket.socket(fileno=fd) as borrowed:
-            if self._broker.allowed_by_now(sunk) and self.let_go(borrowed, sunk):
+            if judging.allowed(self.whose(sunk), sunk.request) and self.let_go(borrowed, sunk):
                 try:
                     borrowed.send(data, socket.MSG_DONTWAIT)
                 except OSError:
                     pass  # datagrams get lost
                 return
-            self._broker.report_sent(sunk)
+            self._refuse(sunk, self.whose(sunk))
             self._turn_away(borrowed)
 
     def whose(self, sunk: Sunk) -> Binding:
@@ -273,13 +280,13 @@ class Sinks:
         it is there, and nobody else has had the socket at the end of a test.
         """
         process = sunk.process
-        if process.workers and (sunk.is_shared or self._broker.processes.by_pid.get(process.pid) is not process):
+        if process.workers and (sunk.is_shared or self._processes.by_pid.get(process.pid) is not process):
             return sunk.binding
         return process.account()
 
     def _is_of_others(self, sunk: Sunk) -> bool:
         """Whether another process than those that run tests has the socket."""
-        process, known = sunk.process, self._broker.processes.by_pid
+        process, known = sunk.process, self._processes.by_pid
         wanted = f"socket:[{sunk.inode}]"
         for name in os.listdir("/proc"):
             if not name.isdecimal() or int(name) in (os.getpid(), process.pid, process.test):

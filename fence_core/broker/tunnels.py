@@ -26,7 +26,8 @@ from fence_core.report.rule import sentence
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.loop import Loop
+    from fence_core.broker.refusals import Refusals
     from fence_core.broker.sockets import Borrowed
 
 _OPEN_MAX = 100_000
@@ -72,10 +73,19 @@ Place = tuple[str, int]
 class Tunnels:
     """All connections to the filter, and the filter itself, started with the first one."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
-        self.start: Callable[[], FilterEnd] | None = None
-        """Starts the filter. Raises OSError, KernelCallError. None: this session has none."""
+    def __init__(
+        self,
+        loop: Loop,
+        refusals: Refusals,
+        fault: Callable[[tuple[Process, int] | None, str, str, str], None],
+        start: Callable[[], FilterEnd],
+    ) -> None:
+        """`fault` reports a failure of the filter's own: see `Faults.in_the_filter`. `start` starts the filter, and
+        raises OSError, KernelCallError."""
+        self._loop = loop
+        self._refusals = refusals
+        self._report_fault = fault
+        self._start = start
         self._end: FilterEnd | None = None
         self._announced: dict[Place, Tunnel] = {}
         self._open: dict[Place, Tunnel] = {}
@@ -83,11 +93,9 @@ class Tunnels:
     def address(self) -> FilterEnd:
         """Where the filter listens; it is started if it does not run. Raises OSError, KernelCallError."""
         if self._end is None:
-            if self.start is None:
-                raise OSError("this session has no filter")
-            self._end = self.start()
+            self._end = self._start()
             self._end.control.setblocking(False)
-            self._broker.watch(self._end.control.fileno(), self._readable)
+            self._loop.watch(self._end.control.fileno(), self._readable)
         return self._end
 
     def is_filter(self, host: str, port: int) -> bool:
@@ -110,7 +118,7 @@ class Tunnels:
     def close(self) -> None:
         """End the filter: it goes with its control line."""
         if self._end is not None:
-            self._broker.unwatch(self._end.control.fileno())
+            self._loop.unwatch(self._end.control.fileno())
             self._end.control.close()
             try:
                 signal.pidfd_send_signal(self._end.pidfd, signal.SIGKILL)
@@ -145,7 +153,7 @@ class Tunnels:
     def _lost(self, why: str) -> None:
         """The filter is of no use any more: the next connection starts another."""
         self.close()
-        self._broker.filter_fault(None, why, "", "its connections were closed")
+        self._report_fault(None, why, "", "its connections were closed")
 
     def _who(self, request: Mapping[str, Any]) -> dict[str, Any]:
         place = (request["host"], request["port"])
@@ -166,7 +174,7 @@ class Tunnels:
         tunnel = self._known(request)
         if tunnel is None:
             return {"allowed": False, "rule": "", "remedy": []}
-        verdict = self._broker.route(tunnel.process, tunnel.tid, request["name"], request["port"])
+        verdict = self._refusals.route(tunnel.process, tunnel.tid, request["name"], request["port"])
         if verdict.refusal is None:
             return {"allowed": True, "to": verdict.to}
         rule, change = sentence(verdict.refusal), verdict.remedy
@@ -189,13 +197,13 @@ class Tunnels:
                 refused.append((asked, sentence(why)))
         if use or not refused:
             return {"use": use}
-        self._broker.report(tunnel.process, tunnel.tid, refused[0][0])
+        self._refusals.report(tunnel.process, tunnel.tid, refused[0][0])
         return {"use": [], "rule": refused[0][1]}
 
     def _violation(self, request: Mapping[str, Any]) -> dict[str, Any]:
         tunnel = self._known(request)
         if tunnel is not None:
-            self._broker.report(
+            self._refusals.report(
                 tunnel.process, tunnel.tid, Passage(request["what"], request["why"], tunnel.name, tunnel.port)
             )
         return {}
@@ -203,7 +211,8 @@ class Tunnels:
     def _fault(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """An error of the filter's own: on account of whose connection it was, as far as that is known."""
         tunnel = self._known(request) if "from" in request else None
-        self._broker.filter_fault(tunnel, request["what"], request["at"], "the connection was closed")
+        opener = None if tunnel is None else (tunnel.process, tunnel.tid)
+        self._report_fault(opener, request["what"], request["at"], "the connection was closed")
         return {}
 
     def _known(self, request: Mapping[str, Any]) -> Tunnel | None:

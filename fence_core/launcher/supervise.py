@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -19,8 +20,8 @@ from fence_core.link import start
 from fence_core.policy.sources.files import source_kind
 
 if TYPE_CHECKING:
+    from fence_core.broker.assemble import Broker
     from fence_core.broker.ceiling import Ceiling
-    from fence_core.broker.loop import Broker
     from fence_core.broker.scopes import Scope
     from fence_core.launcher.plan import Plan
     from fence_core.launcher.supervisor import Supervisor
@@ -41,7 +42,7 @@ class Child(NamedTuple):
 def supervise(config: Config, plan: Plan, child: Child) -> NoReturn:
     """Whatever fails ends both processes with one line on stderr."""
     try:
-        supervisor = _put_together(config, plan, child)
+        supervisor, broker = _put_together(config, plan, child)
         os.write(child.tells, start.GO)
         os.close(child.tells)
         os.close(child.hears)
@@ -49,10 +50,10 @@ def supervise(config: Config, plan: Plan, child: Child) -> NoReturn:
         os.kill(child.pid, signal.SIGKILL)
         why = str(error) if isinstance(error, FenceError | OSError) else f"{type(error).__name__}: {error}"
         leave_quietly(f"ERROR: fence: could not set up the fence: {why}", plan.host.unusable)
-    supervisor.run()
+    supervisor.run(broker)
 
 
-def _put_together(config: Config, plan: Plan, child: Child) -> Supervisor:
+def _put_together(config: Config, plan: Plan, child: Child) -> tuple[Supervisor, Broker]:
     """Meanwhile the child builds its part of the fence: so what only the supervisor needs is imported here."""
     from fence_core.broker.ceiling import Ceiling, existing
 
@@ -64,7 +65,9 @@ def _put_together(config: Config, plan: Plan, child: Child) -> Supervisor:
 
     raise_limits()
     libc.set_dumpable(False)  # our memory holds the rules: not readable, even where Landlock is missing
-    return Supervisor(_broker(root, plan, child, Ceiling(places)), child.pid, child.guardian, plan)
+    supervisor = Supervisor(child.pid, child.guardian, plan)
+    on_meeting = None if plan.walls.signal_scope else supervisor.tell
+    return supervisor, _broker(root, plan, child, Ceiling(places), on_meeting)
 
 
 def _root_scope(config: Config, plan: Plan) -> Scope:
@@ -91,26 +94,28 @@ def _send_program(plan: Plan, child: Child, places: start.Places) -> None:
     start.send_program(child.tells, program, places)
 
 
-def _broker(root: Scope, plan: Plan, child: Child, ceiling: Ceiling) -> Broker:
+def _broker(
+    root: Scope, plan: Plan, child: Child, ceiling: Ceiling, on_meeting: Callable[[int], object] | None
+) -> Broker:
     """Raises BrokerError where the child has none to listen to."""
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.assemble import Broker
+    from fence_core.broker.sessions import Terms
+    from fence_core.launcher.filter import start_filter
 
     number, why = start.read_listener(child.hears)
     if why:
         raise BrokerError(why)
-    broker = Broker(
-        pidfd.get_fd(pidfd.open_pidfd(child.pid), number),
-        root,
-        child.pid,
+    listener = pidfd.get_fd(pidfd.open_pidfd(child.pid), number)
+    terms = Terms(
         layers=plan.layers,
         stacks=plan.walls.wait_killable,
-        interruptible=not plan.walls.wait_killable,
-        ceiling=ceiling,
         watches_reads=plan.watches_reads,
+        withheld=plan.withheld,
+        closed=plan.closed,
+        announces_forks=on_meeting is not None,
     )
-    broker.withheld = plan.withheld
-    broker.closed = plan.closed
-    return broker
+    port = root.base.network.http_proxy_port or 0
+    return Broker(listener, child.pid, root, ceiling, terms, lambda: start_filter(port), on_meeting)
 
 
 def leave_quietly(text: str, status: int) -> NoReturn:

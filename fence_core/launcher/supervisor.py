@@ -26,12 +26,11 @@ from fence_core.broker.attribution import program
 from fence_core.kernel import libc, process, signals
 from fence_core.launcher import witness
 from fence_core.launcher.child import BLOCKED
-from fence_core.launcher.filter import start_filter
 from fence_core.link import start
 from fence_core.policy.requests import printable
 
 if TYPE_CHECKING:
-    from fence_core.broker.loop import Broker
+    from fence_core.broker.assemble import Broker
     from fence_core.events.ledger import Record
     from fence_core.launcher.plan import Host, Plan
 
@@ -55,8 +54,8 @@ _SAME_SIGNAL_S = 0.02
 class Supervisor:
     """From the fork to the exit status."""
 
-    def __init__(self, broker: Broker, child: int, control: socket.socket, plan: Plan) -> None:
-        self._broker = broker
+    def __init__(self, child: int, control: socket.socket, plan: Plan) -> None:
+        self._broker: Broker
         self._child = child
         self._control = control
         self._leftovers = plan.leftovers
@@ -74,17 +73,13 @@ class Supervisor:
         self._signals = signals.create_signalfd(int(number) for number in BLOCKED)
         self._untold: list[bytes] = []
         """What the guardian has yet to be told, where it had no room."""
-        broker.tunnels.start = lambda: start_filter(broker.root.scope.base.network.http_proxy_port or 0)
-        if not plan.walls.signal_scope:
-            broker.on_meeting = self._tell
-            self._tell(child)
 
-    def run(self) -> NoReturn:
+    def run(self, broker: Broker) -> NoReturn:
         """Answer until the child and what it left behind have ended; then end the same way."""
-        broker = self._broker
+        self._broker = broker
         gc.freeze()
-        broker.watch(self._signals, self._signalled)
-        broker.after(WITNESS_AFTER_S, self._start_witness)
+        broker.loop.watch(self._signals, self._signalled)
+        broker.loop.after(WITNESS_AFTER_S, self._start_witness)
         try:
             broker.run()
         except BaseException as error:  # the fence must not go on half dead
@@ -135,12 +130,12 @@ class Supervisor:
         if sent in self._noted:
             del self._noted[sent]
             # Not forgotten at once: this process may be the last of the group to get it, after having got its own.
-            self._broker.after(_SAME_SIGNAL_S, lambda: self._weighed.discard(sent))
+            self._broker.loop.after(_SAME_SIGNAL_S, lambda: self._weighed.discard(sent))
         elif over:
             self._weighed.discard(sent)
             self._pass_on(info.signo)
         else:
-            self._broker.after(WITNESS_TICK_S, lambda: self._weigh(info, ticks + 1))
+            self._broker.loop.after(WITNESS_TICK_S, lambda: self._weigh(info, ticks + 1))
 
     def _forget_stops(self) -> None:
         """SIGCONT takes away what would have stopped the tests, had they not been stopped already."""
@@ -215,32 +210,32 @@ class Supervisor:
 
     def _await_leftovers(self) -> None:
         if not self._anybody():
-            self._broker.finished = True
+            self._broker.loop.finished = True
         elif self._leftovers == "wait":
-            self._broker.after(0.05, self._await_leftovers)
+            self._broker.loop.after(0.05, self._await_leftovers)
         elif time.monotonic() < self._deadline:
-            self._broker.after(0.005, self._await_leftovers)
+            self._broker.loop.after(0.005, self._await_leftovers)
         else:
             self._left = [self._describe(pid) for pid in self._members()]
             self._ask(start.TERMINATE)
             self._deadline = time.monotonic() + TERM_S
-            self._broker.after(0.005, self._await_end)
+            self._broker.loop.after(0.005, self._await_end)
 
     def _await_end(self) -> None:
         if not self._anybody():
-            self._broker.finished = True
+            self._broker.loop.finished = True
         elif time.monotonic() < self._deadline:
-            self._broker.after(0.01, self._await_end)
+            self._broker.loop.after(0.01, self._await_end)
         else:
             self._ask(start.KILL)
             self._deadline = time.monotonic() + TERM_S
-            self._broker.after(0.005, self._await_death)
+            self._broker.loop.after(0.005, self._await_death)
 
     def _await_death(self) -> None:
         if not self._anybody() or time.monotonic() >= self._deadline:
-            self._broker.finished = True
+            self._broker.loop.finished = True
         else:
-            self._broker.after(0.005, self._await_death)
+            self._broker.loop.after(0.005, self._await_death)
 
     def _hurry(self, number: int) -> None:
         """A signal for this process when the child has ended already: no more waiting; the second time, no mercy."""
@@ -266,7 +261,7 @@ class Supervisor:
     def _members(self) -> list[int]:
         return self._ask(start.LIST)
 
-    def _tell(self, pid: int) -> None:
+    def tell(self, pid: int) -> None:
         """Without signal scopes the guardian can end only what it knows, and its children."""
         try:
             self._untold.append(start.PACKET.pack(start.KNOW, pid, process.start_time(pid)))
@@ -326,7 +321,7 @@ class Supervisor:
         self._broker.sinks.drain()
         self._broker.drafts.settle(finally_=True)
         self._broker.recorder.collect()
-        ledger = self._broker.root.scope.ledger
+        ledger = self._broker.scope.ledger
         unsettled = ledger.unsettled()
         failing = [record for record in ledger.records if record.made.state == "failing"]
         if failing and not unsettled and self._claims_success():

@@ -57,12 +57,12 @@ def by_number(original):
         return original(pid, *args, **kwargs)
     return wrapped
 
-started = loop.Broker.run
-def run(self):
+started = loop.Loop.run
+def run(self, *args):
     os.open, os.readlink, os.stat, builtins.open = map(by_path, originals[:4])
     memory.read, memory.read_string = map(by_number, originals[4:])
-    started(self)
-loop.Broker.run = run
+    started(self, *args)
+loop.Loop.run = run
 """
 
 CALLS = {

@@ -118,7 +118,7 @@ def test_report_raises(runs: Runs) -> None:
     assert "made by a test" in ended.err
 
 
-@pytest.mark.parametrize("where", ["loop.seccomp.Listener.receive", "loop.Broker._timeout_ms", "loop.Broker._deliver"])
+@pytest.mark.parametrize("where", ["seccomp.Listener.receive", "loop.Loop._timeout_ms", "delivery.Delivery.deliver"])
 def test_loop_raises(runs: Runs, where: str) -> None:
     """The supervisor itself fails: everything fenced is ended, with status 3 and a word on stderr."""
     owner, _, name = where.rpartition(".")
@@ -206,7 +206,7 @@ def test_control_line_raises(runs: Runs) -> None:
         "landlock.restrict_self = fault",
         "from fence_core.kernel import pidfd\ndef fault(*a, **k): raise KernelCallError('pidfd_getfd', errno.EPERM)\n"
         "pidfd.get_fd = fault",
-        "def fault(*a, **k): raise ZeroDivisionError('x')\nloop.Broker.__init__ = fault",
+        "def fault(*a, **k): raise ZeroDivisionError('x')\nassemble.Broker.__init__ = fault",
         "import fence_core.launcher.guardian as g\ndef fault(*a, **k): os._exit(1)\ng.run = fault",
         "def fault(*a, **k): raise ZeroDivisionError('x')\ntable.filter_program = fault",
         "def fault(*a, **k): raise ZeroDivisionError('x')\nsupervisor.Supervisor.__init__ = fault",

@@ -1,0 +1,118 @@
+"""Puts the broker together: the only file that knows all its parts."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fence_core.broker import judging
+from fence_core.broker.attribution import ProcessTable
+from fence_core.broker.control import Control
+from fence_core.broker.dispatch import Dispatch
+from fence_core.broker.doors import Doors
+from fence_core.broker.drafts import Drafts
+from fence_core.broker.faults import Faults
+from fence_core.broker.identity import Identities
+from fence_core.broker.loop import Loop
+from fence_core.broker.names import Names
+from fence_core.broker.recorder import Recorder
+from fence_core.broker.refusals import Refusals
+from fence_core.broker.repeats import Repeats
+from fence_core.broker.resolve import Resolver
+from fence_core.broker.services import Services
+from fence_core.broker.sessions import Sessions, Terms, new_worker
+from fence_core.broker.sinks import Sinks
+from fence_core.broker.sockets import InsideSockets
+from fence_core.broker.table import handlers
+from fence_core.broker.terminals import Terminals
+from fence_core.broker.ties import Ties
+from fence_core.broker.tunnels import FilterEnd, Tunnels
+from fence_core.broker.unix_sockets import UnixSockets
+from fence_core.kernel import arch, seccomp
+
+if TYPE_CHECKING:
+    from fence_core.broker.ceiling import Ceiling
+    from fence_core.broker.scopes import Scope
+
+__all__ = ["Broker"]
+
+
+class Broker:
+    """What the supervisor holds: the loop, and the parts that it asks at the end."""
+
+    def __init__(
+        self,
+        listener_fd: int,
+        root_pid: int,
+        scope: Scope,
+        ceiling: Ceiling,
+        terms: Terms,
+        start_filter: Callable[[], FilterEnd],
+        on_meeting: Callable[[int], object] | None,
+    ) -> None:
+        """`scope`: the session that the user has started, in the process `root_pid`. `start_filter` raises OSError,
+        KernelCallError. `on_meeting` is called with the pid of each process that is seen for the first time."""
+        terminals = Terminals()  # first of all: what is open now was handed to the run
+        listener = seccomp.Listener(listener_fd)
+        listener.set_sync_wake_up()
+        self.loop = Loop(lambda error: self._faults.in_the_broker(error))
+        self.scope = scope
+        self._on_meeting = on_meeting
+        root = new_worker(0, scope, root_pid)
+        self.processes = ProcessTable(root, watch=self._watch_process, supervisor=os.getpid())
+        self.recorder = Recorder(self.processes, stacks_work=terms.stacks)
+        self.drafts = Drafts(self.recorder, self.loop.after)
+        first = self.processes.adopt(root_pid, root.now())
+        first.workers.append(root)
+        self._faults = Faults(self.recorder, self.processes, first)
+        inside = InsideSockets()
+        refusals = Refusals(self.recorder, lambda host, port: inside.has_port(host, port, "tcp"))
+        self.tunnels = Tunnels(self.loop, refusals, self._faults.in_the_filter, start_filter)
+        self.sinks = Sinks(self.processes, self.loop.watch, refusals.of_sent)
+
+        parts = self._services = Services()
+        parts.listener, parts.started = listener, time.time()
+        parts.processes, parts.recorder, parts.drafts = self.processes, self.recorder, self.drafts
+        parts.identities, parts.terminals, parts.ceiling = Identities(), terminals, ceiling
+        parts.watches_reads = terms.watches_reads
+        parts.resolver = Resolver(self.processes.is_ours, parts.identities)
+        parts.inside, parts.unix, parts.ties = inside, UnixSockets(self.loop.after), Ties()
+        parts.names = _names(self.loop, refusals)
+        parts.tunnels, parts.sinks, parts.route = self.tunnels, self.sinks, refusals.route
+        control = Control(parts, Sessions(self.processes, first, terms), self.loop)
+        parts.doors = Doors(self.processes, self.recorder, control.open).open
+
+        machine = arch.current()
+        repeats = None if terms.stacks else Repeats(machine.calls)
+        self._dispatch = Dispatch(parts, self.loop, handlers(machine), repeats, self._faults)
+
+    def run(self) -> None:
+        """Answer calls until the loop is finished."""
+        self.loop.run(self._services.listener.fd, self._dispatch.step)
+
+    def _watch_process(self, pidfd: int, pid: int) -> None:
+        self.loop.watch(pidfd, lambda: self._ended(pidfd))
+        if self._on_meeting is not None:
+            self._on_meeting(pid)
+
+    def _ended(self, pidfd: int) -> None:
+        self.loop.unwatch(pidfd)
+        self.sinks.drain()  # while it is known who has sent that
+        self._services.unix.settle()
+        self.drafts.settle()
+        process = self.processes.forget(pidfd)
+        os.close(pidfd)
+        if process is not None:
+            self.recorder.ended(process)
+
+
+def _names(loop: Loop, refusals: Refusals) -> Names:
+    return Names(
+        watch=loop.watch,
+        unwatch=loop.unwatch,
+        verdict=lambda process, name: judging.on_name(process.account(), name),
+        refuse=refusals.of_query,
+        refuse_message=refusals.of_no_query,
+    )

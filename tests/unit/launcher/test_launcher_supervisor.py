@@ -31,8 +31,7 @@ class FakeBroker:
         self.now = 100.0
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.finished = False
-        self.tunnels = SimpleNamespace(start=None)
-        self.on_meeting: Callable[[int], None] | None = None
+        self.loop = self
         self.processes = SimpleNamespace(started_by=lambda pid: "t.py::test_a" if pid == 8 else "")
 
     def after(self, seconds: float, callback: Callable[[], None]) -> None:
@@ -53,16 +52,17 @@ class FakeBroker:
 class Case:
     """A supervisor whose processes are imagined."""
 
-    def __init__(self, leftovers: str, *, scoped: bool = True) -> None:
+    def __init__(self, leftovers: str) -> None:
         self.broker = FakeBroker()
         self.ours, self.guardian = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        walls = Walls(True, scoped, True, True)
+        walls = Walls(True, True, True, True)
         plan = Plan("enforce", (), walls, False, False, leftovers, HOST, (), True, ())  # type: ignore[arg-type]
         self.members: list[int] = []
         self.asked: list[bytes] = []
         self.killed: list[tuple[int, int]] = []
         broker: Any = self.broker
-        self.it = Supervisor(broker, CHILD, self.ours, plan)
+        self.it = Supervisor(CHILD, self.ours, plan)
+        self.it._broker = broker
 
     def ask(self, command: bytes) -> list[int]:
         """As the guardian would."""
@@ -87,8 +87,8 @@ class Case:
 def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Case]]:
     made: list[Case] = []
 
-    def make(leftovers: str = "end", **more: bool) -> Case:
-        case = Case(leftovers, **more)
+    def make(leftovers: str = "end") -> Case:
+        case = Case(leftovers)
         made.append(case)
         monkeypatch.setattr(os, "kill", lambda pid, number: case.killed.append((pid, number)))
         monkeypatch.setattr(supervisor.time, "monotonic", lambda: case.broker.now)
@@ -266,19 +266,16 @@ def test_a_signal_ends_the_waiting(case: Callable[..., Case]) -> None:
 
 def test_the_guardian_is_told_of_each_process(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor.process, "start_time", lambda pid: pid * 10)
-    found = case(scoped=False)
-    assert found.broker.on_meeting is not None
-    found.broker.on_meeting(8)
-    told = [start.PACKET.unpack(found.guardian.recv(start.PACKET.size)) for _ in range(2)]
-    assert told == [(start.KNOW, CHILD, CHILD * 10), (start.KNOW, 8, 80)]
+    found = case()
+    found.it.tell(8)
+    assert start.PACKET.unpack(found.guardian.recv(start.PACKET.size)) == (start.KNOW, 8, 80)
 
 
 def test_a_guardian_that_is_busy_is_told_later(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor.process, "start_time", lambda pid: 1)
-    found = case(scoped=False)
-    assert found.broker.on_meeting is not None
+    found = case()
     for pid in range(2000):
-        found.broker.on_meeting(pid)
+        found.it.tell(pid)
     assert found.it._untold, "more than the socket holds"
     known = 0
     while found.it._untold:
@@ -287,8 +284,4 @@ def test_a_guardian_that_is_busy_is_told_later(case: Callable[..., Case], monkey
     found.ours.shutdown(socket.SHUT_WR)
     while found.guardian.recv(start.PACKET.size):
         known += 1
-    assert known == 2001
-
-
-def test_a_scoped_guardian_is_told_nothing(case: Callable[..., Case]) -> None:
-    assert case().broker.on_meeting is None
+    assert known == 2000

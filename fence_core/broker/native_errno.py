@@ -67,6 +67,8 @@ def native_errno(op: str, located: Located, tid: int, *, flags: int = 0, other: 
     if op == "truncate":
         if directory:
             return errno.EISDIR
+        if stat.S_ISLNK(status.st_mode):
+            return errno.ENOENT  # followed, and nothing there
         return _file(status, located.path, who)
     if op in INODE:
         if _read_only(located.path):

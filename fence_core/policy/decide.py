@@ -179,7 +179,7 @@ class Judge:
         if isinstance(request, Read | Run):
             return self._read(request)
         if isinstance(request, OpenSocket | SocketOption):
-            return free("sockets of this kind are free; what they reach is judged later")
+            return _OF_SOCKETS
         return impossible("no rule speaks of it")
 
     # --- files ---
@@ -344,6 +344,9 @@ _BYTE_CODE = r"""(?x)
 too, unfenced ones, so nobody may; but the test that happens to import a module first is not to blame."""
 _BESIDE_CODE = r"/(?:(?:parsetab|lextab|yacctab)\.py|parser\.out|(?:Pattern)?Grammar[^/]*\.pickle)\Z"
 """The same, that parser generators (ply, lib2to3) keep beside the installed module and do without."""
+
+
+_OF_SOCKETS = free("sockets of this kind are free; what they reach is judged later")
 
 
 def _protected(rule: Rule, request: Write) -> Decision:

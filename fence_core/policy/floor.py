@@ -189,6 +189,7 @@ FLOOR: dict[type, tuple[Row, ...]] = {
     ),
     SystemCall: (
         *(Row(_is_of(of), reason, always=True) for of, reason in _SYSTEM.items()),
+        Row(_is_of("neighbours"), _SYSTEM["process"], quiet=True, always=True),
         Row(
             _is_of("namespace"),
             "in a namespace of the host's, paths and addresses are not those that the rules speak of",

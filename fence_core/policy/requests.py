@@ -363,7 +363,8 @@ class Move(_Asked):
 class SystemCall(_Asked):
     """What changes more than files and sockets, in words: `mount`, `enter namespace PATH`.
 
-    `of`: what it would change or reach: `machine`, `terminal` (of whoever started the run), `process` (outside) or
+    `of`: what it would change or reach: `machine`, `terminal` (of whoever started the run), `process` (outside),
+    `neighbours` (their limits and scheduling, which is refused as signals to them are: it is no violation) or
     `namespace` (of the host).
     """
 

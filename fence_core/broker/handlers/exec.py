@@ -121,7 +121,10 @@ def _prioritise(call: Call, kind: int, who: int) -> Reply:
     if kind == os.PRIO_PGRP and (who or os.getpgid(call.tid)) != os.getpgrp():
         return _unless_outside(call, who or os.getpgid(call.tid))
     # The supervisor is one of them.
-    return CONTINUE if _has_own_numbers(call.tid) else errno.EPERM
+    return CONTINUE if _has_own_numbers(call.tid) else call.refuse(_NEIGHBOURS, errno.EPERM)
+
+
+_NEIGHBOURS = SystemCall("change the limits or the scheduling of processes outside", "neighbours")
 
 
 def _unless_outside(call: Call, pid: int) -> Reply:
@@ -129,7 +132,7 @@ def _unless_outside(call: Call, pid: int) -> Reply:
         return CONTINUE
     if call.services.processes.is_ours(pid):
         return CONTINUE
-    return errno.EPERM if os.path.exists(f"/proc/{pid}") else errno.ESRCH
+    return call.refuse(_NEIGHBOURS, errno.EPERM) if os.path.exists(f"/proc/{pid}") else errno.ESRCH
 
 
 def _has_own_numbers(tid: int) -> bool:

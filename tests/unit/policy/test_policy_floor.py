@@ -69,6 +69,7 @@ def judge(*, proxy_env: bool = False, **keys: Any) -> Judge:
         (SystemCall("mount"), "it changes the whole machine"),
         (SystemCall("type into a terminal (TIOCSTI)", "terminal"), "a shell would run what is typed"),
         (SystemCall("trace bash, a process outside", "process"), "out of reach from inside"),
+        (SystemCall("change the limits of x", "neighbours"), "out of reach from inside"),
         (SystemCall("enter namespace net:[1]", "namespace"), "in a namespace of the host's"),
         (Write("terminal", "/dev/pts/9"), "(filesystem.allow_write with /dev/pts/9 would allow it)"),
     ],

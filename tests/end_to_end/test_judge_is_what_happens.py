@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from fence_core.events.attempt import described
 from fence_core.kernel import process
 from fence_core.policy.decide import Decision, Judge
 from fence_core.policy.requests import (
@@ -422,7 +423,9 @@ class Ran(NamedTuple):
             return "" if end else "quietly refused, but done"
         if answer.quiet or end not in step.refused:
             return f"refused ({answer.rule}), but {told}"
-        is_said = [(each.what, each.plain["rule"]) for each in told] == [(asked.describe(), sentence(answer))]
+        operation, target = described(asked)
+        expected = [(operation, target._asdict(), sentence(answer))]
+        is_said = [(each.plain["operation"], each.plain["target"], each.rule) for each in told] == expected
         return "" if is_said else f"refused ({sentence(answer)}), but reported as {[each.plain for each in told]}"
 
 

@@ -2,7 +2,7 @@
 
 The same calls are made without a fence first. What the judge allows must then end as it did there; what it refuses
 must be refused, and recorded with the rule that the judge names, unless the kernel would have refused it anyway, or
-the judge says that it is no violation.
+the judge says that it is no violation. In an audit it is recorded and done, but for what an audit refuses, too.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ NAMES = ("api.fence-example.org", "db.api.fence-example.org", "other.fence-examp
 PINNED = "pinned.fence-stub.test"
 
 
-def policy(chance: random.Random, files: Path, sockets: Path) -> str:
+def policy(chance: random.Random, files: Path, sockets: Path, *, is_audit: bool) -> str:
     """A configuration, as text; that of a project whose tests may write down their results."""
 
     def some(*values: Any) -> list[Any]:
@@ -236,7 +236,8 @@ def policy(chance: random.Random, files: Path, sockets: Path) -> str:
     hosts = some((PINNED, '"127.0.0.1:19"'), ("gone.fence-stub.test", "false"))
     lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
     table = ["[tool.fence.network.hosts]", *(f'"{name}" = {at}' for name, at in hosts)] if hosts else []
-    return "\n".join(["[tool.fence]", 'extends = "default-deny"', *lines, *table, ""])
+    mode = "audit" if is_audit else "enforce"
+    return "\n".join(["[tool.fence]", 'extends = "default-deny"', f'mode = "{mode}"', *lines, *table, ""])
 
 
 # ---------------------------------------------------------------- requests
@@ -373,7 +374,12 @@ _OF_SOCKETS = {
 }  # fmt: skip
 
 
-def steps(chance: random.Random, files: Path, sockets: Path) -> list[Step]:
+_OF_AUDITS = {_connect: 8, _bind: 3, _inside: 1, _socket: 3, _option: 1}
+"""In an audit it would really be sent, and asked for."""
+
+
+def steps(chance: random.Random, files: Path, sockets: Path, *, is_audit: bool) -> list[Step]:
+    of_sockets = _OF_AUDITS if is_audit else _OF_SOCKETS
     found = []
     for number in range(REQUESTS):
         here = files / chance.choice(AREAS) / str(number)
@@ -382,13 +388,17 @@ def steps(chance: random.Random, files: Path, sockets: Path) -> list[Step]:
         if which < 0.5:
             found.append(chance.choices([*_OF_FILES], [*_OF_FILES.values()])[0](chance, here))
         elif which < 0.9:
-            found.append(chance.choices([*_OF_SOCKETS], [*_OF_SOCKETS.values()])[0](chance))
+            found.append(chance.choices([*of_sockets], [*of_sockets.values()])[0](chance))
         else:
             found.append(_unix(chance, sockets))
     return found
 
 
 # ---------------------------------------------------------------- both runs, compared
+
+
+_NOT_OF_RIGHTS = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EINPROGRESS)
+"""What the kernel says of the way to somebody: a refusal comes before it. Of all else its own error comes first."""
 
 
 class Ran(NamedTuple):
@@ -399,6 +409,7 @@ class Ran(NamedTuple):
     plain: Sequence[int | None]
     ends: Sequence[int]
     told: Mapping[int, Sequence[Attempt]]
+    is_audit: bool
 
     def disagreements(self, decide: Callable[[Request], Decision] | None = None) -> list[str]:
         """Of what happened with what the judge, or this one, says."""
@@ -406,7 +417,12 @@ class Ran(NamedTuple):
         found = []
         for number, step in enumerate(self.steps):
             refusals = [(asked, answer) for asked in step.asked if not (answer := decide(asked)).allowed]
-            wrong = self._wrong(number, step, *refusals[0]) if refusals else self._not_free(number, step)
+            if not refusals:
+                wrong = self._not_free(number, step)
+            elif self.is_audit and not refusals[0][1].always:
+                wrong = self._not_noted(number, step, refusals)
+            else:
+                wrong = self._wrong(number, step, *refusals[0])
             if wrong:
                 found.append(f"{number}: {step.words}: plain {self.plain[number]}, fenced {self.ends[number]}: {wrong}")
         return found
@@ -418,20 +434,38 @@ class Ran(NamedTuple):
 
     def _wrong(self, number: int, step: Step, asked: Request, answer: Decision) -> str:
         told, end, plain = self.told.get(number, ()), self.ends[number], self.plain[number]
-        by_kernel = plain not in (None, 0, errno.ECONNREFUSED, errno.ENETUNREACH, errno.EINPROGRESS)
+        by_kernel = plain not in (None, 0, *_NOT_OF_RIGHTS)
         if not told and (answer.quiet or (by_kernel and end == plain)):
             return "" if end else "quietly refused, but done"
         if answer.quiet or end not in step.refused:
             return f"refused ({answer.rule}), but {told}"
-        operation, target = described(asked)
-        expected = [(operation, target._asdict(), sentence(answer))]
-        is_said = [(each.plain["operation"], each.plain["target"], each.rule) for each in told] == expected
-        return "" if is_said else f"refused ({sentence(answer)}), but reported as {[each.plain for each in told]}"
+        return self._not_told(number, [(asked, answer)])
+
+    def _not_noted(self, number: int, step: Step, refusals: Sequence[tuple[Request, Decision]]) -> str:
+        expected = self.plain[number] if step.ends is None else step.ends
+        if self.ends[number] != expected:
+            return "audited, but with another end"
+        by_kernel = expected not in (0, *_NOT_OF_RIGHTS)
+        told = self.told.get(number, ())
+        refused = [each for each in refusals if not each[1].quiet]
+        return self._not_told(number, refused[: len(told)] if by_kernel else refused)
+
+    def _not_told(self, number: int, refusals: Sequence[tuple[Request, Decision]]) -> str:
+        expected: list[tuple[str, dict[str, Any], str]] = []
+        for asked, answer in refusals:
+            operation, target = described(asked)
+            if (operation, target._asdict()) not in [each[:2] for each in expected]:  # or it is the same, once more
+                expected.append((operation, target._asdict(), sentence(answer)))
+        told = self.told.get(number, ())
+        if [(each.plain["operation"], each.plain["target"], each.rule) for each in told] == expected:
+            return ""
+        return f"{expected}, but reported as {[each.plain for each in told]}"
 
 
 def run(fenced: Fenced, seed: int) -> Ran:
     places = {side: fenced.outside / f"{side}{seed}" for side in "pf"}
-    both = {side: steps(random.Random(seed), places[side], fenced.outside) for side in "pf"}
+    is_audit = seed % 4 == 3
+    both = {side: steps(random.Random(seed), places[side], fenced.outside, is_audit=is_audit) for side in "pf"}
     ends: dict[str, list[int | None]] = {}
     for side, flags in ("p", ()), ("f", ("--fence", "-p", "noted")):
         script = [step.words if step.is_plain or side == "f" else None for step in both[side]]
@@ -441,7 +475,7 @@ def run(fenced: Fenced, seed: int) -> Ran:
             "--tb=no",
             "--no-summary",
             files={"script.py": f"import json\nSTEPS = json.loads({json.dumps(script)!r})\n", "noted.py": NOTED},
-            policy=policy(random.Random(-1 - seed), places["f"], fenced.outside),
+            policy=policy(random.Random(-1 - seed), places["f"], fenced.outside, is_audit=is_audit),
             flags=flags,
             env={"PYTHONPATH": f"{ROOT}:{fenced.directory}"},
         )
@@ -454,7 +488,7 @@ def run(fenced: Fenced, seed: int) -> Ran:
         number = attempt.nodeid.partition("[")[2].rstrip("]")
         told.setdefault(int(number) if number.isdigit() else -1, []).append(attempt)
     judge = Judge(pickle.loads((fenced.directory / "policy.pickle").read_bytes()))
-    return Ran(judge, both["f"], ends["p"], ends["f"], told)
+    return Ran(judge, both["f"], ends["p"], ends["f"], told, is_audit)
 
 
 @pytest.fixture

@@ -452,7 +452,7 @@ class _Sending:
         """The error number for a message with a route of its own; else 0."""
         for at, size, level, kind in headers(control):
             option = _ROUTES.get((level, kind))
-            if option is None or self._is_free():
+            if option is None or not self._call.services.inside.is_in_ours(self._borrowed.socket):
                 continue
             if level == socket.IPPROTO_IP:
                 if not credentials.of(self._call.tid).may(CAP_NET_RAW):

@@ -90,12 +90,12 @@ def setsockopt(call: Call, borrowed: Borrowed) -> Reply:
     own = borrowed.is_inet and call.services.inside.is_in_ours(borrowed.socket)
     if not own and borrowed.is_inet and (option[0] == socket.SOL_SOCKET or option in _PRIVILEGED) and os.geteuid():
         return CONTINUE  # with rights in a network of its own, which we do not have; on one of ours they mean nothing
+    if own and option in _ROUTES:
+        return _route(call, borrowed, option, value)
     if not own or not call.enforcing():
         return _carry_out(call, borrowed, option, value, own=own)
     if option[0] == socket.SOL_SOCKET:
         return _bind_to_device(call, borrowed, option[1], value)
-    if option in _ROUTES:
-        return _route(call, borrowed, option, value)
     if option in _MULTICAST_INTERFACES or option in _INTERFACES:
         return _interface(call, borrowed, option, value)
     if option in _GROUPS or option in _MEMBERSHIPS or option in _SOURCES or option in _MEMBERSHIPS_6:

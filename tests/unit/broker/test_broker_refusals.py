@@ -10,6 +10,7 @@ import pytest
 
 from fence_core.broker.call import Call
 from fence_core.broker.reply import CONTINUE
+from fence_core.events.ledger import Ledger
 from fence_core.policy.decide import Judge
 from fence_core.policy.model import Policy, Source
 from fence_core.policy.requests import Connect, Read, Request, SystemCall, UnixConnect, Write
@@ -23,7 +24,9 @@ HELD = SystemCall("mount")
 
 def session(mode: str = "enforce", **rules: Any) -> Any:
     overlay = parse_overlay(rules, source=Source("test"), base_dir="/proj", home="/home/ci")
-    return SimpleNamespace(worker=SimpleNamespace(scope=SimpleNamespace(mode=mode))), Judge(merge(Policy(), overlay))
+    scope = SimpleNamespace(mode=mode, ledger=Ledger())
+    binding = SimpleNamespace(worker=SimpleNamespace(scope=scope), nodeid="test_it.py::test")
+    return binding, Judge(merge(Policy(), overlay))
 
 
 def call(*sessions: Any, waits: bool = True) -> tuple[Call, list[tuple[Request, Any, int]]]:

@@ -12,20 +12,22 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from fence_core.broker.handlers import exec as exec_
 from fence_core.broker.handlers import (
+    binding,
+    connecting,
     files,
     flags,
     inodes,
+    making,
     messages,
     moves,
-    network,
     options,
     privileged,
     queues,
     ties,
     xattrs,
 )
+from fence_core.broker.handlers import exec as exec_
 from fence_core.kernel import bpf
 from fence_core.kernel.arch import Arch
 
@@ -221,10 +223,10 @@ TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
     ),
     "mq_unlink": (queues.mq_unlink, TRAP),
     # network
-    "socket": (network.socket_, _SOCKET),
-    "connect": (network.connect, TRAP),
-    "bind": (network.bind, TRAP),
-    "listen": (network.listen, TRAP),
+    "socket": (making.socket_, _SOCKET),
+    "connect": (connecting.connect, TRAP),
+    "bind": (binding.bind, TRAP),
+    "listen": (binding.listen, TRAP),
     "sendto": (messages.sendto, _SENDTO),
     "recvfrom": (messages.recvfrom, _RECVFROM),
     "sendmsg": (messages.sendmsg, TRAP),

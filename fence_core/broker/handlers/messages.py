@@ -17,16 +17,9 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers.ancillary import CMSG_SIZE, Control, InvalidMessageError, headers
 from fence_core.broker.handlers.arguments import signed
-from fence_core.broker.handlers.network import (
-    Anywhere,
-    Elsewhere,
-    any_unix,
-    is_closed,
-    judge_destination,
-    on_socket,
-    perform_connect,
-    remember_own_end,
-)
+from fence_core.broker.handlers.borrowing import on_socket, remember_own_end
+from fence_core.broker.handlers.connecting import is_closed, perform_connect
+from fence_core.broker.handlers.destination import any_unix, judge_destination
 from fence_core.broker.handlers.options import is_interface, kernel_says
 from fence_core.broker.handlers.sending import MSG_DONTWAIT, Outgoing, Sender, cut, expired, send_once
 from fence_core.broker.handlers.ties import (
@@ -386,12 +379,12 @@ class _Sending:
         address = parse_address(message.name)
         if address is None:
             return errno.EINVAL
-        verdict = judge_destination(call, borrowed, address, sends=True)
-        if isinstance(verdict, int) and verdict > 0:
-            return verdict
-        target = verdict if isinstance(verdict, bytes) else message.name
+        destination = judge_destination(call, borrowed, address, sends=True)
+        if destination.errno:
+            return destination.errno
+        target = destination.raw if destination.arrived is None else message.name
         if borrowed.domain == socket.AF_UNIX:
-            if isinstance(verdict, Anywhere) and self._lengths is None:
+            if destination.by_kernel and self._lengths is None:
                 return CONTINUE
             return self._sender.permitted(target) or Outgoing(target, control, message.pieces, data)
         sunk = None if leads_here(target) else call.services.sinks.leave(borrowed)
@@ -404,8 +397,8 @@ class _Sending:
         ):
             shut_to_others(call, borrowed.fd)
         after: Callable[[], None] | None = None
-        if isinstance(verdict, Elsewhere):
-            target, after = verdict.raw, functools.partial(_arrived, call, borrowed, verdict)
+        if destination.arrived is not None:
+            target, after = destination.raw, functools.partial(_arrived, call, borrowed, destination.arrived)
             control.raw = b""
         else:
             if control.raw and borrowed.type == socket.SOCK_DGRAM and leads_here(target):
@@ -480,9 +473,9 @@ class _Sending:
         return 0
 
 
-def _arrived(call: Call, borrowed: Borrowed, verdict: Elsewhere) -> None:
+def _arrived(call: Call, borrowed: Borrowed, arrived: Callable[[Borrowed], None]) -> None:
     """Sent to one of ours. Who is there is known before anything is read: that comes after this call."""
-    verdict.arrived(borrowed)
+    arrived(borrowed)
     call.services.names.answer_at_once(borrowed)
 
 

@@ -22,7 +22,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers.arguments import signed
-from fence_core.broker.handlers.network import on_socket
+from fence_core.broker.handlers.borrowing import on_socket
 from fence_core.broker.handlers.ties import (
     LOOPBACK_IFINDEX,
     SO_BINDTODEVICE,

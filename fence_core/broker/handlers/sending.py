@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fence_core.broker.handlers.ancillary import own_number
-from fence_core.broker.handlers.network import send_deadline
+from fence_core.broker.handlers.connecting import send_deadline
 from fence_core.broker.reply import Value, Wait
 from fence_core.errors import KernelCallError
 from fence_core.kernel import libc, memory, signals

@@ -37,7 +37,7 @@ class Call:
         self.tid = notification[1]
         self.number = notification[3]
         self.args: Arguments = notification[5:]  # type: ignore[assignment]
-        self.kept: list[int] = []
+        self.kept: list[int] | None = None
         """Descriptors of ours that are needed until it is answered, which may be after other calls (`Wait`)."""
 
     def waits(self) -> bool:
@@ -46,12 +46,14 @@ class Call:
 
     def keep(self, fd: int) -> None:
         """Close this descriptor of ours once the call is answered."""
+        if self.kept is None:
+            self.kept = []
         self.kept.append(fd)
 
     def close(self) -> None:
-        for fd in self.kept:
+        for fd in self.kept or ():
             os.close(fd)
-        self.kept.clear()
+        self.kept = None
 
     # ------------------------------------------------------------ what the caller has
 

@@ -44,7 +44,7 @@ class Dispatch:
         call = Call(services, notification)
         if services.unix.pending:
             services.unix.settle()
-        if services.drafts:
+        if services.drafts.open:
             self._loop.guarded(services.drafts.settle)
         key = None
         if self._repeats is not None:

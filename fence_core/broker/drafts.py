@@ -47,45 +47,43 @@ class Drafts:
         """`after` calls back once, so many seconds later."""
         self._recorder = recorder
         self._after = after
-        self._open: list[Draft] = []
+        self.open: list[Draft] = []
+        """Looked at before each call, which is why it is no method."""
         self.own_repositories: set[tuple[int, int]] = set()
         """Device and inode of each `.git` whose first configuration was put there inside: see `repositories.py`."""
 
-    def __bool__(self) -> bool:
-        return bool(self._open)
-
     @property
     def is_full(self) -> bool:
-        return len(self._open) >= _OPEN_MAX
+        return len(self.open) >= _OPEN_MAX
 
     def find(self, file: int) -> Draft | None:
         """The draft of this file, where there is one."""
         status = os.fstat(file)
-        return next((each for each in self._open if os.path.samestat(os.fstat(each.file), status)), None)
+        return next((each for each in self.open if os.path.samestat(os.fstat(each.file), status)), None)
 
     def knows(self, draft: Draft) -> bool:
-        return draft in self._open
+        return draft in self.open
 
     def add(self, draft: Draft) -> None:
         """Look after it, and after those who wait for its file, while there are drafts."""
         status = os.fstat(draft.directory)
         self.own_repositories.add((status.st_dev, status.st_ino))
-        self._open.append(draft)
-        if len(self._open) == 1:
+        self.open.append(draft)
+        if len(self.open) == 1:
             self._after(_TICK_S, self._tick)
 
     def _tick(self) -> None:
         self.settle()
-        if self._open:
+        if self.open:
             self._after(_TICK_S, self._tick)
 
     def have_asked(self) -> None:
-        for draft in self._open:
+        for draft in self.open:
             draft.have_asked()
 
     def settle(self, *, finally_: bool = False) -> None:
         """Put into place what is harmless, and report what is not. `finally_`: nobody writes any more."""
-        for draft in list(self._open):
+        for draft in list(self.open):
             is_waited_for = draft.is_waited_for()
             over = finally_ or not _may_be_written(draft.memory)
             text = os.pread(draft.memory, git_config.SIZE_MAX + 1, 0)
@@ -94,7 +92,7 @@ class Drafts:
                 if not key or (over and _matters(draft) and self._report(draft, key)):
                     _put(draft, text)
             if over:
-                self._open.remove(draft)
+                self.open.remove(draft)
                 draft.close()
             elif is_waited_for:
                 draft.renew()

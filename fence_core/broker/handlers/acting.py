@@ -47,13 +47,13 @@ def is_free(call: Call, op: str, raw: bytes) -> bool:
     Everything that is asked here is asked by the closer look, too. Where the path's own text is what the kernel calls
     the file, nothing has to be kept open to know, and only then is it yes.
     """
-    path = plain_text(raw)
+    path, services = plain_text(raw), call.services
     return (
         path is not None
-        and call.services.ceiling.covers(path)
+        and services.ceiling.covers(path)
         and not surroundings.is_telling(op, path)
         and call.process.may_write(path, op)
-        and call.services.resolver.is_straight(raw)
+        and services.resolver.is_straight(raw)
     )
 
 

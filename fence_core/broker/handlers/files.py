@@ -42,7 +42,8 @@ _MADE_BY_MKNOD = frozenset({0, stat.S_IFREG, stat.S_IFCHR, stat.S_IFBLK, stat.S_
 
 
 def openat(call: Call) -> Reply:
-    return _open(call, signed(call.args[0]), call.args[1], signed(call.args[2]), call.args[3])
+    dirfd, address, flags, mode, _, _ = call.args
+    return _open(call, signed(dirfd), address, signed(flags), mode)
 
 
 def open_(call: Call) -> Reply:

@@ -13,6 +13,15 @@ from typing import NamedTuple
 from fence_core.errors import FenceUnavailable
 
 SUPPORTED = ("x86_64", "aarch64")
+_OF_ALL = {
+    424: "pidfd_send_signal io_uring_setup io_uring_enter io_uring_register open_tree move_mount fsopen fsconfig",
+    432: "fsmount fspick pidfd_open clone3 close_range openat2 pidfd_getfd faccessat2 process_madvise epoll_pwait2",
+    442: "mount_setattr quotactl_fd landlock_create_ruleset landlock_add_rule landlock_restrict_self memfd_secret",
+    448: "process_mrelease futex_waitv set_mempolicy_home_node cachestat fchmodat2 map_shadow_stack futex_wake",
+    455: "futex_wait futex_requeue statmount listmount lsm_get_self_attr lsm_set_self_attr lsm_list_modules mseal",
+    463: "setxattrat getxattrat listxattrat removexattrat open_tree_attr file_getattr file_setattr",
+}
+"""The same on all machines, as in their own tables: those that came with Linux 5.1 and later."""
 
 _FEATURE = "system call table"
 
@@ -38,7 +47,11 @@ def load(machine: str) -> Arch:
             f"machine {machine!r} is not supported",
             f"Supported machines: {', '.join(SUPPORTED)}.",
         )
-    return Arch(machine, table.AUDIT_ARCH, table.X32_BIT, table.CALLS)
+    return Arch(machine, table.AUDIT_ARCH, table.X32_BIT, _numbered({**table.CALLS, **_OF_ALL}))
+
+
+def _numbered(rows: dict[int, str]) -> dict[str, int]:
+    return {name: number for first, row in rows.items() for number, name in enumerate(row.split(), first)}
 
 
 def check(machine: str, *, platform: str, byteorder: str, pointer_bits: int) -> Arch:

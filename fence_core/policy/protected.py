@@ -28,118 +28,69 @@ class Protected(Record):
     """A setting of the policy that lifts the protection."""
 
 
+def _row(names: str, reason: str, *, exempt_below_scratch: bool = True, unless: str = "") -> Protected:
+    """`names`: with spaces in between."""
+    return Protected(tuple(names.split()), reason, exempt_below_scratch, unless)
+
+
 _LEFTHOOK = ("lefthook", ".lefthook", "lefthook-local", ".lefthook-local")
 
 PROTECTED = (
-    Protected(
-        (".bashrc", ".bash_profile", ".profile", ".zshrc", ".zprofile"),
+    _row(
+        ".bashrc .bash_profile .profile .zshrc .zprofile .bash_login .bash_logout .bash_aliases .zshenv .zlogin "
+        ".zlogout .kshrc .cshrc .tcshrc .login .xinitrc .xprofile .xsession .xsessionrc .bash_completion "
+        ".config/fish .config/powershell",
         "the shell runs it at its next start",
     ),
-    Protected(
-        (
-            ".bash_login",
-            ".bash_logout",
-            ".bash_aliases",
-            ".zshenv",
-            ".zlogin",
-            ".zlogout",
-            ".kshrc",
-            ".cshrc",
-            ".tcshrc",
-            ".login",
-            ".xinitrc",
-            ".xprofile",
-            ".xsession",
-            ".xsessionrc",
-            ".bash_completion",
-            ".config/fish",
-            ".config/powershell",
-        ),
-        "the shell runs it at its next start",
-    ),
-    Protected(
-        (".inputrc", ".screenrc", ".tmux.conf", ".config/tmux", ".pam_environment", ".config/environment.d"),
+    _row(
+        ".inputrc .screenrc .tmux.conf .config/tmux .pam_environment .config/environment.d",
         "the terminal or the session obeys it at its next start",
     ),
-    Protected(
+    _row(
         # Most of them look in the working directory, too.
-        (
-            ".Rprofile",
-            ".ghci",
-            ".iex.exs",
-            ".irbrc",
-            ".ocamlinit",
-            ".octaverc",
-            ".perldb",
-            ".pryrc",
-            ".psqlrc",
-            ".sqliterc",
-        ),
+        ".Rprofile .ghci .iex.exs .irbrc .ocamlinit .octaverc .perldb .pryrc .psqlrc .sqliterc",
         "the interpreter runs it when it is started there",
     ),
-    Protected(
-        (".flake8", ".mypy.ini", ".pylintrc", ".pylintrc.toml", "mypy.ini", "pylintrc", "pylintrc.toml"),
+    _row(
+        ".flake8 .mypy.ini .pylintrc .pylintrc.toml mypy.ini pylintrc pylintrc.toml",
         "linters, which editors run, load code that it names",
     ),
-    Protected(
-        ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml"),
+    _row(
+        "pytest.ini .pytest.ini pytest.toml .pytest.toml",
         "pytest takes flags from it when it is started there, and one of them could switch the fence off",
     ),
-    Protected(
-        (".coveragerc", ".coveragerc.toml"),
-        "coverage imports the plugins that it names, before any fence",
+    _row(".coveragerc .coveragerc.toml", "coverage imports the plugins that it names, before any fence"),
+    _row(".envrc", "direnv runs it when somebody enters the directory"),
+    _row(".git/hooks", "git runs what lies there"),
+    _row(".gitconfig", "git takes aliases and helper programs from it"),
+    _row(".config/git", "git takes aliases, helper programs and hooks from it"),
+    _row(
+        ".git/config", "git takes aliases, hook paths and helper programs from it", unless="filesystem.allow_git_config"
     ),
-    Protected((".envrc",), "direnv runs it when somebody enters the directory"),
-    Protected((".git/hooks",), "git runs what lies there"),
-    Protected((".gitconfig",), "git takes aliases and helper programs from it"),
-    Protected((".config/git",), "git takes aliases, helper programs and hooks from it"),
-    Protected(
-        (".git/config",),
-        "git takes aliases, hook paths and helper programs from it",
-        unless="filesystem.allow_git_config",
-    ),
-    Protected(
-        (".git/config.worktree", ".git/info/attributes"),
+    _row(
+        ".git/config.worktree .git/info/attributes",
         "git takes filters and helper programs from it",
         unless="filesystem.allow_git_config",
     ),
-    Protected((".git/commondir",), "git takes hooks and configuration from where it points"),
-    Protected(
-        (".git/modules", ".git/worktrees"),
+    _row(".git/commondir", "git takes hooks and configuration from where it points"),
+    _row(
+        ".git/modules .git/worktrees",
         "git takes hooks and helper programs from there, or from where it points",
         unless="filesystem.allow_git_config",
     ),
-    Protected(
-        (".git/rebase-merge",),
-        "git runs the commands in it when a rebase goes on",
-        unless="filesystem.allow_git_config",
+    _row(
+        ".git/rebase-merge", "git runs the commands in it when a rebase goes on", unless="filesystem.allow_git_config"
     ),
-    Protected((".gitmodules",), "git fetches what it names"),
-    Protected((".ripgreprc",), "ripgrep takes a program to run from it"),
-    Protected((".vscode", ".idea"), "the editor runs tasks and programs that it names"),
-    Protected(
-        (
-            ".dir-locals-2.el",
-            ".dir-locals.el",
-            ".devcontainer",
-            ".devcontainer.json",
-            ".exrc",
-            ".fleet",
-            ".helix",
-            ".lvimrc",
-            ".nvim.lua",
-            ".nvimrc",
-            ".vim",
-            ".vimrc",
-            ".zed",
-        ),
+    _row(".gitmodules", "git fetches what it names"),
+    _row(".ripgreprc", "ripgrep takes a program to run from it"),
+    _row(".vscode .idea", "the editor runs tasks and programs that it names"),
+    _row(
+        ".dir-locals-2.el .dir-locals.el .devcontainer .devcontainer.json .exrc .fleet .helix .lvimrc .nvim.lua "
+        ".nvimrc .vim .vimrc .zed "
+        ".emacs .emacs.d .config/emacs .config/nvim .config/helix .config/zed",
         "the editor runs what it names or says",
     ),
-    Protected(
-        (".emacs", ".emacs.d", ".config/emacs", ".config/nvim", ".config/helix", ".config/zed"),
-        "the editor runs what it names or says",
-    ),
-    Protected((".gdbinit", ".lldbinit", ".pdbrc"), "the debugger runs it when it starts"),
+    _row(".gdbinit .lldbinit .pdbrc", "the debugger runs it when it starts"),
     Protected(
         (
             ".husky",
@@ -153,89 +104,39 @@ PROTECTED = (
         ),
         "git's hooks run what it names or holds",
     ),
-    Protected((".hg/hgrc", ".hgrc", ".config/hg"), "Mercurial takes hooks and helper programs from it"),
-    Protected(
-        (".jj/repo/config.toml", ".jj/config.toml", ".jjconfig.toml", ".config/jj"),
+    _row(".hg/hgrc .hgrc .config/hg", "Mercurial takes hooks and helper programs from it"),
+    _row(
+        ".jj/repo/config.toml .jj/config.toml .jjconfig.toml .config/jj",
         "Jujutsu takes aliases and helper programs from it",
     ),
-    Protected(
-        (".mise.toml", "mise.toml", ".mise", ".config/mise", ".direnvrc", ".config/direnv"),
+    _row(
+        ".mise.toml mise.toml .mise .config/mise .direnvrc .config/direnv",
         "mise or direnv runs it when somebody enters the directory",
     ),
-    Protected(
-        (".cargo/config", ".cargo/config.toml", ".npmrc", ".yarnrc", ".yarnrc.yml", ".pnpmfile.cjs", "bunfig.toml"),
+    _row(
+        ".cargo/config .cargo/config.toml .npmrc .yarnrc .yarnrc.yml .pnpmfile.cjs bunfig.toml",
         "the package manager runs programs that it names",
     ),
-    Protected((".bazelrc", ".bundle/config", ".mvn"), "the build tool obeys it, and runs what it names"),
-    Protected((".mcp.json",), "coding agents start the servers that it names"),
-    Protected((".claude/commands", ".claude/agents"), "coding agents follow what is written there"),
+    _row(".bazelrc .bundle/config .mvn", "the build tool obeys it, and runs what it names"),
+    _row(".mcp.json", "coding agents start the servers that it names"),
+    _row(".claude/commands .claude/agents", "coding agents follow what is written there"),
     # Not all of .claude and .cursor: agents keep whole work trees below them, in which tests are run.
-    Protected(
-        (
-            ".agents",
-            ".amazonq",
-            ".augment",
-            ".claude.json",
-            ".claude/hooks",
-            ".claude/output-styles",
-            ".claude/plugins",
-            ".claude/rules",
-            ".claude/skills",
-            ".claude/settings.json",
-            ".claude/settings.local.json",
-            ".cursor/agents",
-            ".cursor/commands",
-            ".cursor/environment.json",
-            ".cursor/rules",
-            ".cursor/skills",
-            ".cursor/mcp.json",
-            ".cursor/hooks.json",
-            ".cursorrules",
-            ".codex/config.toml",
-            ".codex/prompts",
-            ".codex/rules",
-            ".codex/skills",
-            ".crush.json",
-            ".gemini/commands",
-            ".gemini/extensions",
-            ".gemini/settings.json",
-            ".goosehints",
-            ".junie",
-            ".qwen/settings.json",
-            ".trae/rules",
-            ".aider.conf.yml",
-            ".clinerules",
-            ".continue",
-            ".github/agents",
-            ".github/chatmodes",
-            ".github/copilot-instructions.md",
-            ".github/hooks",
-            ".github/instructions",
-            ".github/prompts",
-            ".github/skills",
-            ".kiro",
-            ".opencode",
-            ".roo",
-            ".roorules",
-            ".windsurf",
-            ".windsurfrules",
-            "AGENTS.md",
-            "AGENTS.override.md",
-            "CLAUDE.local.md",
-            "CLAUDE.md",
-            "GEMINI.md",
-            "QWEN.md",
-            "WARP.md",
-            "crush.json",
-            "opencode.json",
-            "opencode.jsonc",
-        ),
+    _row(
+        ".agents .amazonq .augment .claude.json .claude/hooks .claude/output-styles .claude/plugins .claude/rules "
+        ".claude/skills .claude/settings.json .claude/settings.local.json .cursor/agents .cursor/commands "
+        ".cursor/environment.json .cursor/rules .cursor/skills .cursor/mcp.json .cursor/hooks.json .cursorrules "
+        ".codex/config.toml .codex/prompts .codex/rules .codex/skills .crush.json .gemini/commands "
+        ".gemini/extensions .gemini/settings.json .goosehints .junie .qwen/settings.json .trae/rules "
+        ".aider.conf.yml .clinerules .continue .github/agents .github/chatmodes .github/copilot-instructions.md "
+        ".github/hooks .github/instructions .github/prompts .github/skills .kiro .opencode .roo .roorules "
+        ".windsurf .windsurfrules AGENTS.md AGENTS.override.md CLAUDE.local.md CLAUDE.md GEMINI.md QWEN.md "
+        "WARP.md crush.json opencode.json opencode.jsonc",
         "coding agents follow or run what is written there",
     ),
-    Protected((".ssh",), "it decides who may log in, and as whom ssh goes where"),
-    Protected((".gnupg",), "it decides whose signatures are believed"),
-    Protected(
-        (".config/autostart", ".config/systemd/user", ".local/share/systemd/user"),
+    _row(".ssh", "it decides who may log in, and as whom ssh goes where"),
+    _row(".gnupg", "it decides whose signatures are believed"),
+    _row(
+        ".config/autostart .config/systemd/user .local/share/systemd/user",
         "the desktop or systemd starts what it names",
     ),
 )

@@ -261,6 +261,84 @@ def test_a_signal_ends_the_waiting(case: Callable[..., Case]) -> None:
     assert found.killed == [], "the child has ended"
 
 
+# ---------------------------------------------------------------- what it says in the end
+
+
+class Told:
+    """A ledger, and what was said of it."""
+
+    def __init__(self, found: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.records: list[Any] = []
+        self.dropped = 0
+        self.shown = 0
+        self.lines: list[str] = []
+        self.recorder = SimpleNamespace(collect=lambda: None, lost_one=False)
+        self._it = found.it
+        nothing = SimpleNamespace(drain=lambda: None, settle=lambda **how: None)
+        broker: Any = found.broker
+        broker.sinks = broker.drafts = nothing
+        broker.recorder = self.recorder
+        broker.root = SimpleNamespace(scope=SimpleNamespace(ledger=self))
+        monkeypatch.setattr(found.it, "_say", self.lines.append)
+        monkeypatch.setattr(supervisor, "_line", lambda record: record.text)
+
+    def unsettled(self) -> list[Any]:
+        return self.records[self.shown :]
+
+    def add(self, text: str, state: str = "failing") -> None:
+        self.records.append(SimpleNamespace(text=text, made=SimpleNamespace(state=state)))
+
+    def is_broken(self, status: int = 0) -> bool:
+        self._it._status = status
+        return self._it._report()
+
+
+@pytest.fixture
+def told(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> Told:
+    return Told(case(), monkeypatch)
+
+
+def test_of_a_clean_run_nothing_is_said(told: Told) -> None:
+    assert not told.is_broken()
+    assert told.lines == []
+
+
+def test_what_came_too_late_for_the_report(told: Told) -> None:
+    for number in range(53):
+        told.add(f"number {number}")
+    told.shown = 1
+    assert told.is_broken(1 << 8)
+    assert told.lines[1] == "  number 1"
+    assert told.lines[-1] == "  and 2 more"
+
+
+def test_warnings_break_nothing(told: Told) -> None:
+    told.add("warned", state="warning")
+    assert not told.is_broken()
+    assert "  warned" in told.lines
+
+
+@pytest.mark.parametrize(("status", "said"), [(0, True), (5 << 8, True), (1 << 8, False), (signal.SIGKILL, False)])
+def test_a_script_that_claims_success_although_violations_were_shown(told: Told, status: int, said: bool) -> None:
+    told.add("first")
+    told.add("second")
+    told.shown = 2
+    assert told.is_broken(status)
+    assert any("the script ended with" in line and "(first; and 1 more)" in line for line in told.lines) is said
+
+
+def test_what_was_not_kept_breaks_the_run(told: Told) -> None:
+    told.dropped = 7
+    assert told.is_broken()
+    assert "7 further violations" in told.lines[0]
+
+
+def test_what_was_lost_breaks_the_run(told: Told) -> None:
+    told.recorder.lost_one = True
+    assert told.is_broken()
+    assert "please report it" in told.lines[0]
+
+
 # ---------------------------------------------------------------- a guardian that has to be told
 
 

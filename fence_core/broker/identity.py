@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from errno import EPERM
 
 from fence_core.errors import KernelCallError
-from fence_core.kernel import arch, credentials, libc, namespaces
+from fence_core.kernel import credentials, libc, namespaces
 from fence_core.kernel.credentials import Credentials
 from fence_core.kernel.process import read_proc
 
@@ -113,10 +113,9 @@ def _outer_id(table: str, inner: int) -> int | None:
 
 def _set_file_id(call: str, value: int) -> None:
     """setfsuid(2) and setfsgid(2) return the id that was in force, also when they fail: so it is asked for again."""
-    number = arch.current().calls[call]
     for given in (value, _NOBODY):
         try:
-            now = libc.syscall(number, given, call=call)
+            now = libc.call(call, given)
         except KernelCallError:
             now = _NOBODY
     if now & 0xFFFF_FFFF != value:
@@ -125,15 +124,14 @@ def _set_file_id(call: str, value: int) -> None:
 
 def _set_groups(groups: tuple[int, ...]) -> None:
     array = (ctypes.c_uint32 * max(len(groups), 1))(*groups)
-    libc.syscall(arch.current().calls["setgroups"], len(groups), ctypes.addressof(array), call="setgroups")
+    libc.call("setgroups", len(groups), ctypes.addressof(array))
 
 
 def _set_effective(capabilities: int) -> None:
-    calls = arch.current().calls
     header = ctypes.create_string_buffer(_CAP_HEADER.pack(_CAPABILITY_VERSION_3, 0), _CAP_HEADER.size)
     data = ctypes.create_string_buffer(_CAP_DATA.size)
-    libc.syscall(calls["capget"], ctypes.addressof(header), ctypes.addressof(data), call="capget")
+    libc.call("capget", ctypes.addressof(header), ctypes.addressof(data))
     words = list(_CAP_DATA.unpack(data.raw))
     words[0], words[3] = capabilities & 0xFFFF_FFFF, capabilities >> 32
     data = ctypes.create_string_buffer(_CAP_DATA.pack(*words), _CAP_DATA.size)
-    libc.syscall(calls["capset"], ctypes.addressof(header), ctypes.addressof(data), call="capset")
+    libc.call("capset", ctypes.addressof(header), ctypes.addressof(data))

@@ -6,7 +6,7 @@ import functools
 from errno import ENOSYS
 
 from fence_core.errors import KernelCallError
-from fence_core.kernel import arch, libc
+from fence_core.kernel import libc
 
 __all__ = ["exists"]
 
@@ -20,7 +20,7 @@ def exists(name: str) -> bool:
     if name not in _HARMLESS:
         raise ValueError(f"{name} cannot be tried safely")
     try:
-        libc.syscall(arch.current().calls[name], -1, -1, -1, -1, -1, -1, call=name)
+        libc.call(name, -1, -1, -1, -1, -1, -1)
     except KernelCallError as error:
         return error.errno != ENOSYS
     return True

@@ -11,7 +11,7 @@ from errno import EFAULT
 from typing import TYPE_CHECKING, NamedTuple
 
 from fence_core.errors import FenceUnavailable, KernelCallError
-from fence_core.kernel import arch, landlock, libc, memory, pidfd, seccomp
+from fence_core.kernel import landlock, libc, memory, pidfd, seccomp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -83,12 +83,11 @@ def _why(error: OSError) -> str:
 
 def _seccomp() -> Feature:
     name = "seccomp"
-    call = arch.current().calls["seccomp"]
     action = ctypes.c_uint32(0x7FC00000)  # SECCOMP_RET_USER_NOTIF
     sizes = (ctypes.c_uint16 * 3)()
     try:
-        libc.syscall(call, seccomp.GET_ACTION_AVAIL, 0, ctypes.addressof(action), call="seccomp")
-        libc.syscall(call, seccomp.GET_NOTIF_SIZES, 0, ctypes.addressof(sizes), call="seccomp")
+        libc.call("seccomp", seccomp.GET_ACTION_AVAIL, 0, ctypes.addressof(action))
+        libc.call("seccomp", seccomp.GET_NOTIF_SIZES, 0, ctypes.addressof(sizes))
     except KernelCallError as error:
         return Feature(name, False, f"no user notification: {_why(error)}")
     known = (seccomp.NOTIF_SIZE, seccomp.RESPONSE_SIZE, seccomp.DATA_SIZE)
@@ -103,7 +102,7 @@ def _wait_killable() -> Feature:
     flags = seccomp.FILTER_FLAG_NEW_LISTENER | seccomp.FILTER_FLAG_WAIT_KILLABLE_RECV
     try:
         # Flags are checked first, then the (absent) program is read: nothing is ever installed.
-        libc.syscall(arch.current().calls["seccomp"], seccomp.SET_MODE_FILTER, flags, 0, call="seccomp")
+        libc.call("seccomp", seccomp.SET_MODE_FILTER, flags, 0)
     except KernelCallError as error:
         if error.errno == EFAULT:
             return Feature(name, True, "")

@@ -17,7 +17,7 @@ import struct
 from errno import E2BIG, ENOSYS, EOPNOTSUPP, EPERM
 
 from fence_core.errors import KernelCallError
-from fence_core.kernel import arch, libc
+from fence_core.kernel import libc
 
 CREATE_RULESET_VERSION = 1 << 0
 _RULE_PATH_BENEATH = 1
@@ -56,7 +56,6 @@ ABI_SCOPES = 6
 _RULESET_ATTR = struct.Struct("=QQQ")
 # struct landlock_path_beneath_attr { u64 allowed_access; s32 parent_fd; }, packed
 _PATH_BENEATH_ATTR = struct.Struct("=Qi")
-# struct landlock_net_port_attr { u64 allowed_access, port; };
 
 
 def abi_version() -> int:
@@ -65,13 +64,7 @@ def abi_version() -> int:
     Raises `KernelCallError` for an answer that means neither (a container's filter: EPERM).
     """
     try:
-        return libc.syscall(
-            arch.current().calls["landlock_create_ruleset"],
-            0,
-            0,
-            CREATE_RULESET_VERSION,
-            call="landlock_create_ruleset",
-        )
+        return libc.call("landlock_create_ruleset", 0, 0, CREATE_RULESET_VERSION)
     except KernelCallError as error:
         if error.errno in (ENOSYS, EOPNOTSUPP):
             return 0
@@ -97,25 +90,7 @@ def create_ruleset(handled_fs: int = 0, handled_net: int = 0, scoped: int = 0) -
     if any(whole[size:]):
         size = len(whole)  # what cannot be handled must not be dropped: let the kernel refuse it
     attr = ctypes.create_string_buffer(whole, len(whole))
-    return libc.syscall(
-        arch.current().calls["landlock_create_ruleset"],
-        ctypes.addressof(attr),
-        size,
-        0,
-        call="landlock_create_ruleset",
-    )
-
-
-def _add_rule(ruleset: int, kind: int, packed: bytes) -> None:
-    attr = ctypes.create_string_buffer(packed, len(packed))
-    libc.syscall(
-        arch.current().calls["landlock_add_rule"],
-        ruleset,
-        kind,
-        ctypes.addressof(attr),
-        0,
-        call="landlock_add_rule",
-    )
+    return libc.call("landlock_create_ruleset", ctypes.addressof(attr), size, 0)
 
 
 def add_path_rule(ruleset: int, path_fd: int, access: int) -> None:
@@ -124,7 +99,8 @@ def add_path_rule(ruleset: int, path_fd: int, access: int) -> None:
     Raises `KernelCallError`: EINVAL for an access that is not handled, or that only directories have,
     EBADFD for a descriptor of no file system (socket, pipe), ENOMSG for no access.
     """
-    _add_rule(ruleset, _RULE_PATH_BENEATH, _PATH_BENEATH_ATTR.pack(access, path_fd))
+    attr = ctypes.create_string_buffer(_PATH_BENEATH_ATTR.pack(access, path_fd), _PATH_BENEATH_ATTR.size)
+    libc.call("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, ctypes.addressof(attr), 0)
 
 
 def restrict_self(ruleset: int) -> None:
@@ -133,7 +109,7 @@ def restrict_self(ruleset: int) -> None:
     Raises `KernelCallError`: EPERM without no_new_privs, E2BIG when 16 rulesets are stacked already.
     """
     try:
-        libc.syscall(arch.current().calls["landlock_restrict_self"], ruleset, 0, call="landlock_restrict_self")
+        libc.call("landlock_restrict_self", ruleset, 0)
     except KernelCallError as error:
         if error.errno == E2BIG:
             detail = "this process is already bound by 16 Landlock rulesets, the most the kernel stacks"

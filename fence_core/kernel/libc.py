@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from fence_core.errors import FenceUnavailable, KernelCallError
+from fence_core.kernel import arch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +94,11 @@ def syscall(
     if result == -1:
         raise KernelCallError(call, _Real.get_errno())
     return result
+
+
+def call(name: str, *arguments: int) -> int:
+    """`syscall` by the name that this machine's table has it under. Raises `KernelCallError`, `FenceUnavailable`."""
+    return syscall(arch.current().calls[name], *arguments, call=name)
 
 
 def syscall_locked(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 
-from fence_core.kernel import arch, libc
+from fence_core.kernel import libc
 
 # include/uapi/linux/fs.h
 RENAME_NOREPLACE = 1
@@ -22,15 +22,7 @@ _AT_EMPTY_PATH = 0x1000
 def rename(old_directory: int, old: bytes, new_directory: int, new: bytes, flags: int) -> None:
     """renameat2(2). Raises `KernelCallError`."""
     first, second = ctypes.create_string_buffer(old), ctypes.create_string_buffer(new)
-    libc.syscall(
-        arch.current().calls["renameat2"],
-        old_directory,
-        ctypes.addressof(first),
-        new_directory,
-        ctypes.addressof(second),
-        flags,
-        call="renameat2",
-    )
+    libc.call("renameat2", old_directory, ctypes.addressof(first), new_directory, ctypes.addressof(second), flags)
 
 
 def link(handle: int, directory: int, name: bytes, *, as_opened: bool = False) -> None:
@@ -41,15 +33,8 @@ def link(handle: int, directory: int, name: bytes, *, as_opened: bool = False) -
     """
     source = ctypes.create_string_buffer(b"" if as_opened else b"/proc/self/fd/%d" % handle)
     target = ctypes.create_string_buffer(name)
-    libc.syscall(
-        arch.current().calls["linkat"],
-        handle if as_opened else _AT_FDCWD,
-        ctypes.addressof(source),
-        directory,
-        ctypes.addressof(target),
-        _AT_EMPTY_PATH if as_opened else _AT_SYMLINK_FOLLOW,
-        call="linkat",
-    )
+    start, flags = (handle, _AT_EMPTY_PATH) if as_opened else (_AT_FDCWD, _AT_SYMLINK_FOLLOW)
+    libc.call("linkat", start, ctypes.addressof(source), directory, ctypes.addressof(target), flags)
 
 
 def mount_of(fd: int) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fence_core.kernel import arch, libc
+from fence_core.kernel import libc
 
 PIDFD_THREAD = 0o200  # = O_EXCL; Linux 6.9: hold a thread that leads no process
 
@@ -13,7 +13,7 @@ def open_pidfd(pid: int, flags: int = 0) -> int:
     `pid` must lead a thread group unless `flags` is PIDFD_THREAD. Raises `KernelCallError`: ESRCH no such
     process, EINVAL (ENOENT since 6.9) a thread that leads none. Linux 5.3.
     """
-    return libc.syscall(arch.current().calls["pidfd_open"], pid, flags, call="pidfd_open")
+    return libc.call("pidfd_open", pid, flags)
 
 
 def get_fd(pidfd: int, fd: int) -> int:
@@ -22,4 +22,4 @@ def get_fd(pidfd: int, fd: int) -> int:
     Raises `KernelCallError`: EBADF it has no such descriptor, ESRCH it is gone, EPERM we may not inspect it
     (ptrace rights). Linux 5.6.
     """
-    return libc.syscall(arch.current().calls["pidfd_getfd"], pidfd, fd, call="pidfd_getfd")
+    return libc.call("pidfd_getfd", pidfd, fd)

@@ -20,7 +20,7 @@ from errno import EACCES, EBUSY, EINTR, EINVAL, ENOENT, ENOTTY
 from typing import TYPE_CHECKING
 
 from fence_core.errors import FenceUnavailable, KernelCallError
-from fence_core.kernel import arch, libc
+from fence_core.kernel import libc
 
 if TYPE_CHECKING:
     from fcntl import ioctl as _ioctl
@@ -78,9 +78,7 @@ def _install(program: bytes, flags: int) -> int:
     buffer = ctypes.create_string_buffer(program, len(program))
     fprog = _sock_fprog(len(program) // 8, ctypes.addressof(buffer))
     try:
-        return libc.syscall(
-            arch.current().calls["seccomp"], SET_MODE_FILTER, flags, ctypes.addressof(fprog), call="seccomp"
-        )
+        return libc.call("seccomp", SET_MODE_FILTER, flags, ctypes.addressof(fprog))
     except KernelCallError as error:
         if error.errno == EACCES:
             raise KernelCallError("seccomp", EACCES, "call libc.set_no_new_privs() first") from None

@@ -11,7 +11,7 @@ import signal
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from fence_core.kernel import arch, libc, process
+from fence_core.kernel import libc, process
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,9 +84,7 @@ def create_signalfd(signals: Iterable[int], *, nonblocking: bool = True) -> int:
     """
     chosen = ctypes.c_uint64(mask(signals))
     flags = _SFD_CLOEXEC | (_SFD_NONBLOCK if nonblocking else 0)
-    return libc.syscall(
-        arch.current().calls["signalfd4"], -1, ctypes.addressof(chosen), _SET_SIZE, flags, call="signalfd4"
-    )
+    return libc.call("signalfd4", -1, ctypes.addressof(chosen), _SET_SIZE, flags)
 
 
 def read_signalfd(fd: int, most: int = 16) -> list[SignalInfo]:
@@ -104,7 +102,7 @@ def read_signalfd(fd: int, most: int = 16) -> list[SignalInfo]:
 
 def tgkill(tgid: int, tid: int, signo: int) -> None:
     """Send `signo` to one thread. Raises `KernelCallError`: ESRCH it is gone, EPERM, EAGAIN queue full."""
-    libc.syscall(arch.current().calls["tgkill"], tgid, tid, signo, call="tgkill")
+    libc.call("tgkill", tgid, tid, signo)
 
 
 def parse_state(status: bytes) -> SignalState:

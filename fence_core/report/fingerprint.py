@@ -69,4 +69,4 @@ def _name(name: str) -> str:
 
 
 def _in_scratch(name: str) -> str:
-    return _MADE_UP.sub("*", _name(name))
+    return _name(_MADE_UP.sub("*", name))

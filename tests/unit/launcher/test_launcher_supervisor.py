@@ -278,7 +278,7 @@ class Told:
         broker: Any = found.broker
         broker.sinks = broker.drafts = nothing
         broker.recorder = self.recorder
-        broker.root = SimpleNamespace(scope=SimpleNamespace(ledger=self))
+        broker.scope = SimpleNamespace(ledger=self)
         monkeypatch.setattr(found.it, "_say", self.lines.append)
         monkeypatch.setattr(supervisor, "_line", lambda record: record.text)
 

@@ -147,8 +147,10 @@ class Tunnels:
             answer = _ANSWERS[operation](self, request)
             try:
                 end.control.send(link.answer(number, answer), socket.MSG_NOSIGNAL)
-            except OSError:
+            except BlockingIOError:
                 self._lost("it does not read our answers")  # better none than one that waits
+            except OSError:
+                self._lost("it has ended")  # after it has asked: its last word is a fault of its own
 
     def _lost(self, why: str) -> None:
         """The filter is of no use any more: the next connection starts another."""

@@ -14,7 +14,7 @@ import re
 import stat
 
 from fence_core.broker.resolve import Located
-from fence_core.kernel import credentials, names
+from fence_core.kernel import credentials, links
 from fence_core.kernel.credentials import CAP_DAC_OVERRIDE, Credentials
 
 CREATING = frozenset({"mkdir", "mknod", "symlink", "link", "bind"})
@@ -130,17 +130,17 @@ def _directory(path: str, entry: os.stat_result | None, who: Credentials) -> int
 
 def _rename(old: Located, new: Located, flags: int, who: Credentials) -> int:
     """In the order of do_renameat2 and vfs_rename."""
-    if names.mount_of(old.directory) != names.mount_of(new.directory):
+    if links.mount_of(old.directory) != links.mount_of(new.directory):
         return errno.EXDEV
     if _read_only(old.parent):
         return errno.EROFS
     status, target = _named(old), _named(new)
-    exchange = bool(flags & names.RENAME_EXCHANGE)
+    exchange = bool(flags & links.RENAME_EXCHANGE)
     if status is None:
         return errno.ENOENT
     if target is None and exchange:
         return errno.ENOENT
-    if target is not None and flags & names.RENAME_NOREPLACE:
+    if target is not None and flags & links.RENAME_NOREPLACE:
         return errno.EEXIST
     directory = stat.S_ISDIR(status.st_mode)
     over_directory = target is not None and stat.S_ISDIR(target.st_mode)
@@ -177,7 +177,7 @@ def _link(old: Located, new: Located, who: Credentials) -> int:
         return errno.ENOENT
     if _read_only(new.parent):
         return errno.EROFS
-    if names.mount_of(old.handle) != names.mount_of(new.directory):
+    if links.mount_of(old.handle) != links.mount_of(new.directory):
         return errno.EXDEV
     status = os.fstat(old.handle)
     if not _may_link(status, who):

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Protocol
 
-from fence_core.kernel import arch, libc, names, namespaces
+from fence_core.kernel import arch, libc, links, namespaces
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
@@ -383,7 +383,7 @@ class Resolver:
     def is_other_procfs(self, fd: int) -> bool:
         """Whether a descriptor of ours is open on another mount of procfs than ``/proc``: a way to processes by another
         name."""
-        return names.is_procfs(fd) and os.fstat(fd).st_dev != self._procfs
+        return links.is_procfs(fd) and os.fstat(fd).st_dev != self._procfs
 
     def _leads_to_us(self, path: str) -> bool:
         """Whether the kernel took "whoever asks" (``/proc/self``, a symbolic link like any other) for the broker."""

@@ -9,16 +9,8 @@ import ctypes
 
 from fence_core.kernel import libc
 
-_mmap = libc.function(
-    "mmap",
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_long,
-)
+_INTS = (ctypes.c_int,) * 3
+_mmap = libc.function("mmap", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, *_INTS, ctypes.c_long)
 _munmap = libc.function("munmap", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
 _madvise = libc.function("madvise", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _MAP_FAILED = ctypes.c_void_p(-1).value

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fence_core.broker.handlers import reads
 from fence_core.broker.handlers.arguments import AT_FDCWD, signed
 from fence_core.broker.reply import CONTINUE, Reply
-from fence_core.kernel import credentials, names, namespaces
+from fence_core.kernel import credentials, links, namespaces
 from fence_core.kernel.credentials import CAP_SYS_ADMIN
 from fence_core.policy.requests import SystemCall
 
@@ -74,7 +74,7 @@ def setns(call: Call) -> Reply:
 def _no_namespace(fd: int, kind: int) -> int:
     """The error of setns(2) for a descriptor of a file, if that is not a namespace, or none of this kind."""
     try:
-        if not names.is_namespace(fd):
+        if not links.is_namespace(fd):
             return errno.EINVAL
         return errno.EINVAL if kind not in (0, fcntl.ioctl(fd, _NS_GET_NSTYPE)) else 0
     finally:

@@ -13,7 +13,7 @@ from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYM
 from fence_core.broker.native_errno import NO_CHANGE, native_errno
 from fence_core.broker.reply import CONTINUE, Reply, Value
 from fence_core.broker.resolve import plain_text
-from fence_core.kernel import names
+from fence_core.kernel import links
 from fence_core.policy.requests import Write
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _Path = tuple[int, int]
 """Among the arguments: the descriptor that a path begins at, and where its text lies."""
-_RENAME_FLAGS = names.RENAME_NOREPLACE | names.RENAME_EXCHANGE | names.RENAME_WHITEOUT
+_RENAME_FLAGS = links.RENAME_NOREPLACE | links.RENAME_EXCHANGE | links.RENAME_WHITEOUT
 
 
 def rename(call: Call) -> Reply:
@@ -43,8 +43,8 @@ def _paths(call: Call) -> tuple[_Path, _Path]:
 
 
 def _rename(call: Call, from_: _Path, to: _Path, flags: int) -> Reply:
-    exchange = bool(flags & names.RENAME_EXCHANGE)
-    if flags & ~_RENAME_FLAGS or (exchange and flags != names.RENAME_EXCHANGE):
+    exchange = bool(flags & links.RENAME_EXCHANGE)
+    if flags & ~_RENAME_FLAGS or (exchange and flags != links.RENAME_EXCHANGE):
         return errno.EINVAL
     before, after = call.read_string(from_[1]), call.read_string(to[1])
     if not flags and _is_free(call, before, after):
@@ -63,7 +63,7 @@ def _rename(call: Call, from_: _Path, to: _Path, flags: int) -> Reply:
         return CONTINUE
 
     def act() -> None:
-        names.rename(old.directory, old.name, new.directory, new.name, flags)
+        links.rename(old.directory, old.name, new.directory, new.name, flags)
         call.services.ceiling.forget(old.path)
         call.services.ceiling.forget(new.path)
 
@@ -126,7 +126,7 @@ def _judge(
         means = "chmod" if located is old and op == "link" else op
         may = not located.is_file or call.process.may_write(call.judged(located.path), means)
         if may or repositories.lets(call, op, located):
-            gets = located is new or bool(flags & names.RENAME_EXCHANGE)
+            gets = located is new or bool(flags & links.RENAME_EXCHANGE)
             asked = surroundings.objection(call, op, located, gets=gets)
             if asked is None:
                 continue
@@ -140,7 +140,7 @@ def _judge(
         refused = call.refuse(asked, errno.EACCES)
         if refused != CONTINUE:
             return refused
-    pairs = ((old, new), (new, old)) if flags & names.RENAME_EXCHANGE else ((old, new),)
+    pairs = ((old, new), (new, old)) if flags & links.RENAME_EXCHANGE else ((old, new),)
     for source, target in pairs:
         for move in trees.objections(call, op, source, target):
             native = native_errno(op, old, call.tid, flags=flags, other=new)
@@ -195,7 +195,7 @@ def _link(call: Call, from_: _Path, to: _Path, flags: int) -> Reply:
     def act() -> None:
         handle = os.open(f"/proc/self/fd/{old.handle}", os.O_PATH | os.O_CLOEXEC) if by_descriptor else old.handle
         try:
-            names.link(handle, new.directory, new.name, as_opened=by_descriptor)
+            links.link(handle, new.directory, new.name, as_opened=by_descriptor)
         finally:
             if by_descriptor:
                 os.close(handle)

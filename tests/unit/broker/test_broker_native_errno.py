@@ -16,7 +16,7 @@ from fence_core.broker.call import Call
 from fence_core.broker.identity import Identities
 from fence_core.broker.native_errno import NO_CHANGE, native_errno
 from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD, Located, Resolver
-from fence_core.kernel import names
+from fence_core.kernel import links
 from fence_core.kernel.credentials import CAP_DAC_OVERRIDE, Credentials
 from tests.unit.broker.kit import call, who
 
@@ -120,11 +120,11 @@ def test_opens(resolver: Resolver, asked: Call, tree: Path, how: str, place: str
 
 
 MOVED = ("file", "second", "same", "empty", "full", "missing", "link", "full/below", "file/", "empty/", "missing/")
-RENAMES = {"plain": 0, "no replace": names.RENAME_NOREPLACE, "exchange": names.RENAME_EXCHANGE}
+RENAMES = {"plain": 0, "no replace": links.RENAME_NOREPLACE, "exchange": links.RENAME_EXCHANGE}
 
 
 def rename(old: str, new: str, flags: int) -> None:
-    names.rename(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags)
+    links.rename(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags)
 
 
 @pytest.mark.parametrize("new", [*MOVED, "new", "new/", "full/new", "empty/new", "missing/new"])

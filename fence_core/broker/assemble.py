@@ -61,7 +61,7 @@ class Broker:
         self.scope = scope
         self._on_meeting = on_meeting
         root = new_worker(0, scope, root_pid)
-        self.processes = ProcessTable(root, watch=self._watch_process, supervisor=os.getpid())
+        self.processes = ProcessTable(root, watch=self._watch_process, supervisor=os.getpid(), host=terms.host)
         self.recorder = Recorder(self.processes, stacks_work=terms.stacks)
         self.drafts = Drafts(self.recorder, self.loop.after)
         first = self.processes.adopt(root_pid, root.now())

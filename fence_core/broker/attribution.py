@@ -260,11 +260,13 @@ def program(pid: int) -> str:
 class ProcessTable:
     """All processes inside the fence that have made a trapped call."""
 
-    def __init__(self, root: Worker, *, watch: Callable[[int, int], None], supervisor: int) -> None:
+    def __init__(self, root: Worker, *, watch: Callable[[int, int], None], supervisor: int, host: str) -> None:
+        """`host`: what a program that runs a session is called."""
         self._root = root
         self._marks = Marks()
         self._watch = watch
         self._supervisor = supervisor
+        self._host = host
         self._own_filters = kernel_process.filter_count(os.getpid())
         self.by_pid: dict[int, Process] = {}
         self._threads: dict[int, tuple[Process, float]] = {}
@@ -470,7 +472,7 @@ class ProcessTable:
         step: Process | None = process
         while step is not None and len(names) < 16:
             if worker in step.workers:
-                names.append("pytest")  # which may run under any name: python, coverage, a wrapper's
+                names.append(self._host)  # which may run under any name: python, coverage, a wrapper's
                 break
             names.append(program(step.pid))
             step = step.parent

@@ -19,6 +19,8 @@ __all__ = ["Sessions", "Terms", "new_worker"]
 class Terms(Record):
     """How a fence was set up."""
 
+    host: str
+    """What a program that runs a session is called."""
     layers: tuple[str, ...]
     """What is active, for the header."""
     stacks: bool

@@ -107,6 +107,7 @@ def _broker(
         raise BrokerError(why)
     listener = pidfd.get_fd(pidfd.open_pidfd(child.pid), number)
     terms = Terms(
+        host=plan.host.name,
         layers=plan.layers,
         stacks=plan.walls.wait_killable,
         watches_reads=plan.watches_reads,

@@ -32,7 +32,7 @@ from fence_core.broker.stacks import StackPipe
 from fence_core.errors import KernelCallError
 from fence_core.kernel import pidfd as pidfds
 from fence_core.kernel import process as kernel_process
-from fence_core.policy.requests import printable
+from fence_core.text import escape
 
 if TYPE_CHECKING:
     from fence_core.policy.decide import Judge
@@ -252,7 +252,7 @@ def _key(meaning: Binding | Worker) -> tuple[object, ...]:
 def program(pid: int) -> str:
     """The program's name for showing."""
     try:
-        return printable(kernel_process.program_name(pid))
+        return escape(kernel_process.program_name(pid))
     except OSError:
         return "?"
 

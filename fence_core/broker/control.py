@@ -16,9 +16,9 @@ from fence_core.errors import PolicyError
 from fence_core.link import control as link
 from fence_core.link.operations import Operation, misfit
 from fence_core.policy.model import Mode, Policy, Source
-from fence_core.policy.requests import printable
 from fence_core.policy.sources.validate import unwatched
 from fence_core.policy.sources.wire import from_wire
+from fence_core.text import escape
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
@@ -146,7 +146,7 @@ def _hello(control: Control, process: Process, request: Mapping[str, Any]) -> di
         return link.refusal(f"a session without a config, for its {wrong!r}")
     policy = from_wire(Policy, config["policy"])
     if policy.filesystem.deny_read and not control.services.watches_reads:
-        raise PolicyError((unwatched(printable(config["source"]), "the session around this one"),))
+        raise PolicyError((unwatched(escape(config["source"]), "the session around this one"),))
     scope = Scope(
         policy,
         mode=config["mode"] if config["mode"] in _MODES else "enforce",
@@ -174,7 +174,7 @@ def _welcome(control: Control, role: str, worker: Worker, note: tuple[int, int])
         "layers": list(terms.layers),
         "source": worker.scope.source,
         "withheld": list(terms.withheld) if role == "session" else [],
-        "closed": [[fd, printable(what)] for fd, what in terms.closed] if role == "session" else [],
+        "closed": [[fd, escape(what)] for fd, what in terms.closed] if role == "session" else [],
         "stacks": terms.stacks,
         "watches_reads": terms.watches_reads,
         "announces_forks": terms.announces_forks,

@@ -12,7 +12,8 @@ from fence_core.broker.recorder import Attempt
 from fence_core.errors import KernelCallError
 from fence_core.kernel import arch
 from fence_core.policy.decision import impossible
-from fence_core.policy.requests import Fault, printable
+from fence_core.policy.requests import Fault
+from fence_core.text import escape
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process, ProcessTable
@@ -69,7 +70,7 @@ class Faults:
     def in_the_filter(self, opener: tuple[Process, int] | None, what: str, at: str, done: str) -> None:
         """The filter's own failure. `opener`: process and thread whose connection it was, if it was anybody's."""
         process, tid = opener or (self._root, self._root.pid)
-        self._note(process, tid, f"fence error in the filter: {what}", _our_fault(printable(at), done))
+        self._note(process, tid, f"fence error in the filter: {what}", _our_fault(escape(at), done))
 
     def _note(self, process: Process, tid: int, what: str, rule: str) -> None:
         try:

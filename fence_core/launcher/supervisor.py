@@ -27,7 +27,7 @@ from fence_core.kernel import libc, process, signals
 from fence_core.launcher import witness
 from fence_core.launcher.child import BLOCKED
 from fence_core.link import start
-from fence_core.policy.requests import printable
+from fence_core.text import escape
 
 if TYPE_CHECKING:
     from fence_core.broker.assemble import Broker
@@ -248,11 +248,11 @@ class Supervisor:
 
     def _describe(self, pid: int) -> str:
         try:
-            words = " ".join(printable(word) for word in process.argv(pid)) or program(pid)
+            words = " ".join(escape(word) for word in process.argv(pid)) or program(pid)
         except OSError:
             words = "?"
         nodeid = self._broker.processes.started_by(pid)
-        started = f", started by {printable(nodeid)}" if nodeid else ""
+        started = f", started by {escape(nodeid)}" if nodeid else ""
         return f"{words[:200]} (pid {pid}{started})"
 
     def _anybody(self) -> bool:

@@ -15,7 +15,7 @@ from fence_core.policy.domains import DomainError, canonical_host, parse_endpoin
 from fence_core.policy.model import CommandRules, Entry, FilesystemRules, NetworkRules, Settings
 from fence_core.policy.paths import PatternSet, expand
 from fence_core.policy.record import Record
-from fence_core.policy.requests import printable
+from fence_core.text import escape
 
 if TYPE_CHECKING:
     from fence_core.policy.model import Source
@@ -287,7 +287,7 @@ DESCRIPTORS = Kind("list of numbers above 2", _numbers(_descriptor, "descriptors
 
 
 def quote(value: object) -> str:
-    return f'"{printable(os.fspath(value))}"' if isinstance(value, (str, os.PathLike)) else printable(repr(value))
+    return f'"{escape(os.fspath(value))}"' if isinstance(value, (str, os.PathLike)) else escape(repr(value))
 
 
 def type_of(value: object) -> str:

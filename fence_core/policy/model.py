@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from fence_core.policy.record import Record
-from fence_core.policy.requests import printable
+from fence_core.text import escape
 
 Mode = Literal["enforce", "warn", "audit"]
 Leftovers = Literal["end", "wait"]
@@ -30,7 +30,7 @@ class Source(Record):
 
     def __str__(self) -> str:
         # It may come from a test: see `wire.py`.
-        return printable(self.name)
+        return escape(self.name)
 
 
 class Rule(Record):
@@ -74,7 +74,7 @@ class Entry(Record):
     """Of a path: with `~` and the directory it is relative to filled in. Empty: the same as the text."""
 
     def __str__(self) -> str:
-        return f'"{printable(self.text)}" ({self.source})'
+        return f'"{escape(self.text)}" ({self.source})'
 
 
 _BUILT_IN = Source("the built-in default")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from fence_core.errors import Problem
 from fence_core.policy.model import FilesystemRules, Policy
 from fence_core.policy.record import Record
-from fence_core.policy.requests import Write, printable
+from fence_core.policy.requests import Write
+from fence_core.text import escape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -82,7 +83,7 @@ def _unlisted(needed: Needed, source: str) -> Problem:
     return Problem(
         source,
         "filesystem.allow_write",
-        f"does not allow {needed.what} ({printable(needed.shown or needed.path)}), which pytest writes at its start",
+        f"does not allow {needed.what} ({escape(needed.shown or needed.path)}), which pytest writes at its start",
         "; or ".join(filter(None, ("a rule that allows it", needed.instead))),
     )
 
@@ -114,4 +115,4 @@ def _denying(entries: Iterable[Entry]) -> Callable[[str], bool]:
 
 def _few(what: str, paths: Sequence[str]) -> str:
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    return f"{what} ({printable(paths[0])}{more})"
+    return f"{what} ({escape(paths[0])}{more})"

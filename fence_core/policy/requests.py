@@ -1,7 +1,7 @@
 """What can be asked of a policy: one frozen value for each kind of call the broker stops.
 
-The broker decodes calls into these; `decide.py` answers them. `describe()` is the text that reports show, so
-everything that came from a test passes through `printable`.
+The broker decodes calls into these; `decide.py` answers them. They hold what came from a test as it came; what reports
+show of them is made of `events/attempt.py`.
 
 Classes of their own and not a `Record` as the rest: to tuples, `Resolve("x")` and `Read("x")` would be equal.
 """
@@ -26,63 +26,16 @@ __all__ = [
     "SystemCall",
     "UnixConnect",
     "Write",
-    "printable",
 ]
 
 Kind = Literal["connect", "resolve", "bind", "socket", "write", "read", "run", "system", "error"]
 """Of a violation: what was tried, or `system`, what no rule speaks of (a mount, a process outside), or `error`, a fault
 of ours. Those who evaluate reports rely on them: `docs/reference/report.md` lists them."""
 
-# Linux's numbers, the same on every architecture we know. Spelled out since `socket` does not name all of them.
-_FAMILIES = {
-    0: "AF_UNSPEC", 1: "AF_UNIX", 2: "AF_INET", 3: "AF_AX25", 4: "AF_IPX", 5: "AF_APPLETALK", 8: "AF_ATMPVC",
-    9: "AF_X25", 10: "AF_INET6", 15: "AF_KEY", 16: "AF_NETLINK", 17: "AF_PACKET", 21: "AF_RDS", 23: "AF_IRDA",
-    24: "AF_PPPOX", 26: "AF_LLC", 29: "AF_CAN", 30: "AF_TIPC", 31: "AF_BLUETOOTH", 38: "AF_ALG", 39: "AF_NFC",
-    40: "AF_VSOCK", 41: "AF_KCM", 42: "AF_QIPCRTR", 43: "AF_SMC", 44: "AF_XDP", 45: "AF_MCTP",
-}  # fmt: skip
-_TYPES = {
-    1: "SOCK_STREAM", 2: "SOCK_DGRAM", 3: "SOCK_RAW", 4: "SOCK_RDM", 5: "SOCK_SEQPACKET", 6: "SOCK_DCCP",
-    10: "SOCK_PACKET",
-}  # fmt: skip
-_PROTOCOLS = {33: "DCCP", 132: "SCTP", 136: "UDP-Lite"}
-"""Those that family and type do not tell of."""
 UNNAMED = "(unnamed temporary file)"
 """What stands for the name of a file that O_TMPFILE makes in a directory."""
 SOCK_TYPE_MASK = 0xF
 """The rest of a socket's type are flags, SOCK_NONBLOCK and SOCK_CLOEXEC."""
-
-
-def printable(text: str) -> str:
-    """The text with everything escaped that a terminal or a log would act on or hide.
-
-    Control characters, escape sequences, bidirectional overrides, odd spaces and backslashes become `\\xNN` and the
-    like; a byte that was not UTF-8 (a surrogate of `os.fsdecode`) becomes the byte it was.
-    """
-    if "\\" not in text and text.isprintable():
-        return text
-    out = []
-    for char in text:
-        code = ord(char)
-        if char == "\\":
-            out.append("\\\\")
-        elif char.isprintable():
-            out.append(char)
-        elif char in "\n\r\t":
-            out.append({"\n": "\\n", "\r": "\\r", "\t": "\\t"}[char])
-        elif 0xDC80 <= code <= 0xDCFF:
-            out.append(f"\\x{code - 0xDC00:02x}")
-        elif code <= 0xFF:
-            out.append(f"\\x{code:02x}")
-        elif code <= 0xFFFF:
-            out.append(f"\\u{code:04x}")
-        else:
-            out.append(f"\\U{code:08x}")
-    return "".join(out)
-
-
-def _endpoint(host: str, port: int) -> str:
-    shown = printable(host)
-    return f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
 
 
 class _Asked:
@@ -135,11 +88,6 @@ class Connect(_Asked):
     ) -> None:
         self._set(host, port, proto, inside, name, way)
 
-    def describe(self) -> str:
-        if self.name:
-            return f"connect {_endpoint(self.name, self.port)}/{self.proto}, which leads to {printable(self.host)}"
-        return f"connect {_endpoint(self.host, self.port)}/{self.proto}"
-
 
 class Bind(_Asked):
     """Take a local Internet address."""
@@ -153,9 +101,6 @@ class Bind(_Asked):
     def __init__(self, host: str, port: int, proto: str = "tcp") -> None:
         self._set(host, port, proto)
 
-    def describe(self) -> str:
-        return f"bind {_endpoint(self.host, self.port)}/{self.proto}"
-
 
 class Resolve(_Asked):
     """Look up a name. `used_up`: there is no address left to answer with."""
@@ -167,9 +112,6 @@ class Resolve(_Asked):
 
     def __init__(self, name: str, used_up: bool = False) -> None:
         self._set(name, used_up)
-
-    def describe(self) -> str:
-        return f"resolve {printable(self.name)}"
 
 
 class UnixConnect(_Asked):
@@ -186,10 +128,6 @@ class UnixConnect(_Asked):
     def __init__(self, path: str, inside: bool = False) -> None:
         self._set(path, inside)
 
-    def describe(self) -> str:
-        shown = "@" + self.path[1:] if self.path.startswith("\0") else self.path
-        return f"connect unix:{printable(shown)}"
-
 
 class OpenSocket(_Asked):
     """Make a socket of a kind that is not an ordinary Internet or UNIX one. Numbers as the kernel has them."""
@@ -202,16 +140,6 @@ class OpenSocket(_Asked):
 
     def __init__(self, family: int, type: int, proto: int = 0) -> None:
         self._set(family, type, proto)
-
-    def describe(self) -> str:
-        return f"open socket {self.names()}"
-
-    def names(self) -> str:
-        """What the numbers are called: ``AF_INET/SOCK_STREAM (SCTP)``."""
-        kind = self.type & SOCK_TYPE_MASK
-        family = _FAMILIES.get(self.family, f"family {self.family}")
-        name = _PROTOCOLS.get(self.proto) if self.family in (2, 10) else None
-        return f"{family}/{_TYPES.get(kind, f'type {kind}')}{f' ({name})' if name else ''}"
 
 
 class SocketOption(_Asked):
@@ -230,15 +158,6 @@ class SocketOption(_Asked):
     def __init__(self, op: str, name: str = "", port: int = -1) -> None:
         self._set(op, name, port)
 
-    def describe(self) -> str:
-        if self.op == "route":
-            return "send by a route of one's own (source routing)"
-        if self.op == "interface":
-            return "send to this machine by another interface than loopback"
-        if self.op == "serve":
-            return "listen on the network interface that the socket is tied to"
-        return f"tie a socket to a network interface ({self.name})"
-
 
 class Passage(_Asked):
     """Send this through the filter. `why`: what the filter has found about it, one of the keys of `floor.PASSAGES`.
@@ -255,9 +174,6 @@ class Passage(_Asked):
 
     def __init__(self, what: str, why: str = "", host: str = "", port: int = 0) -> None:
         self._set(what, why, host, port)
-
-    def describe(self) -> str:
-        return printable(self.what)
 
 
 class Write(_Asked):
@@ -289,10 +205,6 @@ class Write(_Asked):
         """The same of another path."""
         return Write(self.op, path, self.toward, known=self.known, around=self.around)
 
-    def describe(self) -> str:
-        verb = "write" if self.op in ("open", "create", "terminal") else self.op
-        return f"{verb} {printable(self.path)}"
-
 
 class Read(_Asked):
     """Open for reading; asked only where `deny_read` is set."""
@@ -307,9 +219,6 @@ class Read(_Asked):
     def at(self, path: str) -> Read:
         return Read(path)
 
-    def describe(self) -> str:
-        return f"read {printable(self.path)}"
-
 
 class Run(_Asked):
     """Start it as a program. Whoever does that has read it, so the rules of `Read` speak of it."""
@@ -323,9 +232,6 @@ class Run(_Asked):
 
     def at(self, path: str) -> Run:
         return Run(path)
-
-    def describe(self) -> str:
-        return f"run {printable(self.path)}"
 
 
 class Move(_Asked):
@@ -355,10 +261,6 @@ class Move(_Asked):
             return self.old, self.new
         return f"{self.old}/{self.inside}", f"{self.new}/{self.inside}"
 
-    def describe(self) -> str:
-        holds = f", which holds {printable(self.inside)}" if self.inside else ""
-        return f"{self.op} {printable(self.old)}{holds}"
-
 
 class SystemCall(_Asked):
     """What changes more than files and sockets, in words: `mount`, `enter namespace PATH`.
@@ -375,9 +277,6 @@ class SystemCall(_Asked):
 
     def __init__(self, what: str, of: str = "machine") -> None:
         self._set(what, of)
-
-    def describe(self) -> str:
-        return printable(self.what)
 
 
 class Fault(_Asked):

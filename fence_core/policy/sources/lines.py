@@ -19,8 +19,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from fence_core.errors import Problem
-from fence_core.policy.requests import printable
 from fence_core.policy.sources import files
+from fence_core.text import escape
 
 if TYPE_CHECKING:
     from fence_core.policy.kinds import At
@@ -48,7 +48,7 @@ def in_full(rule: Rule) -> Rule:
 
 def problem(source: Source, key: str, found: str, accepted: str) -> Problem:
     """What is wrong with something that was written there."""
-    return Problem(source.name, printable(key), found, accepted, located(source).line)
+    return Problem(source.name, escape(key), found, accepted, located(source).line)
 
 
 @cache

@@ -29,6 +29,7 @@ from fence_core.policy.requests import (
 )
 from fence_core.report.words import attempt
 
+NETLINK = "open socket AF_NETLINK/SOCK_DGRAM"
 CASES: list[tuple[Request | Fault, str, Target, str]] = [
     (Connect("192.0.2.7", 80), "connect", Target("address", "192.0.2.7", 80, "tcp"), "connect 192.0.2.7:80/tcp"),
     (Connect("::1", 80, "udp"), "connect", Target("address", "::1", 80, "udp"), "connect [::1]:80/udp"),
@@ -44,6 +45,32 @@ CASES: list[tuple[Request | Fault, str, Target, str]] = [
     (UnixConnect("/run/x"), "connect", Target("unix", path="/run/x"), "connect unix:/run/x"),
     (UnixConnect("\0x"), "connect", Target("unix", path="@x"), "connect unix:@x"),
     (OpenSocket(17, 3), "socket", Target("other", protocol="AF_PACKET/SOCK_RAW"), "open socket AF_PACKET/SOCK_RAW"),
+    (
+        OpenSocket(17, 3 | 0o2004000, 0x300),
+        "socket",
+        Target("other", protocol="AF_PACKET/SOCK_RAW"),
+        "open socket AF_PACKET/SOCK_RAW",
+    ),
+    (OpenSocket(99, 9), "socket", Target("other", protocol="family 99/type 9"), "open socket family 99/type 9"),
+    (
+        OpenSocket(10, 1 | 0o2000000, 132),
+        "socket",
+        Target("other", protocol="AF_INET6/SOCK_STREAM (SCTP)"),
+        "open socket AF_INET6/SOCK_STREAM (SCTP)",
+    ),
+    (
+        OpenSocket(16, 2, 136),
+        "socket",
+        Target("other", protocol="AF_NETLINK/SOCK_DGRAM"),
+        "open socket AF_NETLINK/SOCK_DGRAM",
+    ),
+    (
+        SocketOption("tie", "SO_BINDTODEVICE"),
+        "socket",
+        Target("other", detail="tie a socket to a network interface (SO_BINDTODEVICE)"),
+        "tie a socket to a network interface (SO_BINDTODEVICE)",
+    ),
+    (Write("create", "/x\x1b"), "write", Target("path", path="/x\x1b"), "write /x\\x1b"),
     (
         SocketOption("route"),
         "socket",

@@ -321,7 +321,6 @@ def test_no_host_makes_the_judge_raise(text: str, port: int) -> None:
     it = judge(allowed_domains=["a.example", "10.0.0.0/8"], allow_unix_sockets=["/run/*"])
     for request in (Resolve(text), Connect(text, port), Bind(text, port), UnixConnect(text), UnixConnect("/" + text)):
         assert sentence(it.decide(request)).isprintable()
-        assert request.describe().isprintable()
 
 
 labels = st.sampled_from(["a", "b", "api", "example", "com", "evil", "test"])

@@ -159,11 +159,6 @@ def test_what_nobody_could_look_through() -> None:
     assert judge().decide(Move("rename", SCRATCH, SCRATCH + "2", unseen="it cannot be opened")).allowed
 
 
-def test_how_it_is_shown() -> None:
-    assert Move("rename", "/a", "/b").describe() == "rename /a"
-    assert Move("rename", "/a\n", "/b", "c/\udcff\x1b[m").describe() == r"rename /a\n, which holds c/\xff\x1b[m"
-
-
 NAMES = st.sampled_from(["a", ".git", "hooks", "x.key", "secret", ".vscode", ".tox", "tmp", "fence.json", "config"])
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
 STARTS = st.sampled_from(["/tmp/", "/home/ci/proj/", "/home/ci/", "/srv/"])

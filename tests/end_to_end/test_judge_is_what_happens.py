@@ -147,6 +147,7 @@ FILES = {
     "setxattr": lambda path: os.setxattr(path, "user.fence", b"x"),
     "file socket": bound,
     "mknod device": lambda path: os.mknod(path, 0o20600, os.makedev(1, 3)),
+    "mknod whiteout": lambda path: os.mknod(path, 0o20600, 0),
 }
 
 
@@ -243,8 +244,8 @@ def policy(chance: random.Random, files: Path, sockets: Path, *, is_audit: bool)
 # ---------------------------------------------------------------- requests
 
 _OPS = (
-    "open", "create", "mkdir", "rmdir", "unlink", "rename", "link", "symlink", "mknod", "mknod device", "truncate",
-    "chmod", "utime", "chown", "setxattr", "file socket",
+    "open", "create", "mkdir", "rmdir", "unlink", "rename", "link", "symlink", "mknod", "mknod device",
+    "mknod whiteout", "truncate", "chmod", "utime", "chown", "setxattr", "file socket",
 )  # fmt: skip
 _OF_WHAT_IS_THERE = {"open", "unlink", "truncate", "chmod", "utime", "chown", "setxattr"}
 
@@ -271,7 +272,7 @@ def _change(chance: random.Random, here: Path) -> Step:
         return Step((op, old), (Write(op, old),))
     if op == "symlink":
         return Step((op, "file", new), (Write(op, new),))
-    return Step((op, new), (Write("bind" if op == "file socket" else op, new),))
+    return Step((op, new), (Write({"file socket": "bind", "mknod whiteout": "mknod"}.get(op, op), new),))
 
 
 def _look(chance: random.Random, here: Path) -> Step:

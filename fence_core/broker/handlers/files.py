@@ -12,7 +12,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from fence_core.broker import opener, repositories, surroundings
-from fence_core.broker.handlers import drafting, reads, terminals
+from fence_core.broker.handlers import drafting, privileged, reads, terminals
 from fence_core.broker.handlers.acting import (
     DIRECTORY_ENDS,
     entry,
@@ -23,8 +23,10 @@ from fence_core.broker.handlers.acting import (
     through_a_stranger,
 )
 from fence_core.broker.handlers.arguments import AT_FDCWD, AT_REMOVEDIR, signed
+from fence_core.broker.native_errno import native_errno
 from fence_core.broker.reply import CONTINUE, Reply
 from fence_core.broker.resolve import Located
+from fence_core.kernel.credentials import CAP_MKNOD
 from fence_core.link.doors import DOORS
 from fence_core.policy.requests import UNNAMED, Write
 
@@ -265,17 +267,19 @@ def _mknod(call: Call, dirfd: int, address: int, mode: int, device: int) -> Repl
     mode &= 0xFFFF
     if stat.S_IFMT(mode) not in _MADE_BY_MKNOD:
         return errno.EPERM if stat.S_ISDIR(mode) else errno.EINVAL
-    if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and os.geteuid() == 0):
-        # A device node in a writable place is a way to everything behind it. Without privileges the kernel says
-        # EPERM itself.
+    device &= 0xFFFF_FFFF
+    if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and device):  # 0: a whiteout, which anybody may make
         located = call.locate(dirfd, call.read_string(address), follow=False)
+        native = max(located.errno, 0) or native_errno("mknod", located, call.tid)
+        if native or not privileged.may(call.tid, CAP_MKNOD):
+            return native or errno.EPERM
         return call.refuse(Write("mknod device", located.path), errno.EPERM)
     return entry(
         call,
         "mknod",
         dirfd,
         address,
-        lambda where: os.mknod(where.name, mode, device & 0xFFFF_FFFF, dir_fd=where.directory),
+        lambda where: os.mknod(where.name, mode, device, dir_fd=where.directory),
     )
 
 

@@ -49,7 +49,7 @@ def _closed(
     """A handler for a call that takes this capability. `of_namespace`: over the caller's own namespaces will do."""
 
     def handler(call: Call) -> Reply:
-        if not _may(call.tid, capability, of_namespace=of_namespace):
+        if not may(call.tid, capability, of_namespace=of_namespace):
             return errno.EPERM
         number = native(call) if native is not None else 0
         return number or refuse(call, what)
@@ -57,7 +57,7 @@ def _closed(
     return handler
 
 
-def _may(tid: int, capability: int, *, of_namespace: bool = False) -> bool:
+def may(tid: int, capability: int, *, of_namespace: bool = False) -> bool:
     if of_namespace:
         # In a mount namespace of its own, which belongs to its user namespace, whoever it is outside of that.
         status = kernel_process.read_proc(f"/proc/{tid}/status")
@@ -223,13 +223,13 @@ def ioctl(call: Call) -> Reply:
         return errno.ENOTTY
     device = os.fstat(fd).st_rdev
     if request == TIOCSCTTY:
-        if not is_slave(device) or call.services.terminals.is_ours(fd) or not _may(call.tid, CAP_SYS_ADMIN):
+        if not is_slave(device) or call.services.terminals.is_ours(fd) or not may(call.tid, CAP_SYS_ADMIN):
             return CONTINUE
         return refuse(call, "take a terminal from its session (TIOCSCTTY)", "terminal")
     if request == TIOCLINUX and is_slave(device):
         return errno.ENOTTY
     own = controlling(call.tid)[2] == device and (request == TIOCLINUX or _types_into_own())
-    if not own and not _may(call.tid, CAP_SYS_ADMIN):
+    if not own and not may(call.tid, CAP_SYS_ADMIN):
         return errno.EPERM
     name = "TIOCSTI" if request == TIOCSTI else "TIOCLINUX"
     return refuse(call, f"type into a terminal ({name})", "terminal")
@@ -277,7 +277,7 @@ def perf_event_open(call: Call) -> Reply:
     whole_machine = pid < 0 or bool(call.args[4] & by_cgroup)
     if not whole_machine and not _is_outside(call, pid):
         return CONTINUE
-    if not _may(call.tid, CAP_PERFMON) and not _may(call.tid, CAP_SYS_ADMIN):
+    if not may(call.tid, CAP_PERFMON) and not may(call.tid, CAP_SYS_ADMIN):
         return errno.EACCES
     return refuse(call, "measure processes outside (perf_event_open)", "process")
 

@@ -256,7 +256,7 @@ def test_devices(fenced: Fenced) -> None:
     )
     for kind in (stat.S_IFCHR, stat.S_IFBLK):
         where = fenced.directory / "basetemp" / f"test_it_{kind}_0" / "device"
-        run.refused(f"test_it[{kind}]", f"mknod device {where}")
+        run.refused(f"test_it[{kind}]", f"mknod {where}")
 
 
 def test_inherited_descriptor(fenced: Fenced, planted: Path) -> None:

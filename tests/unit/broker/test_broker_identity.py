@@ -159,7 +159,7 @@ def test_root_has_the_rights_of_the_caller_and_no_more(
     monkeypatch.setattr(identity, "read_proc", lambda path: status(65_534))
     attempt = place / "new"
     place.chmod(0o777 if writable else 0o755)
-    with made.acting_as(1):
+    with made.acting_as(os.getpid()):
         if writable:
             attempt.touch()
         else:

@@ -180,6 +180,29 @@ def test_names_that_say_nothing_are_not_looked_at(path: str, telling: bool) -> N
     assert repositories.is_telling(path) == telling
 
 
+@pytest.mark.parametrize(
+    ("there", "config", "known"),
+    [
+        (("HEAD", "objects", "refs", "config"), HARMLESS, None),
+        (("HEAD", "objects", "refs", "config"), OBEYED, "config"),
+        (("HEAD", "objects", "refs", "commondir"), HARMLESS, "hooks"),
+        (("HEAD", "config"), OBEYED, None),
+    ],
+)
+@pytest.mark.parametrize("to", ["elsewhere", ".git"])
+def test_a_repository_that_is_moved_here(
+    asked: Call, place: Path, there: tuple[str, ...], config: str, known: str | None, to: str
+) -> None:
+    """From a place where anything goes: what git would obey in it is judged where it comes to be."""
+    handle = os.open(directory(place / "moved", *there, config=config), os.O_PATH)
+    judge = asked.process.account().judges[0][1]
+    try:
+        request = repositories.objection_inside(judge, "rename", handle, f"{place}/{to}")
+    finally:
+        os.close(handle)
+    assert (request is not None and request.known) == (known or False if to != ".git" else False)
+
+
 # ---------------------------------------------------------------- .git
 
 

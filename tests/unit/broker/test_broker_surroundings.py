@@ -127,11 +127,12 @@ def test_nobody_takes_the_name_that_editors_look_for(
 def test_sockets_of_others(asked: Asked, place: Path, op: str, refused: bool) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(f"{place}/socket")
-    for path in ("socket",):
-        located = Located(f"{place}/{path}")
+    handle = os.open(place / "socket", os.O_PATH)
+    for located in (Located(f"{place}/socket"), Located(f"{place}/by another name", handle=handle)):
         found = surroundings.objection(asked(started=0, of_others=True), op, located)
         assert (found is not None and found.known == "socket") == refused
         assert surroundings.objection(asked(started=0), op, located) is None
+    os.close(handle)
 
 
 @pytest.mark.parametrize(("op", "refused"), [("rename", True), ("chmod", True), ("rmdir", False), ("utime", False)])

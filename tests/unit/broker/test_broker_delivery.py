@@ -106,7 +106,7 @@ class World:
         self.services: Any = SimpleNamespace(
             listener=self.kernel,
             unix=SimpleNamespace(pending=[], settle=lambda: None),
-            drafts=[],
+            drafts=SimpleNamespace(open=[]),
             processes=SimpleNamespace(find=lambda tid: SimpleNamespace(pid=tid)),
         )
 

@@ -25,7 +25,7 @@ from fence_core.broker.services import Services
 from fence_core.broker.sessions import Sessions, Terms, new_worker
 from fence_core.broker.sinks import Sinks
 from fence_core.broker.sockets import InsideSockets
-from fence_core.broker.table import handlers
+from fence_core.broker.table import handlers, shapes
 from fence_core.broker.terminals import Terminals
 from fence_core.broker.ties import Ties
 from fence_core.broker.tunnels import FilterEnd, Tunnels
@@ -85,7 +85,7 @@ class Broker:
         parts.doors = Doors(self.processes, self.recorder, control.open).open
 
         machine = arch.current()
-        repeats = None if terms.stacks else Repeats(machine.calls)
+        repeats = None if terms.stacks else Repeats(shapes(machine))
         self._dispatch = Dispatch(parts, self.loop, handlers(machine), repeats, self._faults)
 
     def run(self) -> None:

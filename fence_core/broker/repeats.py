@@ -54,57 +54,11 @@ class Shape(NamedTuple):
 
     about: str
     arguments: str
-    """A letter for each argument that counts: v value, s path or name, f descriptor, b address of data whose size is
-    the next argument, m struct msghdr, n vector of those whose length is the next argument."""
+    """As the rows of `table.py` have them."""
 
 
-_NAMES = {
-    "mkdir": "sv",
-    "mkdirat": "fsv",
-    "mknod": "svv",
-    "mknodat": "fsvv",
-    "unlink": "s",
-    "unlinkat": "fsv",
-    "rmdir": "s",
-    "symlink": "ss",
-    "symlinkat": "sfs",
-    "rename": "ss",
-    "renameat": "fsfs",
-    "renameat2": "fsfsv",
-    "link": "ss",
-    "linkat": "fsfsv",
-    "mq_unlink": "s",
-    "setxattr": "ssbv",
-    "lsetxattr": "ssbv",
-    "fsetxattr": "fsbv",
-    "setxattrat": "fsvsb",
-    "removexattr": "ss",
-    "lremovexattr": "ss",
-    "fremovexattr": "fs",
-    "removexattrat": "fsvs",
-}
-_OPENS = {
-    "open": "svv",
-    "openat": "fsvv",
-    "creat": "sv",
-    "mq_open": "svv",
-}
-_SOCKETS = {
-    "connect": "fb",
-    "bind": "fb",
-    "sendto": "fbvb",
-    "sendmsg": "fmv",
-    "sendmmsg": "fnv",
-    "recvfrom": "fvvv",
-    "setsockopt": "fvvb",
-}
-SHAPES: Mapping[str, Shape] = {
-    **{name: Shape("names", arguments) for name, arguments in _NAMES.items()},
-    **{name: Shape("opens", arguments) for name, arguments in _OPENS.items()},
-    **{name: Shape("sockets", arguments) for name, arguments in _SOCKETS.items()},
-}
-"""Calls that the broker may carry out itself, and whose second time is not as the first."""
-_UNDOES = {"names": {"names", "opens"}, "opens": set[str](), "sockets": {"sockets"}}
+NAMES, OPENS, SOCKETS = "names", "opens", "sockets"
+_UNDOES = {NAMES: {NAMES, OPENS}, OPENS: set[str](), SOCKETS: {SOCKETS}}
 """What calls of each kind may have undone."""
 
 
@@ -116,8 +70,9 @@ class _Kept(NamedTuple):
 class Repeats:
     """Answers that did not arrive, by thread and call: while one is kept, a handler's own calls may be interrupted."""
 
-    def __init__(self, calls: Mapping[str, int]) -> None:
-        self._shapes = {calls[name]: shape for name, shape in SHAPES.items() if name in calls}
+    def __init__(self, shapes: Mapping[int, Shape]) -> None:
+        """`shapes`: of calls that the broker may carry out itself, and whose second time is not as the first."""
+        self._shapes = shapes
         self._kept: dict[tuple[int, Key], _Kept] = {}
 
     def key(self, tid: int, notification: tuple[int, ...]) -> Key | None:

@@ -1,4 +1,4 @@
-"""Which calls stop at the broker, and who handles each: the dispatcher and the seccomp filter come from this table.
+"""Which calls stop at the broker, and all there is to know of each: dispatcher, filter and repeats read these rows.
 
 To add a call: a row here, a handler in `handlers/`, a row in the end-to-end table of its family. See
 `docs/internals/adding-a-syscall.md`.
@@ -28,8 +28,10 @@ from fence_core.broker.handlers import (
     xattrs,
 )
 from fence_core.broker.handlers import exec as exec_
+from fence_core.broker.repeats import NAMES, OPENS, SOCKETS, Shape
 from fence_core.kernel import bpf
 from fence_core.kernel.arch import Arch
+from fence_core.policy.record import Record
 
 if TYPE_CHECKING:
     from fence_core.broker.call import Call
@@ -39,6 +41,25 @@ if TYPE_CHECKING:
 
 TRAP = bpf.RET_USER_NOTIF
 ALLOW = bpf.RET_ALLOW
+
+KERNEL = "kernel"
+"""Never carried out by the broker: a second time is the kernel's."""
+HARMLESS = "harmless"
+"""Done twice, it leaves what it leaves done once."""
+
+
+class Row(Record):
+    """What there is to know of a call."""
+
+    handler: Handler
+    again: str
+    """What a second time does, where a signal has the program make the call again (`repeats.py`): `KERNEL`, `HARMLESS`;
+    or it is not as the first, and the call is about `NAMES`, `OPENS` or `SOCKETS`."""
+    arguments: str = ""
+    """A letter for each argument that counts: v value, s path or name, f descriptor, b address of data whose size is
+    the next argument, m struct msghdr, n vector of those whose length is the next argument."""
+    action: bpf.Action = TRAP
+    """What the filter does, where harmless uses can be told from others by a register."""
 
 
 def _opens(flags_arg: int) -> tuple[bpf.Case | int, ...]:
@@ -175,86 +196,85 @@ _IDENTITY = (
 """After one of these a process may be somebody else than the broker is: what the broker does for it is done with its
 rights (`identity.py`)."""
 
-TRAPPED: Mapping[str, tuple[Handler, bpf.Action]] = {
+_MQ_OPEN: tuple[bpf.Case | int, ...] = (bpf.Case((bpf.Condition(1, "any_bits", queues.CHANGES),), TRAP), ALLOW)
+
+TRAPPED: Mapping[str, Row] = {
     # files
-    "open": (files.open_, _opens(1)),
-    "openat": (files.openat, _opens(2)),
-    "creat": (files.creat, TRAP),
-    "mkdir": (files.mkdir, TRAP),
-    "mkdirat": (files.mkdirat, TRAP),
-    "mknod": (files.mknod, TRAP),
-    "mknodat": (files.mknodat, TRAP),
-    "unlink": (files.unlink, TRAP),
-    "unlinkat": (files.unlinkat, TRAP),
-    "rmdir": (files.rmdir, TRAP),
-    "symlink": (files.symlink, TRAP),
-    "symlinkat": (files.symlinkat, TRAP),
-    "truncate": (inodes.truncate, TRAP),
-    "chmod": (inodes.chmod, TRAP),
-    "fchmodat": (inodes.fchmodat, TRAP),
-    "fchmodat2": (inodes.fchmodat2, TRAP),
-    "chown": (inodes.chown, TRAP),
-    "lchown": (inodes.lchown, TRAP),
-    "fchownat": (inodes.fchownat, TRAP),
-    "utime": (inodes.utime, TRAP),
-    "utimes": (inodes.utimes, TRAP),
-    "futimesat": (inodes.futimesat, TRAP),
-    "utimensat": (inodes.utimensat, TRAP),
-    "setxattr": (xattrs.setxattr, TRAP),
-    "lsetxattr": (xattrs.lsetxattr, TRAP),
-    "removexattr": (xattrs.removexattr, TRAP),
-    "lremovexattr": (xattrs.lremovexattr, TRAP),
-    "fchmod": (inodes.fchmod, TRAP),
-    "fchown": (inodes.fchown, TRAP),
-    "fsetxattr": (xattrs.fsetxattr, TRAP),
-    "fremovexattr": (xattrs.fremovexattr, TRAP),
-    "setxattrat": (xattrs.setxattrat, TRAP),
-    "removexattrat": (xattrs.removexattrat, TRAP),
-    "file_setattr": (flags.file_setattr, TRAP),
-    "ioctl": (flags.ioctl, _IOCTL),
-    "rename": (moves.rename, TRAP),
-    "renameat": (moves.renameat, TRAP),
-    "renameat2": (moves.renameat2, TRAP),
-    "link": (moves.link, TRAP),
-    "linkat": (moves.linkat, TRAP),
-    "mq_open": (
-        queues.mq_open,
-        (bpf.Case((bpf.Condition(1, "any_bits", queues.CHANGES),), TRAP), ALLOW),
-    ),
-    "mq_unlink": (queues.mq_unlink, TRAP),
+    "open": Row(files.open_, OPENS, "svv", _opens(1)),
+    "openat": Row(files.openat, OPENS, "fsvv", _opens(2)),
+    "creat": Row(files.creat, OPENS, "sv"),
+    "mkdir": Row(files.mkdir, NAMES, "sv"),
+    "mkdirat": Row(files.mkdirat, NAMES, "fsv"),
+    "mknod": Row(files.mknod, NAMES, "svv"),
+    "mknodat": Row(files.mknodat, NAMES, "fsvv"),
+    "unlink": Row(files.unlink, NAMES, "s"),
+    "unlinkat": Row(files.unlinkat, NAMES, "fsv"),
+    "rmdir": Row(files.rmdir, NAMES, "s"),
+    "symlink": Row(files.symlink, NAMES, "ss"),
+    "symlinkat": Row(files.symlinkat, NAMES, "sfs"),
+    "truncate": Row(inodes.truncate, HARMLESS, "sv"),
+    "chmod": Row(inodes.chmod, HARMLESS, "sv"),
+    "fchmodat": Row(inodes.fchmodat, HARMLESS, "fsv"),
+    "fchmodat2": Row(inodes.fchmodat2, HARMLESS, "fsvv"),
+    "chown": Row(inodes.chown, HARMLESS, "svv"),
+    "lchown": Row(inodes.lchown, HARMLESS, "svv"),
+    "fchownat": Row(inodes.fchownat, HARMLESS, "fsvvv"),
+    "utime": Row(inodes.utime, HARMLESS, "sv"),
+    "utimes": Row(inodes.utimes, HARMLESS, "sv"),
+    "futimesat": Row(inodes.futimesat, HARMLESS, "fsv"),
+    "utimensat": Row(inodes.utimensat, HARMLESS, "fsvv"),
+    "setxattr": Row(xattrs.setxattr, NAMES, "ssbv"),
+    "lsetxattr": Row(xattrs.lsetxattr, NAMES, "ssbv"),
+    "removexattr": Row(xattrs.removexattr, NAMES, "ss"),
+    "lremovexattr": Row(xattrs.lremovexattr, NAMES, "ss"),
+    "fchmod": Row(inodes.fchmod, HARMLESS, "fv"),
+    "fchown": Row(inodes.fchown, HARMLESS, "fvv"),
+    "fsetxattr": Row(xattrs.fsetxattr, NAMES, "fsbv"),
+    "fremovexattr": Row(xattrs.fremovexattr, NAMES, "fs"),
+    "setxattrat": Row(xattrs.setxattrat, NAMES, "fsvsb"),
+    "removexattrat": Row(xattrs.removexattrat, NAMES, "fsvs"),
+    "file_setattr": Row(flags.file_setattr, HARMLESS, "fsvvv"),
+    "ioctl": Row(flags.ioctl, HARMLESS, "fvv", _IOCTL),
+    "rename": Row(moves.rename, NAMES, "ss"),
+    "renameat": Row(moves.renameat, NAMES, "fsfs"),
+    "renameat2": Row(moves.renameat2, NAMES, "fsfsv"),
+    "link": Row(moves.link, NAMES, "ss"),
+    "linkat": Row(moves.linkat, NAMES, "fsfsv"),
+    "mq_open": Row(queues.mq_open, OPENS, "svv", _MQ_OPEN),
+    "mq_unlink": Row(queues.mq_unlink, NAMES, "s"),
     # network
-    "socket": (making.socket_, _SOCKET),
-    "connect": (connecting.connect, TRAP),
-    "bind": (binding.bind, TRAP),
-    "listen": (binding.listen, TRAP),
-    "sendto": (messages.sendto, _SENDTO),
-    "recvfrom": (messages.recvfrom, _RECVFROM),
-    "sendmsg": (messages.sendmsg, TRAP),
-    "sendmmsg": (messages.sendmmsg, TRAP),
-    "setsockopt": (options.setsockopt, _SETSOCKOPT),
-    "getsockopt": (options.getsockopt, _GETSOCKOPT),
+    "socket": Row(making.socket_, HARMLESS, "vvv", _SOCKET),
+    "connect": Row(connecting.connect, SOCKETS, "fb"),
+    "bind": Row(binding.bind, SOCKETS, "fb"),
+    "listen": Row(binding.listen, HARMLESS, "fv"),
+    "sendto": Row(messages.sendto, SOCKETS, "fbvb", _SENDTO),
+    "recvfrom": Row(messages.recvfrom, SOCKETS, "fvvv", _RECVFROM),
+    "sendmsg": Row(messages.sendmsg, SOCKETS, "fmv"),
+    "sendmmsg": Row(messages.sendmmsg, SOCKETS, "fnv"),
+    "setsockopt": Row(options.setsockopt, SOCKETS, "fvvb", _SETSOCKOPT),
+    "getsockopt": Row(options.getsockopt, HARMLESS, "fvvvv", _GETSOCKOPT),
     # programs
-    "execve": (exec_.execve, TRAP),
-    "execveat": (exec_.execveat, TRAP),
-    "chroot": (exec_.change_root, TRAP),
-    "setns": (exec_.setns, TRAP),
-    "prlimit64": (exec_.prlimit, _PRLIMIT),
-    "unshare": (exec_.change_identity, _UNSHARE),
-    "clone": (exec_.change_identity, _CLONE),
-    **dict.fromkeys(_IDENTITY, (exec_.change_identity, TRAP)),
-    "prctl": (exec_.change_identity, _PRCTL),
-    "sched_setparam": (exec_.schedule, _OF_OTHERS),
-    "sched_setscheduler": (exec_.schedule, _OF_OTHERS),
-    "sched_setattr": (exec_.schedule, _OF_OTHERS),
-    "sched_setaffinity": (exec_.schedule, _OF_OTHERS),
-    "setpriority": (exec_.set_priority, _PRIORITY),
-    "ioprio_set": (exec_.set_io_priority, _IO_PRIORITY),
+    "execve": Row(exec_.execve, KERNEL, "s"),
+    "execveat": Row(exec_.execveat, KERNEL, "fsvvv"),
+    "chroot": Row(exec_.change_root, KERNEL, "s"),
+    "setns": Row(exec_.setns, KERNEL, "fv"),
+    "prlimit64": Row(exec_.prlimit, KERNEL, action=_PRLIMIT),
+    "unshare": Row(exec_.change_identity, KERNEL, action=_UNSHARE),
+    "clone": Row(exec_.change_identity, KERNEL, action=_CLONE),
+    **dict.fromkeys(_IDENTITY, Row(exec_.change_identity, KERNEL)),
+    "prctl": Row(exec_.change_identity, KERNEL, action=_PRCTL),
+    "sched_setparam": Row(exec_.schedule, KERNEL, action=_OF_OTHERS),
+    "sched_setscheduler": Row(exec_.schedule, KERNEL, action=_OF_OTHERS),
+    "sched_setattr": Row(exec_.schedule, KERNEL, action=_OF_OTHERS),
+    "sched_setaffinity": Row(exec_.schedule, KERNEL, action=_OF_OTHERS),
+    "setpriority": Row(exec_.set_priority, KERNEL, action=_PRIORITY),
+    "ioprio_set": Row(exec_.set_io_priority, KERNEL, action=_IO_PRIORITY),
     # what root does to the machine, and what reaches into processes outside
-    **{name: (handler, TRAP) for name, handler in privileged.CLOSED.items()},
-    "ptrace": (privileged.ptrace, _PTRACE),
-    "process_vm_writev": (privileged.process_vm_writev, TRAP),
-    "pidfd_getfd": (privileged.pidfd_getfd, TRAP),
-    "perf_event_open": (privileged.perf_event_open, _PERF),
+    **{name: Row(handler, KERNEL) for name, handler in privileged.CLOSED.items()},
+    "ptrace": Row(privileged.ptrace, KERNEL, action=_PTRACE),
+    "process_vm_writev": Row(privileged.process_vm_writev, KERNEL),
+    "pidfd_getfd": Row(privileged.pidfd_getfd, KERNEL),
+    "perf_event_open": Row(privileged.perf_event_open, KERNEL, action=_PERF),
 }
 
 _ENOSYS = (
@@ -296,7 +316,7 @@ execve(2), which is trapped anyway; readlink(2), stat(2) and getxattr(2) tell of
 def rules(arch: Arch, *, watch_reads: bool = False, as_root: bool = False) -> dict[int, bpf.Action]:
     """Call number to action, for calls this machine has."""
     calls = arch.calls
-    found: dict[int, bpf.Action] = {calls[name]: action for name, (_, action) in TRAPPED.items() if name in calls}
+    found: dict[int, bpf.Action] = {calls[name]: row.action for name, row in TRAPPED.items() if name in calls}
     found[calls["setrlimit"]] = _SETRLIMIT
     found[calls["fanotify_init"]] = _FANOTIFY
     found.update({calls[name]: bpf.errno_action(errno.ENOSYS) for name in _ENOSYS if name in calls})
@@ -312,7 +332,16 @@ def rules(arch: Arch, *, watch_reads: bool = False, as_root: bool = False) -> di
 
 def handlers(arch: Arch) -> dict[int, Handler]:
     """Call number to handler."""
-    return {arch.calls[name]: handler for name, (handler, _) in TRAPPED.items() if name in arch.calls}
+    return {arch.calls[name]: row.handler for name, row in TRAPPED.items() if name in arch.calls}
+
+
+def shapes(arch: Arch) -> dict[int, Shape]:
+    """Call number to shape, for calls whose second time is not as the first."""
+    return {
+        arch.calls[name]: Shape(row.again, row.arguments)
+        for name, row in TRAPPED.items()
+        if name in arch.calls and row.again not in (KERNEL, HARMLESS)
+    }
 
 
 def filter_program(arch: Arch, *, watch_reads: bool = False, as_root: bool = False) -> bytes:

@@ -25,7 +25,7 @@ def test_handler_raises(runs: Runs, kind: str) -> None:
     fault = f"""
     def fault(*args):
         {statement}
-    table.TRAPPED["mkdir"] = (fault, table.TRAPPED["mkdir"][1])
+    table.TRAPPED["mkdir"] = table.TRAPPED["mkdir"]._replace(handler=fault)
     """
     ended = faulty(
         runs,
@@ -57,7 +57,7 @@ def test_handler_answers_nonsense(runs: Runs, answer: str) -> None:
     """What is no reply is a refusal: the call does not return, and does not hang."""
     ended = faulty(
         runs,
-        f"table.TRAPPED['mkdir'] = (lambda *args: {answer}, table.TRAPPED['mkdir'][1])",
+        f"table.TRAPPED['mkdir'] = table.TRAPPED['mkdir']._replace(handler=lambda *args: {answer})",
         """
         import os, pytest
 
@@ -159,7 +159,7 @@ def test_listener_is_lost(runs: Runs) -> None:
         def lose(call):
             os.close(call.services.listener.fd)
             return 0
-        table.TRAPPED["mkdir"] = (lose, table.TRAPPED["mkdir"][1])
+        table.TRAPPED["mkdir"] = table.TRAPPED["mkdir"]._replace(handler=lose)
         """,
         """
         import errno, os, pytest

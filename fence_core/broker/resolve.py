@@ -48,6 +48,15 @@ def _how(flags: int, resolve: int) -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(struct.pack("=QQQ", flags, 0, resolve), 24)
 
 
+DIRECTORY_ENDS = (b"/", b"/.", b"/..")
+"""A path that ends so is followed to the directory it names, whatever the flags say (path_resolution(7))."""
+
+
+def follows(raw: bytes, asked: bool) -> bool:
+    """Whether a symbolic link in the last component is followed; `asked`: whether the flags say so."""
+    return asked or raw.endswith(DIRECTORY_ENDS) or raw in (b".", b"..")
+
+
 class Caller(Protocol):
     """Of a trapped call what is needed to see a path as its thread does."""
 
@@ -95,6 +104,20 @@ class Located:
         self.outside = ""
         """The path as it was walked, where it leads through a process outside (`/proc/PID/root`): nobody inside may
         follow it (`errno`), and what else is known of it says what would happen without a fence."""
+
+    def refusal(self, otherwise: int) -> int:
+        """The error number that the kernel answers, 0 if it carries on; `otherwise` where that depends on the call."""
+        return otherwise if self.errno == ASK_KERNEL else self.errno
+
+    def pin(self, call: Caller, flags: int = 0) -> int:
+        """Have a descriptor of the file itself, which is not followed. The error number where there is none."""
+        if self.handle < 0:
+            try:
+                self.handle = os.open(self.name, _O_PATH | os.O_NOFOLLOW | flags, dir_fd=self.directory)
+            except OSError as error:
+                return error.errno or errno.ENOENT
+            call.keep(self.handle)
+        return 0
 
 
 ASK_KERNEL = -1

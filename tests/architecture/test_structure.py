@@ -41,13 +41,9 @@ FAULT = re.compile(r"fault|_?failed")
 KNOWN: Mapping[str, set[str]] = {
     "key": set(),
     "circle": set(),
-    "whole": {
-        "fence_core.broker.table",
-    },
+    "whole": set(),
     "parameters": set(),
-    "lines": {
-        "fence_core.broker.handlers.files._open_located",
-    },
+    "lines": set(),
     "referee": set(),
 }
 
@@ -147,7 +143,8 @@ def naming_the_whole(sources: Sources) -> Found:
             if isinstance(node, ast.Name):
                 names = {node.id}
             elif isinstance(node, ast.Attribute):
-                names = {node.attr}
+                owner = getattr(node.value, "attr", getattr(node.value, "id", ""))
+                names = {node.attr} if node.attr in wholes or owner == "broker" else set()  # not `bpf.assemble`
             elif isinstance(node, ast.ClassDef):
                 names = {node.name}
             elif isinstance(node, ast.alias):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from fence_core.broker import repositories, surroundings
 from fence_core.broker.native_errno import native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply, Value
-from fence_core.broker.resolve import ASK_KERNEL, Located, plain_text
+from fence_core.broker.resolve import Located, plain_text
 from fence_core.kernel import credentials
 from fence_core.policy.requests import Write
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 _OUR_FLAGS = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 """Of opens by the broker: it does not wait for a lease to be given up, and the terminal is not for it."""
-DIRECTORY_ENDS = (b"/", b"/.", b"/..")
-"""A path that ends so is followed to the directory it names, whatever the flags say (path_resolution(7))."""
 
 
 def is_of_a_stranger(path: str) -> bool:
@@ -119,9 +117,7 @@ def hand_over(call: Call, flags: int, opens: Callable[[int], int], *, creates: b
 
 def unresolved(located: Located) -> Reply | None:
     """The answer where there is nothing to judge: the kernel cannot walk the path, or can succeed in no way."""
-    if not located.errno:
-        return None
-    return CONTINUE if located.errno == ASK_KERNEL else located.errno
+    return located.refusal(CONTINUE) if located.errno else None
 
 
 def entry(call: Call, op: str, dirfd: int, address: int, act: Callable[[Located], object]) -> Reply:

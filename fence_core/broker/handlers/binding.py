@@ -16,7 +16,7 @@ from fence_core.broker.handlers.arguments import signed
 from fence_core.broker.handlers.borrowing import address_argument, errno_of, on_socket, remember_port
 from fence_core.broker.handlers.ties import is_exposed, shut_to_others, tie_late, tie_server
 from fence_core.broker.reply import CONTINUE, Reply, Value
-from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD, Located
+from fence_core.broker.resolve import AT_FDCWD, Located
 from fence_core.broker.sockets import AF_UNSPEC, Address, Borrowed, is_wildcard, parse_address
 from fence_core.kernel import credentials, libc
 from fence_core.kernel.credentials import CAP_NET_BIND_SERVICE
@@ -112,7 +112,7 @@ def _bind_unix(call: Call, fd: int, address: Address) -> Reply:
     if address.path and address.path[:1] != b"\0":
         located = call.locate(AT_FDCWD, address.path, follow=False)
         if located.errno:
-            return CONTINUE if located.errno == ASK_KERNEL else located.errno
+            return located.refusal(CONTINUE)
         path = located.path
         if not call.process.may_write(path, "bind"):
             refused = refusal(call, "bind", located)

@@ -19,9 +19,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from fence_core.broker import repositories, surroundings
-from fence_core.broker.handlers.acting import DIRECTORY_ENDS, perform, refusal, through_a_stranger
+from fence_core.broker.handlers.acting import perform, refusal, through_a_stranger
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
 from fence_core.broker.reply import CONTINUE, Reply
+from fence_core.broker.resolve import follows
 
 if TYPE_CHECKING:
     from fence_core.broker.call import Call
@@ -40,7 +41,6 @@ __all__ = [
 
 AT_FLAGS = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH
 """What the newer calls of the family know; with anything else they are EINVAL."""
-_O_LINK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Change(NamedTuple):
@@ -69,21 +69,15 @@ def find_path(call: Call, dirfd: int, raw: bytes, op: str, flags: int = 0) -> Lo
     if not raw and flags & AT_EMPTY_PATH:
         located = call.services.resolver.descriptor(call, dirfd)
     else:
-        if not follow and (raw.endswith(DIRECTORY_ENDS) or raw in (b".", b"..")):
-            follow = True
+        follow = follows(raw, follow)
         located = call.locate(dirfd, raw, follow=follow)
     if located.outside:
         return through_a_stranger(call, op, located)
     if located.errno:
-        return located.errno if located.errno > 0 else errno.ENOENT
-    if located.handle < 0:
-        if follow:
-            return errno.ENOENT
-        try:
-            located.handle = os.open(located.name, _O_LINK, dir_fd=located.directory)
-        except OSError as error:
-            return error.errno or errno.ENOENT
-        call.keep(located.handle)
+        return located.refusal(errno.ENOENT)
+    failed = errno.ENOENT if follow and located.handle < 0 else located.pin(call)
+    if failed:
+        return failed
     return located
 
 

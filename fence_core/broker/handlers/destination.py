@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fence_core.broker import judging
-from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD
+from fence_core.broker.resolve import AT_FDCWD
 from fence_core.broker.sockets import (
     AF_UNSPEC,
     RESOLVER_PORTS,
@@ -227,7 +227,7 @@ def _judge_unix(call: Call, borrowed: Borrowed, path: bytes, raw: bytes) -> Dest
         return Destination(raw, call.refuse(request, errno.EACCES))
     located = call.locate(AT_FDCWD, path, follow=True)
     if located.errno:
-        return Destination(errno=errno.ENOENT if located.errno == ASK_KERNEL else located.errno)
+        return Destination(errno=located.refusal(errno.ENOENT))
     if located.handle < 0:
         return Destination(errno=errno.ENOENT)
     status = os.fstat(located.handle)

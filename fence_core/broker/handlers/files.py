@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from fence_core.broker import opener, repositories, surroundings
 from fence_core.broker.handlers import drafting, privileged, reads, terminals
 from fence_core.broker.handlers.acting import (
-    DIRECTORY_ENDS,
     entry,
     hand_over,
     is_free,
@@ -25,7 +24,7 @@ from fence_core.broker.handlers.acting import (
 from fence_core.broker.handlers.arguments import AT_FDCWD, AT_REMOVEDIR, signed
 from fence_core.broker.native_errno import native_errno
 from fence_core.broker.reply import CONTINUE, Reply
-from fence_core.broker.resolve import Located
+from fence_core.broker.resolve import Located, follows
 from fence_core.kernel.credentials import CAP_MKNOD
 from fence_core.link.doors import DOORS
 from fence_core.policy.requests import UNNAMED, Write
@@ -100,27 +99,19 @@ def _makes_no_directory() -> bool:
 def _open_located(call: Call, dirfd: int, raw: bytes, flags: int, mode: int) -> Reply | None:
     """None where the file was made between looking and opening: to be looked at once more."""
     slash = bool(flags & os.O_CREAT) and raw.endswith(b"/")  # EISDIR, whatever is there (open_last_lookups, fs/namei.c)
-    follow = not slash and (
-        not (flags & os.O_NOFOLLOW or (flags & os.O_CREAT and flags & os.O_EXCL))
-        or raw.endswith(DIRECTORY_ENDS)
-        or raw in (b".", b"..")
-    )
+    exclusive = flags & os.O_NOFOLLOW or (flags & os.O_CREAT and flags & os.O_EXCL)
+    follow = not slash and follows(raw, not exclusive)
     located = call.locate(dirfd, raw, follow=follow)
     if located.outside:
         return through_a_stranger(call, "open", located, flags=flags)
     if located.errno:
-        return located.errno if located.errno > 0 else errno.EISDIR
+        return located.refusal(errno.EISDIR)
     if slash:
         return errno.EISDIR
     if flags & _TMPFILE:
-        if located.handle < 0:
-            try:
-                located.handle = os.open(
-                    located.name, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=located.directory
-                )
-            except OSError as error:
-                return error.errno or errno.ENOENT
-            call.keep(located.handle)
+        failed = located.pin(call, os.O_DIRECTORY)
+        if failed:
+            return failed
         located.parent, located.path = located.path, f"{located.path}/{UNNAMED}"
     judged = call.judged(located.path)
     # git takes a file of this name for a link to a directory with hooks.
@@ -144,6 +135,12 @@ def _open_located(call: Call, dirfd: int, raw: bytes, flags: int, mode: int) -> 
         refused = refusal(call, "open", located, flags=flags, asked=asked)
         if refused != CONTINUE:
             return refused
+    return _open_allowed(call, located, flags, mode)
+
+
+def _open_allowed(call: Call, located: Located, flags: int, mode: int) -> Reply | None:
+    """What the rules about writing allow: terminals and reading have more, and then it is opened."""
+    judged = call.judged(located.path)
     if judged.startswith("/dev/"):
         handle = located.handle if located.handle >= 0 or flags & os.O_EXCL else _special(call, located)
         reply = terminals.open_to_write(call, located, handle, flags) if handle >= 0 else None

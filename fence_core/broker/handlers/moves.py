@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker import drafts, repositories, surroundings
 from fence_core.broker.handlers import trees
-from fence_core.broker.handlers.acting import DIRECTORY_ENDS, perform, unresolved
+from fence_core.broker.handlers.acting import perform, unresolved
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, signed
 from fence_core.broker.native_errno import NO_CHANGE, native_errno
 from fence_core.broker.reply import CONTINUE, Reply, Value
-from fence_core.broker.resolve import plain_text
+from fence_core.broker.resolve import follows, plain_text
 from fence_core.kernel import links
 from fence_core.policy.requests import Write
 
@@ -168,17 +168,14 @@ def _link(call: Call, from_: _Path, to: _Path, flags: int) -> Reply:
     if by_descriptor:
         old = call.services.resolver.descriptor(call, from_[0])
     else:
-        follow = bool(flags & AT_SYMLINK_FOLLOW) or raw.endswith(DIRECTORY_ENDS) or raw in (b".", b"..")
+        follow = follows(raw, bool(flags & AT_SYMLINK_FOLLOW))
         old = call.locate(from_[0], raw, follow=follow)
     answer = unresolved(old)
     if answer is not None:
         return answer
-    if old.handle < 0:
-        try:
-            old.handle = os.open(old.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=old.directory)
-        except OSError as error:
-            return error.errno or errno.ENOENT
-        call.keep(old.handle)
+    failed = old.pin(call)
+    if failed:
+        return failed
     raw = call.read_string(to[1])
     new = call.locate(to[0], raw, follow=False)
     answer = unresolved(new)

@@ -87,7 +87,7 @@ def _path(call: Call, address: int, dirfd: int = AT_FDCWD) -> tuple[int, str]:
     """The error with which a path cannot be walked, and where it leads."""
     located = call.locate(dirfd, call.read_string(address), follow=True)
     if located.errno:
-        return max(located.errno, 0) or errno.EINVAL, ""
+        return located.refusal(errno.EINVAL), ""
     return (0, located.path) if located.handle >= 0 else (errno.ENOENT, "")
 
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker import opener
 from fence_core.broker.handlers import acting
-from fence_core.broker.handlers.acting import DIRECTORY_ENDS, is_of_a_stranger
+from fence_core.broker.handlers.acting import is_of_a_stranger
 from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
 from fence_core.broker.native_errno import native_errno
 from fence_core.broker.reply import CONTINUE, HandOver, Reply
-from fence_core.broker.resolve import ASK_KERNEL
+from fence_core.broker.resolve import follows
 from fence_core.broker.terminals import TERMINAL_MAJORS, TTY, controlling, name_of
 from fence_core.policy.requests import Read, Run
 
@@ -45,20 +45,12 @@ _SHOWN_TO_ALL = frozenset(
 
 def open_to_read(call: Call, dirfd: int, raw: bytes, flags: int) -> Reply:
     """An open that changes nothing."""
-    follow = not flags & os.O_NOFOLLOW or raw.endswith(DIRECTORY_ENDS) or raw in (b".", b"..")
+    follow = follows(raw, not flags & os.O_NOFOLLOW)
     located = call.locate(dirfd, raw, follow=follow)
     if located.errno:
-        return located.errno if located.errno > 0 else errno.ENOENT
-    handle = located.handle
-    if handle < 0:
-        if follow:
-            return errno.ENOENT
-        try:
-            handle = os.open(located.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=located.directory)
-        except OSError as error:
-            return error.errno or errno.ENOENT
-        call.keep(handle)
-    return hand_over(call, located, handle, flags)
+        return located.refusal(errno.ENOENT)
+    failed = errno.ENOENT if follow and located.handle < 0 else located.pin(call)
+    return failed or hand_over(call, located, located.handle, flags)
 
 
 def hand_over(call: Call, located: Located, handle: int, flags: int) -> Reply:
@@ -173,8 +165,9 @@ def refuse_program(call: Call, dirfd: int, address: int, flags: int) -> Reply | 
     else:
         follow = not flags & AT_SYMLINK_NOFOLLOW
         located = call.locate(dirfd, raw, follow=follow)
-    if located.errno and located.errno != ASK_KERNEL:
-        return located.errno
+    failed = located.refusal(0)
+    if failed:
+        return failed
     if located.handle < 0:
         return None  # there is none
     status = os.fstat(located.handle)

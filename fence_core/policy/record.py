@@ -54,6 +54,15 @@ else:
                 raise TypeError(f"{cls.__name__}() takes {', '.join(cls._fields)}")
             return tuple.__new__(cls, args)
 
+        # By kind too: `Resolve("x")` is not `Read("x")`.
+        def __eq__(self, other):
+            return type(self) is type(other) and tuple.__eq__(self, other)
+
+        def __ne__(self, other):
+            return not self == other
+
+        __hash__ = tuple.__hash__
+
         def __repr__(self):
             fields = ", ".join(f"{field}={value!r}" for field, value in zip(self._fields, self, strict=True))
             return f"{type(self).__name__}({fields})"

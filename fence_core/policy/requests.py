@@ -2,13 +2,18 @@
 
 The broker decodes calls into these; `decide.py` answers them. They hold what came from a test as it came; what reports
 show of them is made of `events/attempt.py`.
-
-Classes of their own and not a `Record` as the rest: to tuples, `Resolve("x")` and `Read("x")` would be equal.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
+
+from fence_core.policy.record import Record
+
+if TYPE_CHECKING:
+    from typing import ClassVar
+
+    from typing_extensions import dataclass_transform
 
 __all__ = [
     "Bind",
@@ -38,32 +43,15 @@ SOCK_TYPE_MASK = 0xF
 """The rest of a socket's type are flags, SOCK_NONBLOCK and SOCK_CLOEXEC."""
 
 
-class _Asked:
-    """A frozen value, equal to another of its own class with the same fields."""
+if TYPE_CHECKING:
+    # As a type checker sees it: fields are what is annotated, and no tuple, so that `kind` may stand among them.
+    @dataclass_transform(frozen_default=True)
+    class _Asked:
+        kind: ClassVar[Kind]
+        """Of the violation that a refusal of it is."""
 
-    __slots__: tuple[str, ...] = ()
-    kind: ClassVar[Kind]
-    """Of the violation that a refusal of it is."""
-
-    def _set(self, *values: object) -> None:
-        for name, value in zip(self.__slots__, values, strict=True):
-            object.__setattr__(self, name, value)
-
-    def _values(self) -> tuple[object, ...]:
-        return tuple(getattr(self, name) for name in self.__slots__)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{type(self).__name__} is frozen")
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._values() == other._values()
-
-    def __hash__(self) -> int:
-        return hash((type(self), self._values()))
-
-    def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
-        return f"{type(self).__name__}({fields})"
+else:
+    _Asked = Record
 
 
 class Connect(_Asked):
@@ -75,43 +63,29 @@ class Connect(_Asked):
     """
 
     kind = "connect"
-    __slots__ = ("host", "port", "proto", "inside", "name", "way")  # noqa: RUF023 - in the order of the arguments
     host: str
     port: int
-    proto: str
-    inside: bool
-    name: str
-    way: str
-
-    def __init__(
-        self, host: str, port: int, proto: str = "tcp", inside: bool = False, name: str = "", way: str = ""
-    ) -> None:
-        self._set(host, port, proto, inside, name, way)
+    proto: str = "tcp"
+    inside: bool = False
+    name: str = ""
+    way: str = ""
 
 
 class Bind(_Asked):
     """Take a local Internet address."""
 
     kind = "bind"
-    __slots__ = ("host", "port", "proto")
     host: str
     port: int
-    proto: str
-
-    def __init__(self, host: str, port: int, proto: str = "tcp") -> None:
-        self._set(host, port, proto)
+    proto: str = "tcp"
 
 
 class Resolve(_Asked):
     """Look up a name. `used_up`: there is no address left to answer with."""
 
     kind = "resolve"
-    __slots__ = ("name", "used_up")
     name: str
-    used_up: bool
-
-    def __init__(self, name: str, used_up: bool = False) -> None:
-        self._set(name, used_up)
+    used_up: bool = False
 
 
 class UnixConnect(_Asked):
@@ -121,25 +95,17 @@ class UnixConnect(_Asked):
     """
 
     kind = "connect"
-    __slots__ = ("path", "inside")  # noqa: RUF023
     path: str
-    inside: bool
-
-    def __init__(self, path: str, inside: bool = False) -> None:
-        self._set(path, inside)
+    inside: bool = False
 
 
 class OpenSocket(_Asked):
     """Make a socket of a kind that is not an ordinary Internet or UNIX one. Numbers as the kernel has them."""
 
     kind = "socket"
-    __slots__ = ("family", "type", "proto")  # noqa: RUF023
     family: int
     type: int
-    proto: int
-
-    def __init__(self, family: int, type: int, proto: int = 0) -> None:
-        self._set(family, type, proto)
+    proto: int = 0
 
 
 class SocketOption(_Asked):
@@ -150,13 +116,9 @@ class SocketOption(_Asked):
     """
 
     kind = "socket"
-    __slots__ = ("op", "name", "port")  # noqa: RUF023
     op: str
-    name: str
-    port: int
-
-    def __init__(self, op: str, name: str = "", port: int = -1) -> None:
-        self._set(op, name, port)
+    name: str = ""
+    port: int = -1
 
 
 class Passage(_Asked):
@@ -166,14 +128,10 @@ class Passage(_Asked):
     """
 
     kind = "connect"
-    __slots__ = ("what", "why", "host", "port")  # noqa: RUF023
     what: str
-    why: str
-    host: str
-    port: int
-
-    def __init__(self, what: str, why: str = "", host: str = "", port: int = 0) -> None:
-        self._set(what, why, host, port)
+    why: str = ""
+    host: str = ""
+    port: int = 0
 
 
 class Write(_Asked):
@@ -191,30 +149,22 @@ class Write(_Asked):
     """
 
     kind = "write"
-    __slots__ = ("op", "path", "toward", "known", "around")  # noqa: RUF023
     op: str
     path: str
-    toward: str
-    known: str
-    around: str
-
-    def __init__(self, op: str, path: str, toward: str = "", *, known: str = "", around: str = "") -> None:
-        self._set(op, path, toward, known, around)
+    toward: str = ""
+    known: str = ""
+    around: str = ""
 
     def at(self, path: str) -> Write:
         """The same of another path."""
-        return Write(self.op, path, self.toward, known=self.known, around=self.around)
+        return Write(self.op, path, self.toward, self.known, self.around)
 
 
 class Read(_Asked):
     """Open for reading; asked only where `deny_read` is set."""
 
     kind = "read"
-    __slots__ = ("path",)
     path: str
-
-    def __init__(self, path: str) -> None:
-        self._set(path)
 
     def at(self, path: str) -> Read:
         return Read(path)
@@ -224,11 +174,7 @@ class Run(_Asked):
     """Start it as a program. Whoever does that has read it, so the rules of `Read` speak of it."""
 
     kind = "run"
-    __slots__ = ("path",)
     path: str
-
-    def __init__(self, path: str) -> None:
-        self._set(path)
 
     def at(self, path: str) -> Run:
         return Run(path)
@@ -242,18 +188,12 @@ class Move(_Asked):
     """
 
     kind = "write"
-    __slots__ = ("op", "old", "new", "inside", "directory", "unseen")  # noqa: RUF023
     op: str
     old: str
     new: str
-    inside: str
-    directory: bool
-    unseen: str
-
-    def __init__(
-        self, op: str, old: str, new: str, inside: str = "", directory: bool = False, unseen: str = ""
-    ) -> None:
-        self._set(op, old, new, inside, directory, unseen)
+    inside: str = ""
+    directory: bool = False
+    unseen: str = ""
 
     def names(self) -> tuple[str, str]:
         """What it is called, and what it would be called."""
@@ -270,24 +210,16 @@ class SystemCall(_Asked):
     `namespace` (of the host).
     """
 
-    kind: ClassVar[Kind] = "system"
-    __slots__ = ("what", "of")  # noqa: RUF023
+    kind = "system"
     what: str
-    of: str
-
-    def __init__(self, what: str, of: str = "machine") -> None:
-        self._set(what, of)
+    of: str = "machine"
 
 
 class Fault(_Asked):
     """An error of the fence's own, in words: the call is refused, and the run fails."""
 
     kind = "error"
-    __slots__ = ("what",)
     what: str
-
-    def __init__(self, what: str) -> None:
-        self._set(what)
 
 
 Request = (

@@ -23,6 +23,6 @@ def test_requests_are_equal_only_to_their_own_kind() -> None:
 
 def test_requests_are_frozen() -> None:
     request = Write("open", "/x")
-    with pytest.raises(AttributeError, match="frozen"):
+    with pytest.raises(AttributeError):
         request.path = "/y"
     assert repr(request) == "Write(op='open', path='/x', toward='', known='', around='')"

@@ -217,25 +217,22 @@ class Supervisor:
             self._broker.loop.after(0.005, self._await_leftovers)
         else:
             self._left = [self._describe(pid) for pid in self._members()]
-            self._ask(start.TERMINATE)
-            self._deadline = time.monotonic() + TERM_S
-            self._broker.loop.after(0.005, self._await_end)
+            self._end(start.TERMINATE, start.KILL)
 
-    def _await_end(self) -> None:
-        if not self._anybody():
-            self._broker.loop.finished = True
-        elif time.monotonic() < self._deadline:
-            self._broker.loop.after(0.01, self._await_end)
-        else:
-            self._ask(start.KILL)
-            self._deadline = time.monotonic() + TERM_S
-            self._broker.loop.after(0.005, self._await_death)
+    def _end(self, command: bytes, *harder: bytes) -> None:
+        """Have the guardian end what is left; in a while, if that has not helped, by the next command."""
+        self._ask(command)
+        self._deadline = time.monotonic() + TERM_S
+        self._broker.loop.after(0.005, lambda: self._await_end(harder))
 
-    def _await_death(self) -> None:
-        if not self._anybody() or time.monotonic() >= self._deadline:
+    def _await_end(self, harder: tuple[bytes, ...]) -> None:
+        over = time.monotonic() >= self._deadline
+        if not self._anybody() or (over and not harder):
             self._broker.loop.finished = True
+        elif over:
+            self._end(*harder)
         else:
-            self._broker.loop.after(0.005, self._await_death)
+            self._broker.loop.after(0.005, lambda: self._await_end(harder))
 
     def _hurry(self, number: int) -> None:
         """A signal for this process when the child has ended already: no more waiting; the second time, no mercy."""

@@ -48,13 +48,6 @@ def fits(config: pytest.Config) -> bool:
     return not missing
 
 
-def before_fork() -> None:
-    """Have written down what was covered so far: each fork would have to put it aside again."""
-    collector = _collector()
-    if collector is not None:
-        collector.flush_data()
-
-
 class Recording:
     """What one process covers, apart from what its parent had covered."""
 

@@ -192,8 +192,19 @@ class TestHooks:
 
     def judge(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Make a failure of the report if there are violations that no report speaks of yet."""
-        if self._count() != self._seen:
-            self._judge(item, report)
+        if not self.news:
+            return
+        self._seen = self._count()
+        try:
+            found = self._fence.take(item.nodeid)
+            if found:
+                self._verdicts.apply(item, report, found)
+        except Exception as error:
+            # Whatever a test has done to this process, it is that test's matter, and the next one is run.
+            if self._in_fork:
+                report.fence_unread = True  # type: ignore[attr-defined]  # the process above can tell
+            else:
+                self.unread(item, report, error)
 
     @property
     def news(self) -> bool:
@@ -225,19 +236,6 @@ class TestHooks:
         except Exception as error:  # closed: it is not run under another policy than it asks for
             self.broken = f"the marker of this test cannot be used: {error}"
             return 0
-
-    def _judge(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        self._seen = self._count()
-        try:
-            found = self._fence.take(item.nodeid)
-            if found:
-                self._verdicts.apply(item, report, found)
-        except Exception as error:
-            # Whatever a test has done to this process, it is that test's matter, and the next one is run.
-            if self._in_fork:
-                report.fence_unread = True  # type: ignore[attr-defined]  # the process above can tell
-            else:
-                self.unread(item, report, error)
 
 
 def _owner(fixturedef: pytest.FixtureDef[Any]) -> Owner | None:

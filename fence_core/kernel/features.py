@@ -180,8 +180,3 @@ def detect() -> Features:
         found = [_seccomp(), _wait_killable(), *land, *_pidfd(), _process_vm_readv(), _ptrace()]
         _features = Features(found, abi)
     return _features
-
-
-def require(names: Iterable[str]) -> None:
-    """As `Features.require` of `detect()`."""
-    detect().require(names)

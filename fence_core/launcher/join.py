@@ -28,7 +28,7 @@ def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nes
     plain = None
     if config is not None:
         if config.settings.require:
-            features.require(config.settings.require)
+            features.detect().require(config.settings.require)
         from fence_core.policy.sources.wire import to_wire
 
         plain = {

@@ -273,6 +273,10 @@ def parse_endpoint(text: str) -> tuple[str, int | None]:
     return str(address), port
 
 
+_ANY = -1
+"""Stands for a port where one that is allowed is enough."""
+
+
 class DomainRules:
     """A list of patterns, compiled for look-ups: a dictionary access per label, whatever the list's length."""
 
@@ -320,18 +324,12 @@ class DomainRules:
 
     def match_any_port(self, name: str) -> Entry | None:
         """The first rule that covers this canonical name on at least one port."""
-        rules = self._names.get(name)
-        while rules is None and self._suffixes:
-            _, dot, name = name.partition(".")
-            if not dot:
-                break
-            rules = self._suffixes.get(name)
-        return rules[0][1] if rules else None
+        return self.match_name(name, _ANY)
 
 
 def _first(rules: list[tuple[int | None, Entry]] | None, port: int | None) -> Entry | None:
     if rules is not None:
         for wanted, entry in rules:
-            if wanted is None or wanted == port:
+            if wanted is None or port == _ANY or wanted == port:
                 return entry
     return None

@@ -59,16 +59,16 @@ def test_refused_call_is_missed_with_the_reason(in_child, call, lost) -> None:
 
 @pytest.mark.needs("kernel:seccomp", "kernel:landlock")
 def test_require() -> None:
-    features.require(["seccomp", "landlock"])
+    features.detect().require(["seccomp", "landlock"])
     with pytest.raises(FenceUnavailable, match="no_such_layer"):
-        features.require(["no-such-layer"])
+        features.detect().require(["no-such-layer"])
 
 
 def test_required_and_missing(in_child) -> None:
     def work() -> str:
         asked_again_without("landlock_create_ruleset")
         try:
-            features.require(["landlock"])
+            features.detect().require(["landlock"])
         except FenceUnavailable as error:
             return str(error)
         return ""

@@ -17,7 +17,8 @@ PACKAGES = ("fence_core", "pytest_fence")
 
 # Packages of others, and who may import them. Everything else is the standard library.
 THIRD_PARTY = {
-    "policy": {"yaml", "idna", "tomli", "tomllib"},  # the last is the standard library's, from 3.11 on
+    # tomllib is the standard library's, from 3.11 on; typing_extensions is for type checkers only.
+    "policy": {"yaml", "idna", "tomli", "tomllib", "typing_extensions"},
     "dns": {"dns"},
     "proxy": {"proxy"},
     "pytest_fence": {"pytest", "_pytest", "pluggy", "xdist", "coverage"},

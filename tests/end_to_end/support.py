@@ -102,7 +102,8 @@ class Runs:
 
     def environ(self, more: Mapping[str, str | None] | None = None) -> dict[str, str]:
         """Ours without what an outer pytest or coverage adds; None in `more` removes a variable."""
-        given: dict[str, str | None] = {**os.environ, _MARK: self._mark, "PY_COLORS": "0"}
+        # Without a buffer, what a run prints comes in the order in which its processes print it.
+        given: dict[str, str | None] = {**os.environ, _MARK: self._mark, "PY_COLORS": "0", "PYTHONUNBUFFERED": "1"}
         given["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = None if self.autoload else "1"
         given.update(more or {})
         ours = ("PYTEST_CURRENT_TEST", "PYTEST_VERSION", "PYTEST_XDIST", "COV_CORE", "COLUMNS", "LINES")

@@ -83,12 +83,16 @@ def _attributes(payload: bytes) -> Iterator[tuple[int, bytes]]:
         at += _padded(length)
 
 
-def _dump(show: int, inode: int = 0) -> list[_Socket]:
-    """Return every UNIX socket; or the one of this inode."""
+def _netlink() -> socket.socket:
     import socket  # 2 ms that a run without UNIX sockets need not pay
 
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+
+
+def _dump(show: int, inode: int = 0) -> list[_Socket]:
+    """Return every UNIX socket; or the one of this inode."""
     try:
-        netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+        netlink = _netlink()
     except OSError as error:
         raise _refused(error.errno or 0) from None
     any_cookie = 0xFFFFFFFF if inode else 0
@@ -208,9 +212,7 @@ _INODE_AT = 68  # idiag_inode in struct inet_diag_msg, include/uapi/linux/inet_d
 @functools.cache
 def _line() -> socket.socket:
     """To the kernel, kept open: a look-up takes 5 us, to make the socket for it as long again."""
-    import socket
-
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+    return _netlink()
 
 
 @functools.cache

@@ -30,13 +30,11 @@ class Decision(Record):
     """An audit refuses it, too."""
 
 
-def allowed(
-    key: str, entry: Entry | None = None, *, where: Source | None = None, item: str = "", reason: str = ""
-) -> Decision:
+def allowed(key: str, entry: Entry | None = None, *, where: Source | None = None, item: str = "") -> Decision:
     """By an entry of this list; or by this scalar, which was set there, or its `item`."""
     if entry is not None:
-        return Decision(True, Rule(key, entry.text, entry.source, reason))
-    return Decision(True, Rule(key, item, where, reason))
+        return Decision(True, Rule(key, entry.text, entry.source))
+    return Decision(True, Rule(key, item, where))
 
 
 def free(reason: str) -> Decision:

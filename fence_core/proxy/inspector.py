@@ -191,7 +191,7 @@ class Inspector:
         try:
             while self._buffer and not self.raw:
                 if self._second_hello:
-                    end, second = tls.next_hello(self._buffer, 0, self._early_data)
+                    end, second = tls.next_hello(self._buffer, self._early_data)
                     out.append(self._cut(end))
                     if second is None:
                         break

@@ -31,12 +31,12 @@ class Hello:
         """Offset behind its last record."""
 
 
-def parse_hello(data: bytes | bytearray, start: int = 0) -> Hello | None:
-    """The ClientHello that begins at `start`; None while some of it is missing. Raises MalformedHelloError."""
+def parse_hello(data: bytes | bytearray) -> Hello | None:
+    """The ClientHello that this begins with; None while some of it is missing. Raises MalformedHelloError."""
     message = bytearray()
-    place = start
+    place = 0
     while True:
-        if place - start > LIMIT:
+        if place > LIMIT:
             raise MalformedHelloError("it is longer than 64 KiB")
         header = data[place : place + 5]
         if header and header[0] != _HANDSHAKE:
@@ -132,13 +132,14 @@ def _parse_server_name(content: bytes) -> bytes:
     return name
 
 
-def next_hello(data: bytes | bytearray, start: int, early_data: bool) -> tuple[int, bool | None]:
+def next_hello(data: bytes | bytearray, early_data: bool) -> tuple[int, bool | None]:
     """Whether a second ClientHello begins behind the first: (offset of the first record not skipped, answer or None).
 
     A server may ask for one (HelloRetryRequest), and some read its name anew. None: not known yet. A TLS 1.2 session
     that is resumed sends encrypted handshake records here; one of them looks like a ClientHello once in 2**32.
     Raises MalformedHelloError.
     """
+    start = 0
     while True:
         header = data[start : start + 5]
         if len(header) < 5:

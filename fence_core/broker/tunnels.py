@@ -21,8 +21,6 @@ from fence_core.broker.names import raw_address
 from fence_core.link import filter as link
 from fence_core.link.operations import Operation
 from fence_core.policy.requests import Connect, Passage
-from fence_core.report import words
-from fence_core.report.rule import sentence
 
 if TYPE_CHECKING:
     from fence_core.broker.attribution import Process
@@ -179,6 +177,9 @@ class Tunnels:
         verdict = self._refusals.route(tunnel.process, tunnel.tid, request["name"], request["port"])
         if verdict.refusal is None:
             return {"allowed": True, "to": verdict.to}
+        from fence_core.report import words  # only ever needed where something was refused
+        from fence_core.report.rule import sentence
+
         rule, change = sentence(verdict.refusal), verdict.remedy
         remedy = [words.marker(change), words.config(change)] if change is not None else []
         return {"allowed": False, "rule": rule, "remedy": remedy, "absent": verdict.absent}
@@ -196,11 +197,14 @@ class Tunnels:
             if why is None:
                 use.append(text)
             else:
-                refused.append((asked, sentence(why)))
+                refused.append((asked, why))
         if use or not refused:
             return {"use": use}
-        self._refusals.report(tunnel.process, tunnel.tid, refused[0][0])
-        return {"use": [], "rule": refused[0][1]}
+        from fence_core.report.rule import sentence
+
+        asked, why = refused[0]
+        self._refusals.report(tunnel.process, tunnel.tid, asked)
+        return {"use": [], "rule": sentence(why)}
 
     def _violation(self, request: Mapping[str, Any]) -> dict[str, Any]:
         tunnel = self._known(request)

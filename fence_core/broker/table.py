@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from fence_core.broker.handlers import (
     binding,
     connecting,
-    files,
+    entries,
     flags,
     inodes,
     making,
     messages,
     moves,
+    opens,
     options,
     privileged,
     queues,
@@ -64,7 +65,7 @@ class Row(Record):
 
 def _opens(flags_arg: int) -> tuple[bpf.Case | int, ...]:
     """Only opens that can change something: the flags are in a register, so the filter itself can tell."""
-    return (bpf.Case((bpf.Condition(flags_arg, "any_bits", files.CHANGES),), TRAP), ALLOW)
+    return (bpf.Case((bpf.Condition(flags_arg, "any_bits", opens.CHANGES),), TRAP), ALLOW)
 
 
 _SOCKET: tuple[bpf.Case | int, ...] = (
@@ -200,18 +201,18 @@ _MQ_OPEN: tuple[bpf.Case | int, ...] = (bpf.Case((bpf.Condition(1, "any_bits", q
 
 TRAPPED: Mapping[str, Row] = {
     # files
-    "open": Row(files.open_, OPENS, "svv", _opens(1)),
-    "openat": Row(files.openat, OPENS, "fsvv", _opens(2)),
-    "creat": Row(files.creat, OPENS, "sv"),
-    "mkdir": Row(files.mkdir, NAMES, "sv"),
-    "mkdirat": Row(files.mkdirat, NAMES, "fsv"),
-    "mknod": Row(files.mknod, NAMES, "svv"),
-    "mknodat": Row(files.mknodat, NAMES, "fsvv"),
-    "unlink": Row(files.unlink, NAMES, "s"),
-    "unlinkat": Row(files.unlinkat, NAMES, "fsv"),
-    "rmdir": Row(files.rmdir, NAMES, "s"),
-    "symlink": Row(files.symlink, NAMES, "ss"),
-    "symlinkat": Row(files.symlinkat, NAMES, "sfs"),
+    "open": Row(opens.open_, OPENS, "svv", _opens(1)),
+    "openat": Row(opens.openat, OPENS, "fsvv", _opens(2)),
+    "creat": Row(opens.creat, OPENS, "sv"),
+    "mkdir": Row(entries.mkdir, NAMES, "sv"),
+    "mkdirat": Row(entries.mkdirat, NAMES, "fsv"),
+    "mknod": Row(entries.mknod, NAMES, "svv"),
+    "mknodat": Row(entries.mknodat, NAMES, "fsvv"),
+    "unlink": Row(entries.unlink, NAMES, "s"),
+    "unlinkat": Row(entries.unlinkat, NAMES, "fsv"),
+    "rmdir": Row(entries.rmdir, NAMES, "s"),
+    "symlink": Row(entries.symlink, NAMES, "ss"),
+    "symlinkat": Row(entries.symlinkat, NAMES, "sfs"),
     "truncate": Row(inodes.truncate, HARMLESS, "sv"),
     "chmod": Row(inodes.chmod, HARMLESS, "sv"),
     "fchmodat": Row(inodes.fchmodat, HARMLESS, "fsv"),

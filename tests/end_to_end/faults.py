@@ -11,7 +11,6 @@ HEAD = """
     import errno, os, sys
     import pytest
     from fence_core.broker import assemble, control, delivery, loop, names, table
-    from fence_core.broker.handlers import files
     from fence_core.errors import KernelCallError
     from fence_core.kernel import seccomp
     from fence_core.launcher import supervisor

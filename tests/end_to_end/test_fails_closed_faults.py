@@ -155,7 +155,6 @@ def test_listener_is_lost(runs: Runs) -> None:
     ended = faulty(
         runs,
         """
-        original = files.mkdir
         def lose(call):
             os.close(call.services.listener.fd)
             return 0

@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from typing import TYPE_CHECKING
 
-from fence_core.broker.handlers import reads
-from fence_core.broker.handlers.arguments import AT_FDCWD, signed
+from fence_core.broker.handlers.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, signed
+from fence_core.broker.handlers.opens import secret_name
 from fence_core.broker.reply import CONTINUE, Reply
 from fence_core.kernel import credentials, links, namespaces
 from fence_core.kernel.credentials import CAP_SYS_ADMIN
-from fence_core.policy.requests import SystemCall
+from fence_core.policy.requests import Run, SystemCall
 
 if TYPE_CHECKING:
     from fence_core.broker.call import Call
@@ -33,11 +34,32 @@ def _execute(call: Call, dirfd: int, address: int, flags: int) -> Reply:
     """Only `deny_read` is judged. Stopping is what counts: a new program is bound to the test that starts it while
     its parent is still there, and the stack signal, which would now kill it, is forgotten."""
     if call.services.watches_reads:
-        refused = reads.refuse_program(call, dirfd, address, flags)
+        refused = _refuse_program(call, dirfd, address, flags)
         if refused is not None:
             return refused
     call.services.processes.executes(call.process)
     return CONTINUE
+
+
+def _refuse_program(call: Call, dirfd: int, address: int, flags: int) -> Reply | None:
+    """Whoever runs a file has read it. None where it may be run; the kernel carries that out."""
+    raw = call.read_string(address)
+    if not raw and flags & AT_EMPTY_PATH:
+        located = call.services.resolver.descriptor(call, dirfd)
+    else:
+        located = call.locate(dirfd, raw, follow=not flags & AT_SYMLINK_NOFOLLOW)
+    failed = located.refusal(0)
+    if failed:
+        return failed
+    if located.handle < 0:
+        return None  # there is none
+    status = os.fstat(located.handle)
+    secret = secret_name(call, located, status)
+    if not secret:
+        return None
+    if not status.st_mode & 0o111 or not stat.S_ISREG(status.st_mode):
+        return errno.EACCES
+    return call.refuse(Run(secret), errno.EACCES) or None
 
 
 def change_root(call: Call) -> Reply:

@@ -94,9 +94,30 @@ def objections(account: Binding, request: Request) -> list[Objection]:
 
 
 def upstream_proxy(account: Binding) -> str | None:
-    """The proxy that the innermost policy with a say names."""
-    found = (binding.rules().network.upstream_proxy for binding, _ in account.judges)
-    return next((proxy for proxy in found if proxy), None)
+    """The proxy that the innermost policy with a say names, if those around it agree.
+
+    The filter, which is in no fence, connects to it, and hands everything over that is for an allowed name.
+    """
+    for place, (binding, _) in enumerate(account.judges):
+        proxy = binding.rules().network.upstream_proxy
+        if proxy and all(_agrees(around, judge, proxy) for around, judge in account.judges[place + 1 :]):
+            return proxy
+    return None
+
+
+def _agrees(binding: Binding, judge: Judge, proxy: str) -> bool:
+    """Whether a session lets one inside it go by this proxy: it does itself, or by none, and may connect to that."""
+    own = binding.rules().network.upstream_proxy
+    if own == proxy or binding.worker.scope.mode == "audit":
+        return True
+    from urllib.parse import urlsplit
+
+    try:
+        url = urlsplit(proxy)
+        host, port = url.hostname, url.port or 80
+    except ValueError:
+        return False
+    return not own and host is not None and judge.decide(Connect(host, port)).allowed
 
 
 def why_not(account: Binding, request: Request) -> Decision | None:

@@ -99,15 +99,40 @@ def test_a_session_more_allows_no_more(opinions: list[tuple[str, Decision]], mor
             assert judging.would_refuse(account(*several), REQUEST)
 
 
-def test_the_innermost_proxy_with_a_say_is_used(nested: Sessions) -> None:
-    def with_proxy(*proxies: str) -> str | None:
-        given: list[Rules] = [{"network": {"upstream_proxy": proxy} if proxy else {}} for proxy in proxies]
-        return judging.upstream_proxy(nested.account(*given))
+INNER, OUTER = "http://inner.test:3128", "http://outer.test:3128"
 
-    inner, outer = "http://inner.test:3128", "http://outer.test:3128"
-    assert with_proxy(inner, outer) == inner
-    assert with_proxy("", outer) == outer
-    assert with_proxy("", "") is None
+
+def _by(proxy: str, *domains: str) -> Rules:
+    return {"network": {"upstream_proxy": proxy, "allowed_domains": list(domains)}}
+
+
+@pytest.mark.parametrize(
+    ("rules", "used"),
+    [
+        pytest.param([_by(INNER)], INNER, id="the only one"),
+        pytest.param([CLOSED, _by(OUTER)], OUTER, id="that of those around"),
+        pytest.param([CLOSED, CLOSED], None, id="none"),
+        pytest.param([_by(INNER), _by(INNER)], INNER, id="the same"),
+        pytest.param([_by(INNER, NAME), OPEN], None, id="those around may not connect to it"),
+        pytest.param([_by(INNER), _by("", "inner.test:3128")], INNER, id="those around may connect to it"),
+        pytest.param([_by(INNER), _by("", "inner.test:80")], None, id="at another port"),
+        pytest.param([_by(INNER), (CLOSED, "audit")], INNER, id="those around only take note"),
+        pytest.param([_by(INNER), _by(OUTER, "inner.test")], OUTER, id="those around go by another"),
+        pytest.param([_by(INNER), _by(INNER), CLOSED], None, id="only some of those around agree"),
+    ],
+)
+def test_the_innermost_proxy_that_those_around_agree_to_is_used(
+    nested: Sessions, rules: list[Any], used: str | None
+) -> None:
+    assert judging.upstream_proxy(nested.account(*rules)) == used
+
+
+@pytest.mark.parametrize("proxy", ["", "http://", "http://[", "http://x:99999", "nothing", "http://\0"])
+def test_what_is_no_proxy_is_none_for_those_around(nested: Sessions, proxy: str) -> None:
+    account = nested.account(CLOSED, OPEN)
+    network = account.worker.scope.base.network._replace(upstream_proxy=proxy)
+    account.worker.scope.policies[0] = account.worker.scope.base._replace(network=network)
+    assert judging.upstream_proxy(account) is None
 
 
 # ---------------------------------------------------------------- connecting to a name

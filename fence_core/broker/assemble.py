@@ -99,11 +99,13 @@ class Broker:
 
     def _ended(self, pidfd: int) -> None:
         self.loop.unwatch(pidfd)
-        self.sinks.drain()  # while it is known who has sent that
-        self._services.unix.settle()
-        self.drafts.settle()
-        process = self.processes.forget(pidfd)
-        os.close(pidfd)
+        try:
+            self.sinks.drain()  # while it is known who has sent that
+            self._services.unix.settle()
+            self.drafts.settle()
+        finally:  # or whoever is given its number would be taken for it
+            process = self.processes.forget(pidfd)
+            os.close(pidfd)
         if process is not None:
             self.recorder.ended(process)
 

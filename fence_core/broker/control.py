@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from fence_core.broker.scopes import Scope, Worker
 from fence_core.errors import PolicyError
+from fence_core.kernel.signals import SIGRTMAX, SIGRTMIN
 from fence_core.link import control as link
 from fence_core.link.operations import Operation, misfit
 from fence_core.policy.model import Mode, Policy, Source
@@ -216,10 +217,15 @@ def _ceiling(control: Control, process: Process, request: Mapping[str, Any]) -> 
 
 
 def _stacks(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The handler of the stack signal stands, and writes to this descriptor."""
-    if process.stacks is not None:
-        process.stacks.target_fd = request["fd"]
-        process.stacks.signal = request["signal"]
+    """The handler of the stack signal stands, and writes to this descriptor.
+
+    Said once: forks of the process have the same pipe, and a test is not to say for others how they are asked.
+    """
+    pipe, signal = process.stacks, request["signal"]
+    if pipe is None or pipe.signal or not SIGRTMIN <= signal <= SIGRTMAX:
+        return link.refusal("no such signal, or it was said before")
+    pipe.target_fd = request["fd"]
+    pipe.signal = signal
     return {}
 
 

@@ -31,6 +31,8 @@ STACK_PATIENCE_S = 0.005
 _FEW_PORTS = 4
 _WORD_MAX = 200
 """Characters shown of each word of a command line: a whole script may stand there."""
+_LINE_DIGITS = 9
+"""Of the number of a line; Python refuses to read a number of thousands."""
 _LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
 
 
@@ -42,7 +44,7 @@ _STATES = {"enforce": "failing", "warn": "warned", "audit": "listed"}
 def _owner(said: str) -> Owner | None:
     """The fixture that a process of pytest says is at work. It can only lie about its own."""
     words = said.split("\0")
-    if len(words) != len(Owner._fields) or not words[-1].isdecimal():
+    if len(words) != len(Owner._fields) or not words[-1].isdecimal() or len(words[-1]) > _LINE_DIGITS:
         return None
     fixture, scope, file, line = words
     return Owner(fixture, scope, encodable(file), int(line))
@@ -195,12 +197,18 @@ class Recorder:
             fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, STACK_PIPE_BYTES)
         except (OSError, AttributeError):
             pass  # the user's pipe quota is used up: a smaller pipe holds fewer stacks
-        if process.stacks is not None and process.stacks in self._pipes:
-            self._pipes.remove(process.stacks)
-            process.stacks.close()
         process.stacks = StackPipe(read_fd, os.fstat(read_fd).st_ino)
         self._pipes.append(process.stacks)
+        self._close_unheld()
         return write_fd
+
+    def _close_unheld(self) -> None:
+        """Close the pipes that no process writes to any more: each has another, or runs another program by now."""
+        held = {process.stacks for process in self._processes.by_pid.values()}
+        for pipe in [each for each in self._pipes if each not in held]:
+            pipe.collect()
+            self._pipes.remove(pipe)
+            pipe.close()
 
     def ended(self, process: Process) -> None:
         """A process is gone: read what it has written last, and close the pipe with the last process that has it."""

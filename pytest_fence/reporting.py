@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from fence_core.events.phases import known_as
 from pytest_fence import engine
 from pytest_fence.categories import SECTION
 from pytest_fence.options import VSCODE_PIPE, vscode_socket
@@ -180,7 +181,7 @@ def _beyond(shown: dict[int, int], ledger: Sequence[engine.Violation]) -> list[e
 
 def _unblamed(reporter: pytest.TerminalReporter, violations: Sequence[engine.Violation]) -> list[engine.Violation]:
     """Those that fail the run but made no test fail, in no attempt."""
-    tests = {report.nodeid for report in _failed(reporter) if hasattr(report, "fence")}
+    tests = {known_as(report.nodeid) for report in _failed(reporter) if hasattr(report, "fence")}
     return [v for v in violations if v.state == "failing" and v.nodeid not in tests]
 
 

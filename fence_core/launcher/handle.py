@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fence_core.errors import BrokerError
 from fence_core.events.model import Owner, Use, Violation
-from fence_core.events.phases import PHASES
+from fence_core.events.phases import PHASES, known_as
 from fence_core.events.wire import from_wire
 from fence_core.launcher.numbers import out_of_the_way
 from fence_core.link import control, doors
@@ -97,7 +97,7 @@ class Fence:
         self._write(self._page.phase())
 
     def _write(self, phase: int) -> None:
-        said = (self._nodeid + self._owner).encode("utf-8", "replace")
+        said = (known_as(self._nodeid) + self._owner).encode("utf-8", "replace")
         self._page.write(said, phase, self._policy)
         self._note.write(said, phase, self._policy)
 
@@ -115,7 +115,7 @@ class Fence:
 
         What a fork for one test takes, its parent gets once more; `by_fork`: nothing but that.
         """
-        return _violations(self._ask(control.TAKE, nodeid=nodeid or "", by_fork=by_fork))
+        return _violations(self._ask(control.TAKE, nodeid=known_as(nodeid or ""), by_fork=by_fork))
 
     def prepare_forks(self) -> Line:
         """Some tests are to have processes of their own. The line to this process, for one of them at a time."""

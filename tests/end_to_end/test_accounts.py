@@ -347,3 +347,22 @@ def test_fork_server(fenced: Fenced) -> None:
         f"write {fenced.outside}/late": ("test_it.py::test_that_leaves_one_behind", "call"),
     }, run
     assert fenced.untouched("marker")
+
+
+def test_a_name_longer_than_fits(fenced: Fenced) -> None:
+    """Its violations are its own."""
+    run = fenced.run(
+        """
+        import pytest
+        from here import OUTSIDE
+
+        @pytest.mark.parametrize("called", ["x" * 70_000])
+        def test_it(called):
+            with pytest.raises(OSError):
+                open(f"{OUTSIDE}/file", "w")
+        """,
+        policy=ONLY_HERE,
+    )
+    assert [report["outcome"] for report in run.reports if report["phase"] == "call"] == ["failed"]
+    run.has("=+ 1 failed in ")
+    assert fenced.untouched()

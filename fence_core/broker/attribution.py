@@ -327,7 +327,13 @@ class ProcessTable:
                 except OSError:
                     parent = None
         pidfd = pidfds.open_pidfd(pid)
-        binding = self._binding_of(pid, parent)
+        try:
+            binding = self._binding_of(pid, parent)
+            # Before it is known: nobody would hear of its end, and its number would go on meaning it.
+            self._watch(pidfd, pid)
+        except BaseException:
+            os.close(pidfd)
+            raise
         process = Process(pid, pidfd, parent, binding)
         if parent is not None and parent.stacks is not None:
             # A fork carries the handler and the pipe; an exec, which is trapped, takes both away.
@@ -339,7 +345,6 @@ class ProcessTable:
             self._marks.put(pid, binding)
         self.by_pid[pid] = process
         self._by_pidfd[pidfd] = process
-        self._watch(pidfd, pid)
         return process
 
     def _binding_of(self, pid: int, parent: Process | None) -> Binding:

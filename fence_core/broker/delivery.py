@@ -121,7 +121,13 @@ class Delivery:
         """Answer it when it is time; until then it keeps what it has open."""
         parked = _Parked(call, wait, key)
         ready = select.EPOLLIN if wait.readable else select.EPOLLOUT
-        self._loop.watch(wait.fd, lambda: self._look_at(parked), ready | select.EPOLLET)
+        try:
+            self._loop.watch(wait.fd, lambda: self._look_at(parked), ready | select.EPOLLET)
+        except OSError as error:  # the user may watch no more (epoll(7), max_user_watches): tests can see to that
+            wait.close()
+            call.close()
+            self._send(call.id, self._failed(call, error))
+            return
         self._parked.append(parked)
         if len(self._parked) == 1:
             self._loop.after(WAIT_TICK_S, self._tick)

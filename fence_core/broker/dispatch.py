@@ -43,7 +43,7 @@ class Dispatch:
             return
         call = Call(services, notification)
         if services.unix.pending:
-            services.unix.settle()
+            self._loop.guarded(services.unix.settle)
         if services.drafts.open:
             self._loop.guarded(services.drafts.settle)
         key = None

@@ -49,8 +49,8 @@ class Loop:
 
     def watch(self, fd: int, callback: Callable[[], object], events: int = select.EPOLLIN) -> None:
         """Call back whenever the descriptor is readable, or whatever else `events` says."""
-        self._watched[fd] = callback
         self._epoll.register(fd, events)
+        self._watched[fd] = callback
 
     def unwatch(self, fd: int) -> None:
         if self._watched.pop(fd, None) is not None:

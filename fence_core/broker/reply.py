@@ -34,7 +34,7 @@ class Wait:
     `close` is called once, whatever became of it.
     """
 
-    __slots__ = ("close", "deadline", "fd", "keep", "poll", "readable", "so_far")
+    __slots__ = ("close", "deadline", "fd", "poll", "readable", "so_far")
 
     def __init__(
         self,
@@ -53,8 +53,6 @@ class Wait:
         self.deadline = deadline
         self.so_far = 0
         """What of the call is done: its result, where a signal ends the waiting."""
-        self.keep: tuple[int, ...] = ()
-        """Further descriptors of ours that `poll` uses; closed by the loop, after `close`."""
 
 
 Reply = int | Value | HandOver | Wait

@@ -67,7 +67,7 @@ def described(request: Request | Fault) -> tuple[str, Target]:
     if isinstance(request, OpenSocket):
         return "socket", Target("other", protocol=_names(request))
     if isinstance(request, SocketOption):
-        option = f" ({request.name})" if request.name else ""
+        option = f" ({encodable(request.name)})" if request.name else ""
         return "socket", Target("other", detail=_OPTIONS[request.op] + option)
     if isinstance(request, Passage):
         kind = "name" if request.host else "other"

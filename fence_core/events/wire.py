@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from fence_core.events.model import Doing, Frame, Owner, Program, Target
 from fence_core.policy.model import Remedy, Rule, Source
+from fence_core.text import encodable
 
 _Value = TypeVar("_Value")
 _PARTS: dict[str, Any] = {
@@ -24,12 +25,12 @@ _PARTS: dict[str, Any] = {
 
 
 def to_wire(value: Any) -> Any:
-    """Only str, int, float, bool, None, list and dict: survives JSON and execnet."""
+    """Only str, int, float, bool, None, list and dict: survives JSON, and execnet, which takes no lone surrogate."""
     if isinstance(value, tuple):
         if hasattr(value, "_fields"):
             return {name: to_wire(each) for name, each in zip(value._fields, value, strict=True)}
         return [to_wire(each) for each in value]
-    return value
+    return encodable(value) if isinstance(value, str) else value
 
 
 def from_wire(kind: type[_Value], plain: Mapping[str, Any]) -> _Value:

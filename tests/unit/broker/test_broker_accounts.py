@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -285,6 +286,24 @@ def test_first_sight_binds_for_good(table: Table, child: subprocess.Popen[bytes]
     table.root.page.write(b"test_b", 2, 0)
     assert table.processes.find(child.pid) is process
     assert table.first.account().nodeid == "test_b"
+
+
+def test_who_cannot_be_watched_is_not_known(
+    table: Table, child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its number would mean it when it has long been somebody else's."""
+
+    def no_more(pidfd: int, pid: int) -> None:
+        raise OSError(errno.ENOSPC, "no more watches")
+
+    before = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as patch:
+        patch.setattr(table.processes, "_watch", no_more)
+        with pytest.raises(OSError, match="no more watches"):
+            table.processes.find(child.pid)
+    assert os.listdir("/proc/self/fd") == before
+    assert list(table.processes.by_pid) == [os.getpid()]
+    assert table.processes.find(child.pid).pid == child.pid
 
 
 def test_an_unmarked_process_without_a_note_gets_what_every_test_may(

@@ -289,6 +289,24 @@ def test_a_parked_call_is_answered_when_it_is_time(
     assert [type(error) for error in world.faults] == ([ValueError] if isinstance(result, ValueError) else [])
 
 
+def test_what_cannot_be_waited_for_is_answered_at_once(
+    world: World, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more(fd: int, events: int) -> None:
+        raise OSError(errno.ENOSPC, "no more watches")
+
+    monkeypatch.setattr(world.loop, "_epoll", SimpleNamespace(register=no_more))
+    parked, kept = Waiting(pipe[1]), os.dup(pipe[0])
+    made = world.call()
+    made.keep(kept)
+    world.delivery().park(made, KEY, parked.wait)
+    assert world.kernel.answers == [(1, "error", errno.EACCES)]
+    assert parked.closed == 1
+    assert not world.loop._watched
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(kept)
+
+
 def test_it_is_answered_as_soon_as_its_descriptor_is_ready(world: World, pipe: tuple[int, int]) -> None:
     parked = Waiting(pipe[1])
     world.delivery().park(world.call(), KEY, parked.wait)

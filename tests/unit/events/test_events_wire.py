@@ -52,6 +52,15 @@ def test_round_trip(found: Violation) -> None:
     assert repr(again) == repr(found)  # tuples compare equal whatever their class is
 
 
+def test_whatever_a_file_is_called_it_can_be_sent() -> None:
+    """Where pytest-xdist sends it, a byte that is no UTF-8 would end the worker."""
+    name = "/data/\udcff"
+    rule = Rule("filesystem.deny_write", name, None, f"{name} is protected")
+    plain = to_wire(violation(rule=rule, remedy=Remedy("filesystem.allow_write", (name,), "toml")))
+    said = json.dumps(plain, ensure_ascii=False).encode()
+    assert said.count(b"/data/\\\\xff") == 3
+
+
 def test_only_plain_data() -> None:
     pending = [to_wire(violation(stack=(Frame("x.py", 1, "f"),)))]
     while pending:

@@ -42,7 +42,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 PROFILED_FILTER = """
 import cProfile, pstats, select, socket, sys
 import pytest
-from fence_core.broker.tunnels import Tunnels
+from fence_core.broker.services.tunnels import Tunnels
 from fence_core.proxy import server
 serve, close = server.serve, Tunnels.close
 def profiled(listeners, control, on_bug=None):

@@ -8,32 +8,32 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fence_core.broker import judging
-from fence_core.broker.attribution import ProcessTable
-from fence_core.broker.control import Control
 from fence_core.broker.dispatch import Dispatch
-from fence_core.broker.doors import Doors
-from fence_core.broker.drafts import Drafts
-from fence_core.broker.faults import Faults
-from fence_core.broker.identity import Identities
 from fence_core.broker.loop import Loop
-from fence_core.broker.names import Names
-from fence_core.broker.recorder import Recorder
-from fence_core.broker.refusals import Refusals
+from fence_core.broker.paths.identity import Identities
+from fence_core.broker.paths.resolve import Resolver
+from fence_core.broker.paths.terminals import Terminals
+from fence_core.broker.processes import ProcessTable
 from fence_core.broker.repeats import Repeats
-from fence_core.broker.resolve import Resolver
-from fence_core.broker.services import Services
-from fence_core.broker.sessions import Sessions, Terms, new_worker
-from fence_core.broker.sinks import Sinks
-from fence_core.broker.sockets import InsideSockets
+from fence_core.broker.services.all import Services
+from fence_core.broker.services.control import Control
+from fence_core.broker.services.doors import Doors
+from fence_core.broker.services.drafts import Drafts
+from fence_core.broker.services.faults import Faults
+from fence_core.broker.services.name_server import Names
+from fence_core.broker.services.recorder import Recorder
+from fence_core.broker.services.refusals import Refusals
+from fence_core.broker.services.sessions import Sessions, Terms, new_worker
+from fence_core.broker.services.sinks import Sinks
+from fence_core.broker.services.sockets import InsideSockets
+from fence_core.broker.services.ties import Ties
+from fence_core.broker.services.tunnels import FilterEnd, Tunnels
+from fence_core.broker.services.unix_sockets import UnixSockets
 from fence_core.broker.table import handlers, shapes
-from fence_core.broker.terminals import Terminals
-from fence_core.broker.ties import Ties
-from fence_core.broker.tunnels import FilterEnd, Tunnels
-from fence_core.broker.unix_sockets import UnixSockets
 from fence_core.kernel import arch, seccomp
 
 if TYPE_CHECKING:
-    from fence_core.broker.ceiling import Ceiling
+    from fence_core.broker.paths.ceiling import Ceiling
     from fence_core.broker.scopes import Scope
 
 __all__ = ["Broker"]

@@ -9,16 +9,16 @@ import os
 from typing import TYPE_CHECKING
 
 from fence_core.broker import judging
-from fence_core.broker.recorder import Attempt
 from fence_core.broker.reply import CONTINUE
+from fence_core.broker.services.recorder import Attempt
 from fence_core.kernel import memory, namespaces
 from fence_core.policy.requests import Read, Run, Write
 
 if TYPE_CHECKING:
-    from fence_core.broker.attribution import Process
-    from fence_core.broker.handlers.arguments import Arguments
-    from fence_core.broker.resolve import Located
-    from fence_core.broker.services import Services
+    from fence_core.broker.calls.arguments import Arguments
+    from fence_core.broker.paths.resolve import Located
+    from fence_core.broker.processes import Process
+    from fence_core.broker.services.all import Services
     from fence_core.policy.requests import Request
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker.call import Call
 from fence_core.broker.delivery import Delivery
-from fence_core.broker.faults import Faults
 from fence_core.broker.loop import Loop
 from fence_core.broker.repeats import Repeats, has_an_effect
 from fence_core.broker.reply import HandOver, Value, Wait
-from fence_core.broker.services import Services
+from fence_core.broker.services.all import Services
+from fence_core.broker.services.faults import Faults
 
 if TYPE_CHECKING:
     from fence_core.broker.table import Handler

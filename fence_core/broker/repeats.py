@@ -24,9 +24,9 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from fence_core.broker.handlers.ancillary import InvalidMessageError
-from fence_core.broker.handlers.arguments import AT_FDCWD, signed
-from fence_core.broker.handlers.messages import Message, headers_of_many
+from fence_core.broker.calls.ancillary import InvalidMessageError
+from fence_core.broker.calls.arguments import AT_FDCWD, signed
+from fence_core.broker.calls.messages import Message, headers_of_many
 from fence_core.broker.reply import HandOver, Value
 from fence_core.errors import KernelCallError
 from fence_core.kernel import memory

@@ -5,7 +5,7 @@
   the test that started it: it can only narrow.
 * A *worker* is one pytest process of a scope (an xdist worker, or the one process of a plain run), with its page.
 * A *binding* says on whose account a process acts: a test of a worker in a phase, under one policy. It is found once,
-  when the process is first seen, and never changes. See `attribution.py` for how.
+  when the process is first seen, and never changes. See `processes.py` for how.
 """
 
 from __future__ import annotations

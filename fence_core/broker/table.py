@@ -1,6 +1,6 @@
 """Which calls stop at the broker, and all there is to know of each: dispatcher, filter and repeats read these rows.
 
-To add a call: a row here, a handler in `handlers/`, a row in the end-to-end table of its family. See
+To add a call: a row here, a handler in `calls/`, a row in the end-to-end table of its family. See
 `docs/internals/adding-a-syscall.md`.
 """
 
@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from fence_core.broker.handlers import (
+from fence_core.broker.calls import (
     binding,
     connecting,
     entries,
@@ -28,7 +28,7 @@ from fence_core.broker.handlers import (
     ties,
     xattrs,
 )
-from fence_core.broker.handlers import exec as exec_
+from fence_core.broker.calls import exec as exec_
 from fence_core.broker.repeats import NAMES, OPENS, SOCKETS, Shape
 from fence_core.kernel import bpf
 from fence_core.kernel.arch import Arch
@@ -132,7 +132,7 @@ _IOCTL_OF_ROOT = _ioctl(flags.REFUSED_PLAIN + flags.OF_ROOT, flags.REFUSED + fla
 
 _RLIMIT_LOCKS = 10
 _SETRLIMIT: tuple[bpf.Case | int, ...] = (
-    # It tells whose account a process is on (`attribution.Marks`), and Linux has no other use for it.
+    # It tells whose account a process is on (`marks.Marks`), and Linux has no other use for it.
     bpf.Case((bpf.Condition(0, "eq", _RLIMIT_LOCKS),), bpf.errno_action(errno.EPERM)),
     ALLOW,
 )

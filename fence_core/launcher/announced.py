@@ -1,6 +1,6 @@
 """Forks that the broker is told of. Run by any process inside a fence whose guardian can end only what it knows.
 
-On whose account a fork is does not depend on it: see `broker/attribution.py`.
+On whose account a fork is does not depend on it: see `broker/processes.py`.
 """
 
 from __future__ import annotations

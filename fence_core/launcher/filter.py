@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 
-from fence_core.broker.tunnels import FilterEnd
+from fence_core.broker.services.tunnels import FilterEnd
 from fence_core.kernel import fds, libc, pidfd, process
 
 _BACKLOG = 1024

@@ -21,7 +21,7 @@ from fence_core.policy.sources.files import source_kind
 
 if TYPE_CHECKING:
     from fence_core.broker.assemble import Broker
-    from fence_core.broker.ceiling import Ceiling
+    from fence_core.broker.paths.ceiling import Ceiling
     from fence_core.broker.scopes import Scope
     from fence_core.launcher.plan import Plan
     from fence_core.launcher.supervisor import Supervisor
@@ -55,7 +55,7 @@ def supervise(config: Config, plan: Plan, child: Child) -> NoReturn:
 
 def _put_together(config: Config, plan: Plan, child: Child) -> tuple[Supervisor, Broker]:
     """Meanwhile the child builds its part of the fence: so what only the supervisor needs is imported here."""
-    from fence_core.broker.ceiling import Ceiling, existing
+    from fence_core.broker.paths.ceiling import Ceiling, existing
 
     root = _root_scope(config, plan)
     places = existing(root.judges[0].places) if plan.walls.file_floor else None
@@ -99,7 +99,7 @@ def _broker(
 ) -> Broker:
     """Raises BrokerError where the child has none to listen to."""
     from fence_core.broker.assemble import Broker
-    from fence_core.broker.sessions import Terms
+    from fence_core.broker.services.sessions import Terms
     from fence_core.launcher.filter import start_filter
 
     number, why = start.read_listener(child.hears)

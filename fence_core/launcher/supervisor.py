@@ -22,7 +22,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from fence_core.broker.attribution import program
+from fence_core.broker.processes import program
 from fence_core.kernel import libc, process, signals
 from fence_core.launcher import witness
 from fence_core.launcher.child import BLOCKED

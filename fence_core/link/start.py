@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 Places = Iterable[tuple[str, str]]
 """Where may be written, each with its letter: "d" for a directory in which names may change, too; "f" for a file, "o"
-for a directory of devices (see `broker/ceiling.py`)."""
+for a directory of devices (see `broker/paths/ceiling.py`)."""
 _CHUNK = 1 << 16
 
 

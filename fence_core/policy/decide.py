@@ -73,7 +73,7 @@ class Judge:
         self.places = tuple((place, self._writes.node(place).devices) for place in compiler.places())
         """Paths that `allow_write` names without a glob, or with one that means all that lies in them; links followed.
         With each, whether what is there may be opened for writing only, as devices may. What the kernel's own rules can
-        be told of (see `broker/ceiling.py`): deny rules do not count here."""
+        be told of (see `broker/paths/ceiling.py`): deny rules do not count here."""
         self._reach = Reach(policy, compiler)
         self.pinned = self._reach.pinned
         self.loopback_is_free = self._reach.loopback_is_free

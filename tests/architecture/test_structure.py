@@ -23,7 +23,7 @@ WHOLE = {"Broker"}
 """What the class that holds all parts is called, whatever else that file defines."""
 ABOVE = ("fence_core.launcher", "fence_core.cli")
 """Who starts a broker, and may name it."""
-HANDLERS = ("fence_core.broker.handlers", "fence_core.broker.calls")
+HANDLERS = ("fence_core.broker.calls",)
 PARAMETERS_MAX = 5
 LINES_MAX = 60
 JUDGE = "fence_core.policy"
@@ -394,13 +394,13 @@ PLANTED: Mapping[str, list[tuple[dict[str, str], set[str]]]] = {
     "parameters": [
         (
             {
-                "fence_core.broker.handlers.x": "def f(a, b, c, *, d, e): pass\ndef g(a, b, c, *d, e, f): pass",
+                "fence_core.broker.calls.x": "def f(a, b, c, *, d, e): pass\ndef g(a, b, c, *d, e, f): pass",
                 "fence_core.broker.calls.y": "class C:\n    def f(self, a, b, c, d, e): pass\n"
                 "    def g(self, a, b, c, d, e, f): pass\ndef h():\n    async def i(a, b, c, d, e, f=1): pass",
                 "fence_core.broker.delivery": "def f(a, b, c, d, e, f): pass",
             },
             {
-                "fence_core.broker.handlers.x.g",
+                "fence_core.broker.calls.x.g",
                 "fence_core.broker.calls.y.C.g",
                 "fence_core.broker.calls.y.h.i",
             },

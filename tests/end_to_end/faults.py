@@ -10,7 +10,8 @@ from tests.end_to_end.support import Ended, Runs
 HEAD = """
     import errno, os, sys
     import pytest
-    from fence_core.broker import assemble, control, delivery, loop, names, table
+    from fence_core.broker import assemble, delivery, loop, table
+    from fence_core.broker.services import control, name_server
     from fence_core.errors import KernelCallError
     from fence_core.kernel import seccomp
     from fence_core.launcher import supervisor

@@ -14,7 +14,7 @@ from tests.end_to_end.support import Runs
 
 KILLER = r"""
 import builtins, re, signal, time
-from fence_core.broker import native_errno
+from fence_core.broker.paths import native_errno
 from fence_core.kernel import memory
 
 PLACE = re.compile(r"/proc/(\d+)/")

@@ -78,8 +78,8 @@ def test_book_keeping_raises(runs: Runs) -> None:
         """
         def fault(self, pidfd):
             raise RuntimeError("made by a test")
-        from fence_core.broker import attribution
-        attribution.ProcessTable.forget = fault
+        from fence_core.broker import processes
+        processes.ProcessTable.forget = fault
         """,
         """
         import os, socket, subprocess

@@ -13,8 +13,9 @@ from tests.end_to_end.faults import faulty
 from tests.end_to_end.support import Runs
 
 BLIND = """
-from fence_core.broker import attribution, ceiling
-attribution.Process.may_write = lambda *args: True
+from fence_core.broker import processes
+from fence_core.broker.paths import ceiling
+processes.Process.may_write = lambda *args: True
 ceiling.Ceiling.covers = ceiling.Ceiling.covers_file = lambda *args: True
 """
 

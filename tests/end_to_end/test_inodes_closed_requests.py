@@ -11,7 +11,7 @@ def test_requests(fenced: Fenced) -> None:
         """
         import errno, fcntl, os, termios
         import pytest
-        from fence_core.broker.handlers import flags
+        from fence_core.broker.calls import flags
         from tests.end_to_end.inode_calls import CALLS, call
 
         @pytest.mark.parametrize("request_", [*flags.REFUSED, *flags.REFUSED_PLAIN], ids=hex)

@@ -171,7 +171,7 @@ def test_too_much_to_look_through(runs: Runs, bound: str) -> None:
             open("one", "w").close()
             os.rename("one", "other")
     """
-    fault = "from fence_core.broker.handlers import trees\n" + fault
+    fault = "from fence_core.broker.calls import trees\n" + fault
     ended = faulty(runs, fault, "import os\n" + textwrap.dedent(test), "-rA")
     assert "PASSED test_it.py::test_file" in ended.out, ended
     assert (runs.directory / "more/c/d/e").is_dir() == (not says), ended

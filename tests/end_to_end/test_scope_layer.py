@@ -11,8 +11,8 @@ from tests.end_to_end.support import Runs
 FORKED = ("--fence", "--fence-scope=test")
 
 BLIND = """
-from fence_core.broker import attribution
-attribution.Process.may_write = lambda *args: True
+from fence_core.broker import processes
+processes.Process.may_write = lambda *args: True
 """
 NARROWED = """
 import pathlib

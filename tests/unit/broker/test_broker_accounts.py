@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fence_core.broker import attribution, scopes
-from fence_core.broker.attribution import Marks, Process, ProcessTable
+from fence_core.broker import scopes
+from fence_core.broker.marks import Marks
+from fence_core.broker.processes import Process, ProcessTable
 from fence_core.broker.scopes import Binding
 from fence_core.errors import PolicyError
 from fence_core.policy.model import Source
@@ -144,7 +146,7 @@ class FakeLimits:
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> FakeLimits:
     made = FakeLimits()
-    monkeypatch.setattr(attribution.resource, "prlimit", made.prlimit)
+    monkeypatch.setattr(resource, "prlimit", made.prlimit)
     return made
 
 
@@ -230,7 +232,7 @@ def test_marks_are_bounded_and_sessions_outlast_tests(
 def test_whatever_happens_a_mark_means_what_it_was_put_for(steps: list[tuple[int, int, int]]) -> None:
     with sessions() as nested, pytest.MonkeyPatch.context() as patch:
         limits = FakeLimits()
-        patch.setattr(attribution.resource, "prlimit", limits.prlimit)
+        patch.setattr(resource, "prlimit", limits.prlimit)
         marks, worker = Marks(), nested.worker()
         meant: dict[int, tuple[str, int]] = {}
         for pid, test, phase in steps:
@@ -257,7 +259,7 @@ class Table:
         # No filter is in force here: whoever descends from this process counts as fenced.
         monkeypatch.setattr(self.processes, "is_fenced", lambda pid: True)
         self.limits = FakeLimits()
-        monkeypatch.setattr(attribution.resource, "prlimit", self.limits.prlimit)
+        monkeypatch.setattr(resource, "prlimit", self.limits.prlimit)
         self.first = self.processes.adopt(os.getpid(), self.root.now())
         self.first.workers.append(self.root)
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fence_core.broker.call import Call
-from fence_core.broker.handlers.ancillary import CMSG_SIZE, Control, InvalidMessageError, headers, own_number
-from fence_core.broker.sockets import Borrowed
+from fence_core.broker.calls.ancillary import CMSG_SIZE, Control, InvalidMessageError, headers, own_number
+from fence_core.broker.services.sockets import Borrowed
 from tests.unit.broker.kit import call
 
 SCM_CREDENTIALS = 2

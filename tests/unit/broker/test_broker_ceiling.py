@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fence_core.broker.ceiling import DEVICES, FILE, TREE, Ceiling, existing
+from fence_core.broker.paths.ceiling import DEVICES, FILE, TREE, Ceiling, existing
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fence_core.broker.etc_hosts import remark
+from fence_core.broker.services.etc_hosts import remark
 
 HOSTS = b"""\
 # 10.0.0.9 commented

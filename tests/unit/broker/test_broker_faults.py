@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from fence_core.broker.call import Call
-from fence_core.broker.faults import Faults
-from fence_core.broker.look_ups import Query
-from fence_core.broker.recorder import Attempt
-from fence_core.broker.refusals import Refusals
 from fence_core.broker.scopes import Binding
+from fence_core.broker.services.faults import Faults
+from fence_core.broker.services.look_ups import Query
+from fence_core.broker.services.recorder import Attempt
+from fence_core.broker.services.refusals import Refusals
 from fence_core.errors import KernelCallError
 from fence_core.policy.requests import Connect, Fault, Resolve, Write
 from tests.unit.broker.kit import Sessions, call, sessions

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fence_core.broker import identity
-from fence_core.broker.identity import Identities
+from fence_core.broker.paths import identity
+from fence_core.broker.paths.identity import Identities
 from tests.unit.broker.kit import who
 
 NOBODY = 0xFFFF_FFFF

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fence_core.broker import inode_errno
+from fence_core.broker.paths import inode_errno
 from fence_core.kernel.credentials import (
     CAP_CHOWN,
     CAP_DAC_OVERRIDE,

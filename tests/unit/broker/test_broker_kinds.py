@@ -8,7 +8,7 @@ import pkgutil
 from pathlib import Path
 from typing import get_args
 
-from fence_core.broker import handlers
+from fence_core.broker import calls
 from fence_core.policy import requests
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -16,8 +16,8 @@ KINDS = set(get_args(requests.Kind))
 
 
 def test_each_request_is_of_a_documented_kind() -> None:
-    modules = [requests, *(importlib.import_module(f"{handlers.__name__}.{each.name}") for each in
-                           pkgutil.iter_modules(handlers.__path__))]  # fmt: skip
+    modules = [requests, *(importlib.import_module(f"{calls.__name__}.{each.name}") for each in
+                           pkgutil.iter_modules(calls.__path__))]  # fmt: skip
     found = {
         one.__name__: getattr(one, "kind", None)
         for module in modules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fence_core.broker.look_ups import NAMES_MAX, LookUps, Query
+from fence_core.broker.services.look_ups import NAMES_MAX, LookUps, Query
 
 A, AAAA, HTTPS = 1, 28, 65
 

@@ -15,8 +15,8 @@ import dns.message
 import dns.rdatatype
 import pytest
 
-from fence_core.broker.names import Names, raw_address
-from fence_core.broker.sockets import Borrowed, parse_address
+from fence_core.broker.services.name_server import Names, raw_address
+from fence_core.broker.services.sockets import Borrowed, parse_address
 from fence_core.dns.search import Verdict
 
 ALLOWED, REFUSED, ABSENT = "api.example.com", "secret.example", "gone.example"
@@ -248,7 +248,7 @@ def test_who_does_not_read_is_not_waited_for(server: Server, talker: socket.sock
 
 
 def test_conversations_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fence_core.broker.names._CONVERSATIONS_MAX", 2)
+    monkeypatch.setattr("fence_core.broker.services.name_server._CONVERSATIONS_MAX", 2)
     socks: list[Any] = []
     for _ in range(3):
         sock = socket.socket()

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from fence_core.broker import native_errno as module
 from fence_core.broker.call import Call
-from fence_core.broker.identity import Identities
-from fence_core.broker.native_errno import NO_CHANGE, native_errno
-from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD, Located, Resolver
+from fence_core.broker.paths import native_errno as module
+from fence_core.broker.paths.identity import Identities
+from fence_core.broker.paths.native_errno import NO_CHANGE, native_errno
+from fence_core.broker.paths.resolve import ASK_KERNEL, AT_FDCWD, Located, Resolver
 from fence_core.kernel import links
 from fence_core.kernel.credentials import CAP_DAC_OVERRIDE, Credentials
 from tests.unit.broker.kit import call, who

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from fence_core.broker import control, judging
-from fence_core.broker.attribution import Process
-from fence_core.broker.recorder import Attempt, Recorder
+from fence_core.broker import judging
+from fence_core.broker.processes import Process
 from fence_core.broker.scopes import Binding
+from fence_core.broker.services import control
+from fence_core.broker.services.recorder import Attempt, Recorder
 from fence_core.events.model import Owner
 from fence_core.kernel import signals
 from fence_core.policy.requests import Write

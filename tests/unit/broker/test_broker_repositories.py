@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from fence_core.broker import repositories
 from fence_core.broker.call import Call
-from fence_core.broker.identity import Identities
-from fence_core.broker.resolve import AT_FDCWD, Located, Resolver
+from fence_core.broker.paths import repositories
+from fence_core.broker.paths.identity import Identities
+from fence_core.broker.paths.resolve import AT_FDCWD, Located, Resolver
 from fence_core.policy.requests import Write
 from tests.unit.broker.kit import Sessions, call, sessions
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fence_core.broker.call import Call
-from fence_core.broker.identity import Identities
-from fence_core.broker.resolve import ASK_KERNEL, AT_FDCWD, Resolver, own_links, plain_text
+from fence_core.broker.paths.identity import Identities
+from fence_core.broker.paths.resolve import ASK_KERNEL, AT_FDCWD, Resolver, own_links, plain_text
 from tests.unit.broker.kit import call
 
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fence_core.broker import sockets
-from fence_core.broker.sockets import Borrowed, InsideSockets, is_loopback, is_wildcard, parse_address
+from fence_core.broker.services import sockets
+from fence_core.broker.services.sockets import Borrowed, InsideSockets, is_loopback, is_wildcard, parse_address
 from fence_core.policy.requests import Bind
 
 # ---------------------------------------------------------------- addresses

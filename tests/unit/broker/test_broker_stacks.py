@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fence_core.broker import stacks
-from fence_core.broker.stacks import StackPipe, parse_stack
+from fence_core.broker.services import stacks
+from fence_core.broker.services.stacks import StackPipe, parse_stack
 from fence_core.events.model import Frame
 from fence_core.kernel import signals
 

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from fence_core.broker import repositories, surroundings
 from fence_core.broker.call import Call
-from fence_core.broker.resolve import Located
+from fence_core.broker.paths import repositories, surroundings
+from fence_core.broker.paths.resolve import Located
 from tests.unit.broker.kit import Sessions, call, sessions
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from fence_core.broker import table
-from fence_core.broker.handlers.opens import CHANGES
+from fence_core.broker.calls.opens import CHANGES
 from fence_core.kernel import arch, bpf
 
 HERE = arch.current()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fence_core.broker.terminals import Terminals
+from fence_core.broker.paths.terminals import Terminals
 
 _TIOCGPTN = 0x80045430
 _TIOCSPTLCK = 0x40045431

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fence_core.broker.handlers.ties import receives_from
-from fence_core.broker.ties import Ties
+from fence_core.broker.calls.ties import receives_from
+from fence_core.broker.services.ties import Ties
 from fence_core.policy.model import Policy, Source
 from fence_core.policy.sources.merge import merge
 from fence_core.policy.sources.validate import parse_overlay

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fence_core.broker import unix_sockets
-from fence_core.broker.resolve import Located
-from fence_core.broker.unix_sockets import UnixSockets, _holders, _listed
+from fence_core.broker.paths.resolve import Located
+from fence_core.broker.services import unix_sockets
+from fence_core.broker.services.unix_sockets import UnixSockets, _holders, _listed
 
 LIST = b"""Num       RefCount Protocol Flags    Type St Inode Path
 0000000000000000: 00000002 00000000 00010000 0001 01 11 /run/listening

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fence_core.broker import control as answering
-from fence_core.broker import tunnels
+from fence_core.broker.services import control as answering
+from fence_core.broker.services import tunnels
 from fence_core.errors import BrokerError, PolicyError, Problem
 from fence_core.link import control, doors, filter
 from fence_core.link.operations import Operation, Shape, misfit

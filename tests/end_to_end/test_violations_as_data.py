@@ -106,7 +106,7 @@ def run_of(fenced: Fenced, workers: int) -> Caught:
         )
 
 
-@pytest.mark.needs("program:curl")
+@pytest.mark.needs("program:curl", "user:root")  # writes where the kernel itself would refuse everybody else
 @pytest.mark.parametrize("workers", [0, 2])
 def test_fields(fenced: Fenced, workers: int) -> None:
     run = run_of(fenced, workers)

@@ -116,10 +116,10 @@ def _connect_as(who: Credentials | None, fd: int, target: bytes) -> int:
     if who is None:
         return errno_of(_connect(fd, target, len(target)))
     groups, gid = os.getgroups(), os.getegid()
-    os.setgroups(who.groups)
-    os.setresgid(-1, who.gid, -1)
-    os.setresuid(-1, who.uid, -1)
     try:
+        os.setgroups(who.groups)
+        os.setresgid(-1, who.gid, -1)
+        os.setresuid(-1, who.uid, -1)
         return errno_of(_connect(fd, target, len(target)))
     finally:
         os.setresuid(-1, 0, -1)

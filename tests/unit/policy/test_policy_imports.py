@@ -25,7 +25,8 @@ def loaded(code: str) -> set[str]:
 
 def test_the_whole_package_imports_nothing_heavy() -> None:
     paths = (path.relative_to(ROOT).with_suffix("") for path in (ROOT / "fence_core/policy").rglob("*.py"))
-    modules = [".".join(path.parts) for path in paths if path.name != "__init__"]
+    # `public` knows the networks of the world, and is loaded when it is asked about an address of a name.
+    modules = [".".join(path.parts) for path in paths if path.name not in ("__init__", "public")]
     assert {"fence_core.policy.decide", "fence_core.policy.sources.load"} <= set(modules)
     found = loaded("".join(f"import {name}\n" for name in modules)) - loaded(ALREADY)
     assert "fence_core.policy.decide" in found

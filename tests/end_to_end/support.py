@@ -224,8 +224,11 @@ def _words(pid: int) -> str:
 
 
 def state(pid: int) -> str:
-    """The letter of proc(5): S for asleep, T for stopped."""
-    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2][0]
+    """The letter of proc(5): S for asleep, T for stopped; X for what is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 def is_fenced(pid: int) -> bool:

@@ -32,7 +32,7 @@ def write(runs: Runs, text: str, config: str = "") -> None:
 def own_children(supervisor: int) -> list[int]:
     """Fenced processes that this one has started itself, and that live: pytest."""
     names = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-    return [pid for pid in map(int, names) if is_fenced(pid) and state(pid) != "Z"]
+    return [pid for pid in map(int, names) if is_fenced(pid) and state(pid) not in "ZX"]
 
 
 def test_named_and_ended(runs: Runs) -> None:

@@ -6,6 +6,7 @@ Each call is made by a process of its own, in a directory of its own that was pr
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import stat
@@ -139,7 +140,8 @@ def tree(directory: Path) -> list[tuple[object, ...]]:
     """Every name with what can be said of it; files with several names by the first of them."""
     found: list[tuple[object, ...]] = []
     first: dict[int, str] = {}
-    for path in sorted([directory, *directory.rglob("*")]):
+    below = (Path(top, name) for top, *names in os.walk(directory) for name in itertools.chain(*names))
+    for path in sorted([directory, *below]):
         status = path.lstat()
         name = str(path.relative_to(directory))
         inside = os.readlink(path) if path.is_symlink() else ""

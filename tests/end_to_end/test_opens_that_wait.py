@@ -37,7 +37,7 @@ def test_pipes_leases_and_signals(fenced: Fenced) -> None:
             thread.join()
             assert got == ["through"]
 
-        @pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGINT])
+        @pytest.mark.parametrize("number", [int(signal.SIGALRM), int(signal.SIGINT)])
         def test_signal(number):
             class Came(Exception):
                 pass

@@ -30,6 +30,7 @@ def test_the_whole_package_imports_nothing_heavy() -> None:
     assert {"fence_core.policy.decide", "fence_core.policy.sources.load"} <= set(modules)
     found = loaded("".join(f"import {name}\n" for name in modules)) - loaded(ALREADY)
     assert "fence_core.policy.decide" in found
+    assert "fence_core.policy.public" not in found
     assert not found & set(HEAVY)
 
 

@@ -104,7 +104,7 @@ def test_module():
 
 STARTED = re.compile(r"^ {0,2}(\w+) \((\w[\w.<>]*)\)(?: [\[(].*?[\])])*(?= \.\.\. |\n)", re.MULTILINE)
 HEADING = re.compile(r"^={70}\n(ERROR|FAIL|UNEXPECTED SUCCESS): (\w+)(?: \((\w[\w.<>]*)\))?", re.MULTILINE)
-OUTCOME = re.compile(r"(?:^|\s)(ok(?=$)|skipped(?= ['\"])|expected failure(?=$))", re.MULTILINE)
+OUTCOME = re.compile(r"(?:^|\s)(ok(?=$)|skipped(?= ['\"])|(?:un)?expected (?:failure|success)(?=$))", re.MULTILINE)
 RANK = ("ok", "skipped", "expected failure", "unexpected success", "FAIL", "ERROR")
 
 

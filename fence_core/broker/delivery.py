@@ -68,7 +68,8 @@ class Delivery:
         Whether a number has arrived cannot be asked: SECCOMP_IOCTL_NOTIF_SEND succeeds, too, while the thread, woken
         by a signal, is on its way to take its call back. Measured with a stand-in for the broker (Linux 6.18, a signal
         each millisecond, two busy cores): 6 in 177,000 answers were lost so, and 6 in 1,217,000 where an answer waits
-        for a signal that is seen to be pending. A descriptor (SECCOMP_IOCTL_NOTIF_ADDFD) is acknowledged by the thread.
+        for a signal that is seen to be pending. On an idle machine, where the thread is awake at once, it was 5 in
+        60,000. A descriptor (SECCOMP_IOCTL_NOTIF_ADDFD) is acknowledged by the thread.
         """
         repeats = self._repeats
         if repeats is None or key is None:

@@ -58,6 +58,7 @@ class Process:
         "same_program",
         "stacks",
         "test",
+        "tests_forked",
         "wanted",
         "workers",
     )
@@ -84,6 +85,8 @@ class Process:
         """The directory that it wanted to make last, where those above it are missing."""
         self.test = 0
         """Of a pytest process: the fork that it has made to run the current test in."""
+        self.tests_forked = 0
+        """The number of the last of those. A fork that runs a test has its own: what it forks itself has a copy."""
         self.fork_servers: list[Process] = []
         """Of a pytest process: those that it has started, which work for its later tests, too."""
 
@@ -251,7 +254,7 @@ class ProcessTable:
             # A fork carries the handler and the pipe; an exec, which is trapped, takes both away.
             process.stacks = parent.stacks
         process.same_program = parent is not None and bool(parent.workers)
-        if parent is not None and parent.test == pid:
+        if parent is not None and self._runs_a_test(process, parent):
             self._adopt_test(process, parent)
         else:
             self._marks.put(pid, binding)
@@ -320,6 +323,17 @@ class ProcessTable:
         for server in process.fork_servers:
             if self.by_pid.get(server.pid) is server:
                 self._marks.put(server.pid, process.account())
+
+    def _runs_a_test(self, process: Process, parent: Process) -> bool:
+        """Whether it was forked to run one test: its parent has said so, or is about to."""
+        if parent.test == process.pid:
+            return True
+        number = parent.workers[-1].fork_for_a_test(process.pid) if parent.workers else 0
+        if number <= parent.tests_forked:
+            return False
+        parent.test = process.pid
+        parent.tests_forked = process.tests_forked = number
+        return True
 
     def expect_test(self, process: Process, pid: int) -> None:
         """A pytest process has forked to run one test; the fork may have made a call of its own already."""

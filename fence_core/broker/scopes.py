@@ -18,7 +18,7 @@ from typing import Any
 from fence_core.errors import PolicyError, Problem
 from fence_core.events.ledger import Ledger
 from fence_core.events.phases import PHASES
-from fence_core.link.page import Page, read_note
+from fence_core.link.page import Page, read_fork, read_note
 from fence_core.policy.decide import Judge
 from fence_core.policy.model import Policy, Source
 from fence_core.policy.sources.merge import merge
@@ -166,6 +166,10 @@ class Worker:
         if found == (now.said, now.phase, now.policy):
             return now  # the usual case: one object for all of a test's
         return Binding(self, *found)
+
+    def fork_for_a_test(self, pid: int) -> int:
+        """Which of this worker's forks for one test `pid` is, by its copy of the note; 0: none, or nobody knows."""
+        return read_fork(pid, *self.note) if self.note[0] else 0
 
     def of_no_test(self) -> Binding:
         """For a process of which nobody can say any more which test has started it: what every test may do."""

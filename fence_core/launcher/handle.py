@@ -135,7 +135,8 @@ class Fence:
         if self._policy not in self._layers:
             places = self._ask(control.CEILING, policy=self._policy)["places"]
             self._layers[self._policy] = None if places is None else per_test.Layer(places)
-        pid: int = per_test.fork(self._layers[self._policy], self._layers.values())
+        with self._note.forking_for_a_test():
+            pid: int = per_test.fork(self._layers[self._policy], self._layers.values())
         if pid == 0:
             self._lock = real.Lock()  # a thread that is not there may have held it
         return pid

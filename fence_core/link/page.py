@@ -25,9 +25,12 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from fence_core.errors import KernelCallError
 from fence_core.kernel import mapping, memory
+from fence_core.untouched import real
 
 PAGE_BYTES = 65536
 _NODEID_AT = 40
@@ -111,14 +114,16 @@ class Note:
     """The note of a pytest process, as it writes it.
 
     Layout (words as in the page): the token that tells it from whatever else may lie at this address; which of the two
-    slots counts; and the slots, each with policy number, phase, length of the node id, and the node id. The slot that
-    does not count is the one that is written: so a fork by another thread, at whatever moment, copies a whole one.
+    slots counts; the number of the fork for one test that is being made, 0 where none is; and the slots, each with
+    policy number, phase, length of the node id, and the node id. The slot that does not count is the one that is
+    written: so a fork by another thread, at whatever moment, copies a whole one.
     """
 
-    __slots__ = ("_bytes", "_words", "address", "token")
+    __slots__ = ("_bytes", "_forks", "_words", "address", "token")
 
     def __init__(self) -> None:
         """Raises KernelCallError."""
+        self._forks = 0
         self.address = mapping.private(_NOTE_BYTES)
         self._bytes = mapping.view(self.address, _NOTE_BYTES)
         self._words = self._bytes.cast("Q")
@@ -141,6 +146,18 @@ class Note:
         """Only the phase changes."""
         self._words[(_SLOTS_AT[self._words[1]] >> 3) + 1] = phase
 
+    @contextmanager
+    def forking_for_a_test(self) -> Iterator[None]:
+        """A fork in this block is known as that of a test by the copy of this note in it, from its first call on."""
+        self._forks += 1
+        self._words[_FORK] = self._forks
+        pid = real.getpid()
+        try:
+            yield
+        finally:
+            if real.getpid() == pid:
+                self._words[_FORK] = 0
+
     def release(self) -> None:
         """Give the memory back. What is written goes nowhere any more."""
         self._bytes = memoryview(bytearray(_NOTE_BYTES))
@@ -148,6 +165,7 @@ class Note:
         mapping.unmap(self.address, _NOTE_BYTES)
 
 
+_FORK = 2
 _HEAD = struct.Struct("=QQQ")
 _SLOTS_AT = (64, 64 + PAGE_BYTES)
 _NOTE_BYTES = 64 + 2 * PAGE_BYTES
@@ -165,6 +183,15 @@ def read_note(pid: int, address: int, token: int) -> tuple[str, int, int] | None
     except (KernelCallError, OverflowError):
         return None
     return nodeid.decode("utf-8", "replace"), phase, policy
+
+
+def read_fork(pid: int, address: int, token: int) -> int:
+    """The number of the fork for one test that was being made when this process was forked, by its note; 0: of none."""
+    try:
+        found, _, number = struct.unpack("=QQQ", memory.read(pid, address, 24))
+    except (KernelCallError, OverflowError):
+        return 0
+    return int(number) if found == token else 0
 
 
 def create() -> int:

@@ -40,7 +40,7 @@ INSIDE: dict[str, Mapping[str, str]] = {
     "fence_core/link/operations.py": {},
     "fence_core/link/page.py": {
         "Note.__init__": BEFORE,
-        **dict.fromkeys(("read_note", "create"), SUPERVISOR),
+        **dict.fromkeys(("read_note", "read_fork", "create"), SUPERVISOR),
     },
     "fence_core/report/stack.py": {"_stdlib_paths": BEFORE},
     "fence_core/report/terminal.py": {},

@@ -102,6 +102,24 @@ STORM = """
             except InterruptedError:
                 pass
 
+    twice = []
+
+    @pytest.fixture(autouse=True)
+    def done_once():
+        '''Each call once, but for the answers that the kernel itself loses (Delivery.deliver).'''
+        twice.clear()
+        yield
+        assert len(twice) <= LOST, twice
+
+    def once(number, call, *args):
+        '''What cannot be done twice: the second time is that error.'''
+        try:
+            again(call, *args)
+        except OSError as error:
+            if error.errno != number:
+                raise
+            twice.append(call)
+
     @pytest.fixture
     def storm():
         '''SIGALRM a thousand times a second, with a handler in Python and without SA_RESTART.'''
@@ -119,15 +137,15 @@ STORM = """
             assert time.monotonic() < deadline
             path = str(tmp_path / str(done % 7))
             os.close(os.open(path, os.O_RDWR | os.O_CREAT))
-            again(os.rename, path, path + "x")
-            again(os.unlink, path + "x")
-            again(os.mkdir, path)
-            again(os.rmdir, path)
+            once(errno.ENOENT, os.rename, path, path + "x")
+            once(errno.ENOENT, os.unlink, path + "x")
+            once(errno.EEXIST, os.mkdir, path)
+            once(errno.ENOENT, os.rmdir, path)
             with again(socket.socket) as server, again(socket.socket) as client:
-                again(server.bind, ("127.0.0.1", 0))
+                once(errno.EINVAL, server.bind, ("127.0.0.1", 0))
                 again(server.listen)
                 client.settimeout(10)
-                again(client.connect, server.getsockname())
+                once(errno.EISCONN, client.connect, server.getsockname())
             done += 1
 
     def test_sends_once(storm):
@@ -137,7 +155,9 @@ STORM = """
             again(a.bind, ("127.0.0.1", 0))
             for n in range(2000):
                 b.sendto(b"%d" % n, a.getsockname())
-                assert a.recv(99) == b"%d" % n
+                while (got := a.recv(99)) != b"%d" % n:
+                    assert got == b"%d" % (n - 1)
+                    twice.append(n)
             a.setblocking(False)
             with pytest.raises(BlockingIOError):
                 a.recv(99)
@@ -156,10 +176,15 @@ STORM = """
 """
 
 
+def in_a_storm(missing: str) -> str:
+    """No answer may be lost where no signal takes a call back; otherwise a few of the thousands."""
+    return f"    LOST = {5 if missing else 0}\n" + STORM
+
+
 @pytest.mark.parametrize("missing", ["", "wait_killable"])
 def test_signal_storm(runs: Runs, missing: str) -> None:
     """Every call returns, done once; also before Linux 5.19, where a signal takes a call back from the broker."""
-    write(runs, STORM)
+    write(runs, in_a_storm(missing))
     args = ["-rA", "-p", "no:cacheprovider"]
     ended = runs.command(*without(runs, missing, *args)) if missing else runs.pytest(*args)
     assert ended.outcomes() == [
@@ -208,16 +233,16 @@ NAMES = """
             assert time.monotonic() < deadline
             path = str(there / str(done % 7))
             fd = again(lambda: os.open(moved(path), os.O_RDWR | os.O_CREAT | os.O_EXCL))
-            again(lambda: os.link(moved(path), moved(path + "l")))
-            again(lambda: os.rename(moved(path), moved(path + "x")))
-            again(lambda: os.unlink(moved(path + "x")))
-            again(lambda: os.unlink(moved(path + "l")))
-            again(lambda: os.symlink("target", moved(path)))
-            again(lambda: os.unlink(moved(path)))
-            again(lambda: os.mkdir(moved(path)))
+            once(errno.EEXIST, lambda: os.link(moved(path), moved(path + "l")))
+            once(errno.ENOENT, lambda: os.rename(moved(path), moved(path + "x")))
+            once(errno.ENOENT, lambda: os.unlink(moved(path + "x")))
+            once(errno.ENOENT, lambda: os.unlink(moved(path + "l")))
+            once(errno.EEXIST, lambda: os.symlink("target", moved(path)))
+            once(errno.ENOENT, lambda: os.unlink(moved(path)))
+            once(errno.EEXIST, lambda: os.mkdir(moved(path)))
             with pytest.raises(FileExistsError):
                 again(lambda: os.mkdir(moved(path)))
-            again(lambda: os.rmdir(moved(path)))
+            once(errno.ENOENT, lambda: os.rmdir(moved(path)))
             os.close(fd)
             done += 1
 """
@@ -226,7 +251,8 @@ NAMES = """
 @pytest.mark.parametrize("missing", ["", "wait_killable"])
 def test_signal_storm_on_names(runs: Runs, missing: str) -> None:
     """Where the broker makes and removes names itself: each time once, however often the program has to ask."""
-    write(runs, STORM[: STORM.index("    @pytest.fixture")] + NAMES)
+    storm = in_a_storm(missing)
+    write(runs, storm[: storm.index("    @pytest.fixture\n")] + NAMES)
     (runs.directory / "pyproject.toml").write_text(
         '[tool.fence]\nextends = "default-deny"\nallow_local_binding = true\n'
     )

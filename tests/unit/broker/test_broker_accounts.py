@@ -19,6 +19,7 @@ from fence_core.broker.marks import Marks
 from fence_core.broker.processes import Process, ProcessTable
 from fence_core.broker.scopes import Binding
 from fence_core.errors import PolicyError
+from fence_core.link.page import Note
 from fence_core.policy.model import Source
 from fence_core.policy.requests import Write
 from tests.unit.broker.kit import Sessions, scope, sessions
@@ -356,6 +357,35 @@ def test_also_where_it_was_seen_before_it_was_announced(table: Table, child: sub
     assert process.workers == []
     table.processes.expect_test(table.first, child.pid)
     assert process.workers == [table.root]
+
+
+def test_a_call_before_it_is_announced_is_that_pytest_process_too(table: Table) -> None:
+    """A test can be refused something before its parent gets to say so: its copy of the note says it."""
+    note = Note()
+    table.root.note = (note.address, note.token)
+    goes_on, its_fork = os.pipe(), os.pipe()
+    with note.forking_for_a_test():
+        test = os.fork()
+        if test == 0:
+            os.close(goes_on[1])
+            below = os.fork()
+            if below:
+                os.write(its_fork[1], b"%d" % below)
+            os.read(goes_on[0], 1)
+            os._exit(0)
+    below = int(os.read(its_fork[0], 16))
+    try:
+        process = table.processes.find(test)
+        assert process.workers == [table.root]
+        assert (table.first.test, table.root.test_pid) == (test, test)
+        assert table.processes.find(below).workers == [], "what it forks has a copy of that note, too"
+        table.processes.expect_test(table.first, test)
+        assert process.workers == [table.root], "once"
+    finally:
+        for fd in (*goes_on, *its_fork):
+            os.close(fd)
+        os.waitpid(test, 0)
+        note.release()
 
 
 def test_nobody_else_is_taken_in(table: Table, child: subprocess.Popen[bytes]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from fence_core.link import page
-from fence_core.link.page import Note, Page, read_note
+from fence_core.link.page import Note, Page, read_fork, read_note
 
 
 @pytest.fixture
@@ -126,4 +126,29 @@ def test_a_fork_has_a_copy_that_stands_still() -> None:
         os.waitpid(child, 0)
         for fd in (*ready, *go):
             os.close(fd)
+        note.release()
+
+
+def test_a_fork_for_a_test_is_known_by_its_number() -> None:
+    note = Note()
+    read, write = os.pipe()
+    with note.forking_for_a_test():
+        assert read_fork(os.getpid(), note.address, note.token) == 1
+    assert read_fork(os.getpid(), note.address, note.token) == 0
+    with note.forking_for_a_test():
+        child = os.fork()
+        if child == 0:
+            os.close(write)
+    if child == 0:  # the block is left there as well
+        os.read(read, 1)
+        os._exit(0)
+    try:
+        assert read_fork(os.getpid(), note.address, note.token) == 0
+        assert read_fork(child, note.address, note.token) == 2
+        assert read_fork(child, note.address, note.token ^ 1) == 0
+        assert read_fork(child, (1 << 64) + 1, note.token) == 0
+    finally:
+        os.close(write)
+        os.close(read)
+        os.waitpid(child, 0)
         note.release()

@@ -51,9 +51,12 @@ class Broker:
         terms: Terms,
         start_filter: Callable[[], FilterEnd],
         on_meeting: Callable[[int], object] | None,
+        *,
+        borrows: bool = True,
     ) -> None:
         """`scope`: the session that the user has started, in the process `root_pid`. `start_filter` raises OSError,
-        KernelCallError. `on_meeting` is called with the pid of each process that is seen for the first time."""
+        KernelCallError. `on_meeting` is called with the pid of each process that is seen for the first time. `borrows`:
+        the callers' descriptors may be taken (pidfd_getfd)."""
         terminals = Terminals()  # first of all: what is open now was handed to the run
         listener = seccomp.Listener(listener_fd)
         listener.set_sync_wake_up()
@@ -74,6 +77,7 @@ class Broker:
 
         parts = self._services = Services()
         parts.listener, parts.started = listener, time.time()
+        parts.borrows = borrows
         parts.processes, parts.recorder, parts.drafts = self.processes, self.recorder, self.drafts
         parts.identities, parts.terminals, parts.ceiling = Identities(), terminals, ceiling
         parts.watches_reads = terms.watches_reads

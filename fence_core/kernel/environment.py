@@ -50,7 +50,7 @@ def _block() -> tuple[int, bytes]:
     """Where the initial environment lies, and what is there now."""
     fields = process.stat_fields("self")
     start, end = int(fields[process.ENV_START]), int(fields[process.ENV_END])
-    return start, memory.read(os.getpid(), start, end - start)
+    return start, memory.read_own(start, end - start)
 
 
 def _names(entries: list[bytes]) -> set[bytes]:
@@ -66,5 +66,5 @@ def _blank(start: int, block: bytes, names: set[bytes]) -> None:
     place = 0
     for entry in block.split(b"\0"):
         if entry.partition(b"=")[0] in names:
-            memory.write(os.getpid(), start + place, b" " * len(entry))
+            memory.write_own(start + place, b" " * len(entry))
         place += len(entry) + 1

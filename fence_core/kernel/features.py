@@ -11,7 +11,7 @@ from errno import EFAULT
 from typing import TYPE_CHECKING, NamedTuple
 
 from fence_core.errors import FenceUnavailable, KernelCallError
-from fence_core.kernel import landlock, libc, memory, pidfd, seccomp
+from fence_core.kernel import credentials, landlock, libc, memory, pidfd, seccomp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -143,12 +143,13 @@ def _pidfd() -> list[Feature]:
 
 def _process_vm_readv() -> Feature:
     name = "process_vm_readv"
-    probe = ctypes.create_string_buffer(b"fence")
     try:
-        found = memory.read_string(os.getpid(), ctypes.addressof(probe))
-    except (KernelCallError, FenceUnavailable) as error:
-        return Feature(name, False, _why(error) if isinstance(error, OSError) else error.reason)
-    return Feature(name, found == b"fence", "" if found == b"fence" else "it reads something else")
+        memory.check()
+    except KernelCallError as error:
+        return Feature(name, False, _why(error))
+    except FenceUnavailable as error:
+        return Feature(name, False, error.reason)
+    return Feature(name, True, "")
 
 
 def _ptrace() -> Feature:
@@ -161,8 +162,8 @@ def _ptrace() -> Feature:
         return Feature(name, True, "no Yama")
     if scope <= 1:
         return Feature(name, True, f"Yama ptrace_scope {scope}")
-    if scope == 2 and os.geteuid() == 0:
-        return Feature(name, True, "Yama ptrace_scope 2, as root")
+    if scope == 2 and credentials.of(os.getpid()).may(credentials.CAP_SYS_PTRACE):
+        return Feature(name, True, "Yama ptrace_scope 2, with CAP_SYS_PTRACE")
     return Feature(name, False, f"Yama ptrace_scope {scope} forbids inspecting one's own children")
 
 

@@ -1,4 +1,4 @@
-"""Read and write the memory of a stopped process. Source: process_vm_readv(2). Linux 3.2.
+"""Read and write the memory of a stopped process. Sources: process_vm_readv(2), proc_pid_mem(5). Linux 3.2.
 
 What was read is only what was there: other threads of the target write on. For a trapped call ask
 `seccomp.Listener.is_valid` afterwards, or the bytes may be those of a process that took over the number.
@@ -9,29 +9,128 @@ without read permission; or another user's); ESRCH, it is gone; EFAULT, the addr
 Measured (Linux 6.18, two shared cores, CPython 3.11): a path takes 2.8 us, of which the kernel has 1.4 (the
 same call from C). A pread of an open /proc/PID/mem would take 1.3, but such a descriptor keeps showing
 the old memory after an exec, and after vfork that is the parent's.
+
+Where process_vm_readv is refused (Docker's default seccomp profile does on old kernels, containerd's too), the same is
+done on /proc/TID/mem, opened each time: `choose`. The kernel's own check of who may inspect whom is the same one. Two
+things differ there. Memory that the process may not read itself (PROT_NONE) is read, where the kernel would have
+answered EFAULT. And it would let us write what the process may not, so that is asked first (/proc/TID/maps).
 """
 
 from __future__ import annotations
 
 import ctypes
-from errno import EFAULT, ENAMETOOLONG
+import os
+from errno import EACCES, EFAULT, EINVAL, EIO, ENAMETOOLONG, ENOENT, EPERM, ESRCH
 from typing import TYPE_CHECKING
 
-from fence_core.errors import KernelCallError
+from fence_core.errors import FenceUnavailable, KernelCallError
 from fence_core.kernel import libc
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _ulong = ctypes.c_ulong
 _SIGNATURE = (ctypes.c_int, ctypes.c_void_p, _ulong, ctypes.c_void_p, _ulong, _ulong)
-_readv = libc.function("process_vm_readv", ctypes.c_ssize_t, *_SIGNATURE)
-_writev = libc.function("process_vm_writev", ctypes.c_ssize_t, *_SIGNATURE)
+_borrowing = (
+    libc.function("process_vm_readv", ctypes.c_ssize_t, *_SIGNATURE),
+    libc.function("process_vm_writev", ctypes.c_ssize_t, *_SIGNATURE),
+)
+_readv, _writev = _borrowing
+_pread = libc.function("pread", ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long)
+_pwrite = libc.function("pwrite", ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long)
 
 # The smallest page of any machine we know: never more than needed, whatever the real size.
 _PAGE = 4096
 # Most paths are shorter; the rest of a page would double the time.
 _FIRST = 256
+
+
+def choose(*, borrows: bool) -> None:
+    """Decide for this process how memory is reached from now on: by process_vm_readv, or by /proc/TID/mem.
+
+    Raises `FenceUnavailable` where the second is needed and does not work either.
+    """
+    global _readv, _writev
+    _readv, _writev = _borrowing if borrows else (_read_file, _write_file)
+    if not borrows:
+        try:
+            check(_read_file)
+        except KernelCallError as error:
+            raise FenceUnavailable(
+                "process_vm_readv",
+                f"it is refused here, and so is reading /proc/PID/mem: {error.strerror}",
+                "Allow one of the two.",
+            ) from None
+
+
+def check(readv: Callable[..., int] = _borrowing[0]) -> None:
+    """Try whether process_vm_readv works. Raises `KernelCallError`, `FenceUnavailable`."""
+    text = b"fence"
+    there, here = ctypes.create_string_buffer(text), ctypes.create_string_buffer(len(text))
+    local = (_ulong * 2)(ctypes.addressof(here), len(text))
+    remote = (_ulong * 2)(ctypes.addressof(there), len(text))
+    if readv(os.getpid(), ctypes.addressof(local), 1, ctypes.addressof(remote), 1, 0) < 0:
+        libc.fail("process_vm_readv")
+    if here.raw != text:
+        raise KernelCallError("process_vm_readv", EFAULT, "it reads something else")
+
+
+def _read_file(tid: int, local: int, _: int, remote: int, count: int, flags: int) -> int:
+    """As process_vm_readv(2) answers, with one local piece."""
+    return _transfer(_pread, os.O_RDONLY, tid, local, remote, count)
+
+
+def _write_file(tid: int, local: int, _: int, remote: int, count: int, flags: int) -> int:
+    """As process_vm_writev(2) answers, with one local piece."""
+    return _transfer(_pwrite, os.O_WRONLY, tid, local, remote, count)
+
+
+def _transfer(call: Callable[..., int], flags: int, tid: int, local: int, remote: int, count: int) -> int:
+    try:
+        fd = os.open(f"/proc/{tid}/mem", flags | os.O_CLOEXEC)
+    except OSError as error:
+        ctypes.set_errno({ENOENT: ESRCH, EACCES: EPERM}.get(error.errno or 0, error.errno or 0))
+        return -1
+    try:
+        size = (_ulong * 2).from_address(local)[1]
+        address = (_ulong * 2).from_address(local)[0]
+        pieces = (_ulong * (2 * count)).from_address(remote)
+        done = 0
+        for at in range(0, 2 * count, 2):
+            want = min(pieces[at + 1], size - done)
+            # As a signed number: what lies in the kernel's half is EINVAL, not some other place.
+            if call is _pwrite and not _writable(tid, pieces[at], pieces[at] + pieces[at + 1]):
+                ctypes.set_errno(EFAULT)
+                return -1
+            got = call(fd, address + done, want, ctypes.c_long(pieces[at]).value) if want else 0
+            if got <= 0 and want and not done:  # nothing at all: its memory is gone
+                number = ctypes.get_errno() if got else ESRCH
+                ctypes.set_errno(EFAULT if number in (EIO, EINVAL) else number)
+                return -1
+            done += max(got, 0)
+            if got < want:
+                break
+        return done
+    finally:
+        os.close(fd)
+
+
+def _writable(tid: int, start: int, end: int) -> bool:
+    """Whether the process could write to all of this itself. False if it is gone."""
+    try:
+        with open(f"/proc/{tid}/maps", "rb") as file:
+            for line in file:
+                span, rights, _ = line.split(b" ", 2)
+                first, last = (int(edge, 16) for edge in span.split(b"-"))
+                if first <= start < last:
+                    if rights[1:2] != b"w":
+                        return False
+                    if end <= last:
+                        return True
+                    start = last
+    except OSError:
+        pass
+    return False
 
 
 class _Scratch:
@@ -143,3 +242,27 @@ def write(pid: int, address: int, data: bytes) -> None:
     if put != len(data):
         raise KernelCallError("process_vm_writev", ctypes.get_errno() if put < 0 else EFAULT)
     del buffer  # alive until here: `local` holds only its address
+
+
+def read_own(address: int, length: int) -> bytes:
+    """As `read`, of this very process, whatever is refused: the kernel copies it into a file in memory."""
+    fd = os.memfd_create("fence-own-memory")
+    try:
+        put = _pwrite(fd, address, length, 0)
+        if put != length:
+            raise KernelCallError("pwrite", ctypes.get_errno() if put < 0 else EFAULT)
+        return os.pread(fd, length, 0)
+    finally:
+        os.close(fd)
+
+
+def write_own(address: int, data: bytes) -> None:
+    """As `write`, in this very process, whatever is refused."""
+    fd = os.memfd_create("fence-own-memory")
+    try:
+        os.write(fd, data)
+        got = _pread(fd, address, len(data), 0)
+        if got != len(data):
+            raise KernelCallError("pread", ctypes.get_errno() if got < 0 else EFAULT)
+    finally:
+        os.close(fd)

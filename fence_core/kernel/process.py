@@ -16,7 +16,10 @@ from typing import NamedTuple
 from fence_core.errors import BrokerError, FenceUnavailable
 from fence_core.kernel import arch, libc
 
-_CLONE_PARENT = 0x00008000  # include/uapi/linux/sched.h
+# Source: include/uapi/linux/sched.h.
+_CLONE_FILES = 0x00000400
+_CLONE_PARENT = 0x00008000
+_WALL = 0x40000000  # include/uapi/linux/wait.h
 _SIGCHLD = 17  # the same on both machines
 
 _CHUNK = 8192  # /proc/PID/status has less than 2 KiB, but as many groups as it likes
@@ -30,12 +33,25 @@ def clone_parent() -> int:
     signal that our own end will send, and it is our parent that waits for it. Raises `BrokerError` when this
     process has a second thread, else `KernelCallError`: EAGAIN, ENOMEM, EINVAL in the init of a pid namespace.
     """
-    return _clone(_CLONE_PARENT, "clone(CLONE_PARENT)")
+    return _clone(_CLONE_PARENT | _SIGCHLD, "clone(CLONE_PARENT)")
 
 
 def clone_child() -> int:
     """As `clone_parent`, but the new process is our child."""
-    return _clone(0, "clone")
+    return _clone(_SIGCHLD, "clone")
+
+
+def clone_with_our_files() -> int:
+    """As `clone_child`, but both have one table of descriptors until the new process ends, which sends no signal.
+
+    `wait_for_clone` waits for it. It must close nothing, and collect no garbage, which may close things.
+    """
+    return _clone(_CLONE_FILES, "clone(CLONE_FILES)")
+
+
+def wait_for_clone(pid: int) -> int:
+    """The wait status of a child that sends no signal when it ends. Raises `OSError`."""
+    return os.waitpid(pid, _WALL)[1]
 
 
 def _clone(flags: int, call: str) -> int:
@@ -46,7 +62,7 @@ def _clone(flags: int, call: str) -> int:
     # With only flags given the argument orders agree: x86_64 has (flags, stack, parent_tid, child_tid, tls),
     # aarch64 (flags, stack, parent_tid, tls, child_tid). No stack means: go on on a copy of this one.
     # The interpreter's lock is kept, so that both sides come back holding it.
-    return libc.syscall_locked(arch.current().calls["clone"], flags | _SIGCHLD, 0, 0, 0, 0, call=call)
+    return libc.syscall_locked(arch.current().calls["clone"], flags, 0, 0, 0, 0, call=call)
 
 
 def fork_unnoticed() -> int:

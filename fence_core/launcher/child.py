@@ -8,10 +8,12 @@ unfenced.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
+import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from fence_core.errors import FenceError
 from fence_core.kernel import landlock, libc, process, seccomp
@@ -31,6 +33,7 @@ BLOCKED = frozenset(signal.valid_signals()) - {
 }
 """Signals blocked around the fork, and in the supervisor for good: everything that somebody else sends. What a process
 brings upon itself keeps its meaning."""
+_NUMBER = struct.Struct("=i")
 _PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_DIRECTORY
 FILES = (
@@ -96,7 +99,45 @@ def _raise(orders: start.Orders, guard: Callable[..., object], meanwhile: Callab
         else:
             _allow_moves(ruleset)
         _enter(ruleset)
-    return seccomp.install_listener(program, wait_killable=orders.walls.wait_killable)
+    if orders.walls.borrows:
+        return seccomp.install_listener(program, wait_killable=orders.walls.wait_killable)
+    return _install_and_hand_over(orders, program)
+
+
+def _install_and_hand_over(orders: start.Orders, program: bytes) -> int:
+    """Install the filter, and send its listener: what would carry it is trapped from then on, with nobody to answer.
+
+    So a process is made beforehand that has no filter, and this one's table of descriptors, where the listener will be.
+    When it is waited for, the table is this process's alone again.
+    """
+    numbers, number = os.pipe2(os.O_CLOEXEC)
+    collects = gc.isenabled()
+    gc.disable()
+    ours = os.getpid()
+    helper = process.clone_with_our_files()
+    if helper == 0:
+        _hand_over(ours, numbers, orders.guardian_control)
+    listener = seccomp.install_listener(program, wait_killable=orders.walls.wait_killable)
+    os.write(number, _NUMBER.pack(listener))
+    status = process.wait_for_clone(helper)
+    if status:
+        raise OSError(errno.EPIPE, f"the listener could not be handed over (wait status {status})")
+    os.close(numbers)
+    os.close(number)
+    if collects:
+        gc.enable()
+    return listener
+
+
+def _hand_over(parent: int, numbers: int, control: int) -> NoReturn:
+    """Run by the helper. Never returns: 0 is its status where the listener was sent."""
+    try:
+        libc.set_parent_death_signal(signal.SIGKILL)  # a pipe of which it has both ends never ends
+        if os.getppid() == parent:
+            start.hand_over(control, _NUMBER.unpack(os.read(numbers, _NUMBER.size))[0])
+            libc.exit_now(0)
+    finally:
+        libc.exit_now(1)
 
 
 class Ruleset(NamedTuple):

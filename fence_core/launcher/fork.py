@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from fence_core.errors import BrokerError
-from fence_core.kernel import credentials, pidfd, process
+from fence_core.kernel import credentials, memory, pidfd, process
 from fence_core.kernel.credentials import CAP_PERFMON, CAP_SYS_ADMIN
 from fence_core.launcher import guardian, inherited, set_aside
 from fence_core.launcher.child import BLOCKED, raise_fence
@@ -54,7 +54,9 @@ def fork_fenced(
 
     `withheld`: variables that were kept from the tests already.
     """
-    plan = make_plan(config, check_layers(config.settings.require), _facts(), host)
+    found = check_layers(config.settings.require)
+    memory.choose(borrows=found.available("process_vm_readv"))
+    plan = make_plan(config, found, _facts(), host)
     gone = tuple(withheld)
     if config.settings.env_deny:
         from fence_core.launcher.withhold import withhold

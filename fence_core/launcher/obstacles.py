@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from fence_core.kernel import arch, features, process
 
-NEEDED = ("seccomp", "pidfd_open", "pidfd_getfd", "process_vm_readv", "ptrace")
+NEEDED = ("seccomp", "pidfd_open", "pidfd_getfd", "ptrace")
 """Without these there is no fence at all; the others make it better."""
 _SHOWN = 10
 

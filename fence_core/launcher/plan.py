@@ -51,7 +51,7 @@ class Plan(Record):
 
     mode: Mode
     layers: tuple[str, ...]
-    """For the header: ``seccomp``, ``landlock 7``."""
+    """For the header: ``seccomp``, ``landlock 7``, ``without pidfd_getfd``."""
     walls: Walls
     as_root: bool
     """Which of the filters: root has calls that nobody else may make."""
@@ -80,12 +80,13 @@ def make_plan(config: Config, found: Features, facts: Facts, host: Host) -> Plan
     guards_environments = bool(settings.env_deny) and acts and facts.inspects
     return Plan(
         mode=settings.mode,
-        layers=("seccomp", f"landlock {found.landlock_abi}") if scopes or files else ("seccomp",),
+        layers=_layers(found, lands=scopes or files),
         walls=Walls(
             wait_killable=found.available("wait_killable"),
             signal_scope=scopes,
             network_floor=acts,
             file_floor=acts and files,
+            borrows=found.available("pidfd_getfd"),
         ),
         as_root=facts.as_root,
         watches_reads=settings.watch_reads or bool(config.policy.filesystem.deny_read) or guards_environments,
@@ -95,3 +96,10 @@ def make_plan(config: Config, found: Features, facts: Facts, host: Host) -> Plan
         closes_fds=acts,
         withheld=tuple(sorted(filter(matcher(settings.env_deny), facts.variables))) if acts else (),
     )
+
+
+def _layers(found: Features, *, lands: bool) -> tuple[str, ...]:
+    """What holds; and what the broker has to do without, in the words that `require` takes."""
+    landlocked = (f"landlock {found.landlock_abi}",) if lands else ()
+    missed = tuple(f"without {name}" for name in ("pidfd_getfd", "process_vm_readv") if not found.available(name))
+    return ("seccomp", *landlocked, *missed)

@@ -105,7 +105,8 @@ def _broker(
     number, why = start.read_listener(child.hears)
     if why:
         raise BrokerError(why)
-    listener = pidfd.get_fd(pidfd.open_pidfd(child.pid), number)
+    borrows = plan.walls.borrows
+    listener = pidfd.get_fd(pidfd.open_pidfd(child.pid), number) if borrows else start.take_over(child.guardian)
     terms = Terms(
         host=plan.host.name,
         layers=plan.layers,
@@ -116,7 +117,9 @@ def _broker(
         announces_forks=on_meeting is not None,
     )
     port = root.base.network.http_proxy_port or 0
-    return Broker(listener, child.pid, root, ceiling, terms, lambda: start_filter(port), on_meeting)
+    return Broker(
+        listener, child.pid, root, ceiling, terms, lambda: start_filter(port), on_meeting, borrows=plan.walls.borrows
+    )
 
 
 def leave_quietly(text: str, status: int) -> NoReturn:

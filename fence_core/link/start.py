@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import struct
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -29,6 +30,8 @@ class Walls(NamedTuple):
     """Landlock refuses TCP bind and connect that the broker has not made itself."""
     file_floor: bool
     """Landlock refuses writes outside of the ceiling."""
+    borrows: bool = True
+    """The supervisor may take descriptors (pidfd_getfd); else it is sent the listener, and makes sockets itself."""
 
 
 class Orders(NamedTuple):
@@ -47,6 +50,7 @@ class Orders(NamedTuple):
 # Supervisor to child.
 
 GO = b"1"
+_FD = struct.Struct("=i")
 
 
 def send_program(fd: int, program: bytes, places: Places) -> None:
@@ -83,6 +87,27 @@ def tell_listener(fd: int, listener: int) -> None:
 
 def tell_failure(fd: int, why: str) -> None:
     os.write(fd, b"!" + why.encode("utf-8", "replace")[:4000])
+
+
+def hand_over(control: int, listener: int) -> None:
+    """Send the listener itself, as the first packet to the supervisor: by a process that is not filtered."""
+    line = socket.socket(fileno=control)
+    line.sendmsg([GO], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD.pack(listener))])
+    line.detach()
+
+
+def take_over(control: socket.socket) -> int:
+    """The listener that was sent. Raises OSError where the packet has come without one."""
+    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+    packet, ancillary, _, _ = control.recvmsg(len(GO), socket.CMSG_SPACE(_FD.size), flags)
+    fds = [
+        _FD.unpack(data)[0]
+        for level, kind, data in ancillary
+        if (level, kind, len(data)) == (socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD.size)
+    ]
+    if packet != GO or len(fds) != 1:
+        raise OSError(errno.EBADMSG, "the listener did not come along")
+    return int(fds[0])
 
 
 def read_listener(fd: int) -> tuple[int, str]:

@@ -248,6 +248,7 @@ def assert_same(plain: Ended, fenced: Ended) -> None:
     assert not difference, difference
 
 
+_REFUSING = Path(__file__).resolve().parents[1] / "refusing.py"
 _WITHOUT = """\
 import sys, pytest
 from fence_core.kernel import features
@@ -260,11 +261,17 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
+# What a container's profile may refuse: so it is refused here, for the whole run, and not only hidden.
+_REFUSED = {"pidfd_getfd": ("pidfd_getfd",), "process_vm_readv": ("process_vm_readv", "process_vm_writev")}
+
+
 def without(runs: Runs, missing: str, *args: str) -> list[str]:
     """The command for a fenced run on a kernel that lacks these features (names separated by commas)."""
     (runs.directory / "without.py").write_text(_WITHOUT, encoding="utf-8")
     python, *rest = runs.argv(args, fenced=True)
-    return [python, "without.py", missing, *rest[2:]]
+    refused = [call for name in missing.split(",") for call in _REFUSED.get(name, ())]
+    refusing = [python, str(_REFUSING), ",".join(refused)] if refused else []
+    return [*refusing, python, "without.py", missing, *rest[2:]]
 
 
 @pytest.fixture

@@ -11,10 +11,21 @@ import threading
 import pytest
 
 from fence_core.errors import KernelCallError
-from fence_core.kernel import arch, libc, memory
+from fence_core.kernel import arch, features, libc, memory
 from tests.kernel.children import become_user
 
-pytestmark = pytest.mark.needs("kernel:process_vm_readv")
+
+@pytest.fixture(
+    autouse=True,
+    params=[pytest.param(True, marks=pytest.mark.needs("kernel:process_vm_readv"), id="borrowed"), False],
+    ids=lambda borrows: "by file",
+)
+def way(request):
+    """Both ways to another's memory answer the same."""
+    memory.choose(borrows=request.param)
+    yield
+    memory.choose(borrows=features.detect().available("process_vm_readv"))
+
 
 PAGE = mmap.PAGESIZE
 SELF = os.getpid()
@@ -225,3 +236,13 @@ def test_threads_do_not_share_buffers() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_own_memory_whatever_is_refused(island) -> None:
+    data = os.urandom(island.size)
+    island.put(data, island.start)
+    assert memory.read_own(island.start, island.size) == data
+    assert refused(memory.read_own, island.start + 1, island.size) == errno.EFAULT
+    memory.write_own(island.end - 5, b"hello")
+    assert ctypes.string_at(island.end - 5, 5) == b"hello"
+    assert refused(memory.write_own, island.end - 4, b"hello") == errno.EFAULT

@@ -31,6 +31,7 @@ class Services:
     """One object for all calls."""
 
     __slots__ = (
+        "borrows",
         "ceiling",
         "doors",
         "drafts",
@@ -58,6 +59,8 @@ class Services:
     """The opens that only a broker can answer."""
     started: float
     """When the run began."""
+    borrows: bool
+    """Whether the callers' descriptors may be taken (pidfd_getfd)."""
 
     # files
     resolver: Resolver

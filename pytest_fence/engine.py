@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fence_core.launcher.set_aside import keep_set_aside as keep_set_aside
     from fence_core.launcher.withhold import variables_denied as variables_denied
     from fence_core.policy.model import Config as Config
+    from fence_core.policy.paths import escape as escape
     from fence_core.policy.sources.load import config_in as config_in
     from fence_core.policy.sources.load import find_config as find_config
     from fence_core.policy.sources.templates import TemplateContext as TemplateContext
@@ -42,6 +43,7 @@ _NAMES = {
     "launcher.set_aside": ("keep_set_aside",),
     "launcher.withhold": ("variables_denied",),
     "policy.model": ("Config",),
+    "policy.paths": ("escape",),
     "policy.sources.load": ("config_in", "find_config"),
     "policy.sources.templates": ("TemplateContext",),
     "policy.sources.validate": ("parse_marker",),

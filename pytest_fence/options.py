@@ -13,7 +13,10 @@ import pytest
 from pytest_fence import engine, overlooked
 
 VSCODE_PIPE = "TEST_RUN_PIPE"
-"""The environment variable in which VS Code names the socket that its pytest plugin reports to."""
+"""The environment variable in which VS Code names what its pytest plugin reports to: a FIFO that the plugin opens for
+writing, below `XDG_RUNTIME_DIR` where that is set; in other versions a UNIX socket that it connects to."""
+VSCODE_IDS = "RUN_TEST_IDS_PIPE"
+"""The same for a file with the ids of the tests to run, which the script that calls pytest removes afterwards."""
 
 # Options that name a file or directory to be written: of pytest, and of plugins that many projects use.
 _PATH_OPTIONS = (
@@ -81,9 +84,12 @@ def _overlays(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, obje
         yield "--fence-keep-fd", {"keep_fds": options.fence_keep_fd}
     if options.fence_scope is not None:
         yield "--fence-scope", {"scope": options.fence_scope}
-    socket = vscode_socket()
-    if socket:
-        yield f"{VSCODE_PIPE} (set by VS Code)", {"allow_unix_sockets": [socket]}
+    for name, path in vscode_files():
+        file = [engine.escape(path)]
+        rules: dict[str, object] = {"allow_write": file}
+        if name == VSCODE_PIPE:
+            rules["allow_unix_sockets"] = file
+        yield f"{name} (set by VS Code)", rules
 
 
 def given_in_vain(options: argparse.Namespace) -> str:
@@ -94,9 +100,13 @@ def given_in_vain(options: argparse.Namespace) -> str:
     return ""
 
 
-def vscode_socket() -> str:
-    """The one socket that VS Code's runner needs. Read once, before any code under test could change it."""
-    return os.environ.get(VSCODE_PIPE, "")
+def vscode_files() -> list[tuple[str, str]]:
+    """What VS Code's runner needs: variable and path. Asked before any code under test could change it.
+
+    A path that is relative, or a directory, is not what the editor sets.
+    """
+    found = [(name, os.environ.get(name, "")) for name in (VSCODE_PIPE, VSCODE_IDS)]
+    return [(name, path) for name, path in found if os.path.isabs(path) and not os.path.isdir(path)]
 
 
 def paths_to_write(config: pytest.Config) -> Iterator[str]:

@@ -16,7 +16,7 @@ import pytest
 from fence_core.events.phases import known_as
 from pytest_fence import engine
 from pytest_fence.categories import SECTION
-from pytest_fence.options import VSCODE_PIPE, vscode_socket
+from pytest_fence.options import VSCODE_PIPE, vscode_files
 
 _PASSING = (int(pytest.ExitCode.OK), int(pytest.ExitCode.NO_TESTS_COLLECTED))
 _MARKUP: dict[str, dict[str, bool]] = {
@@ -38,7 +38,7 @@ class ReportHooks:
         self._fence = fence
         self._chosen = chosen
         self._session: pytest.Session | None = None
-        self._vscode = vscode_socket()
+        self._vscode = vscode_files()
         self._shown: dict[int, int] = {}
         """Number of each violation that was printed, and the count it had then."""
         self._failing = False
@@ -60,8 +60,9 @@ class ReportHooks:
             if more:
                 names.append(f"and {more} more")
             lines.append(f"fence: closed what was left open: {', '.join(names)}; --fence-keep-fd=N keeps one")
-        if self._vscode:
-            lines.append(f"fence: {VSCODE_PIPE} names {self._vscode}, which may be connected to")
+        for name, path in self._vscode:
+            may = "written to and connected to" if name == VSCODE_PIPE else "removed"
+            lines.append(f"fence: {name} names {path}, which may be {may}")
         return lines
 
     def _variables(self) -> list[str]:

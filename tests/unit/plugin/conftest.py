@@ -20,7 +20,7 @@ def faked(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     directory.mkdir()
     monkeypatch.setenv(fakes.DIRECTORY, str(directory))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
-    for name in ("TEST_RUN_PIPE", "PYTEST_XDIST_WORKER"):
+    for name in ("TEST_RUN_PIPE", "RUN_TEST_IDS_PIPE", "PYTEST_XDIST_WORKER"):
         monkeypatch.delenv(name, raising=False)
     yield FakedPytest(pytester, directory)
     assert not fakes.live

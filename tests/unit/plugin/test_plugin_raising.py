@@ -199,9 +199,16 @@ def policy_of(faked: FakedPytest, *args: str) -> list[str]:
     return [entry.pattern or entry.text for entry in chosen.policy.filesystem.allow_write]
 
 
-def test_the_socket_of_vscode_is_open_and_shown(faked: FakedPytest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_vscode_reports_to_is_open_and_shown(faked: FakedPytest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_RUN_PIPE", "/run/user/1/vscode-x.sock")
-    faked.run().stdout.fnmatch_lines(["fence: TEST_RUN_PIPE names /run/user/1/vscode-x.sock, which may be *"])
+    monkeypatch.setenv("RUN_TEST_IDS_PIPE", "/run/user/1/ids")
+    faked.run().stdout.fnmatch_lines(
+        [
+            "fence: TEST_RUN_PIPE names /run/user/1/vscode-x.sock, which may be written to and connected to",
+            "fence: RUN_TEST_IDS_PIPE names /run/user/1/ids, which may be removed",
+        ]
+    )
+    assert {"/run/user/1/vscode-x.sock", "/run/user/1/ids"} <= set(policy_of(faked))
 
 
 # Workers

@@ -92,7 +92,7 @@ def _race(
         assert host.recv(99) == b"x"
     text = (fenced.directory / "counted").read_text(encoding="ascii")
     counted = {name: tuple(map(int, rest)) for name, *rest in map(str.split, text.splitlines())}
-    assert sum(sum(counts[:3]) for counts in counted.values()) == ROUNDS, run
+    assert sum(sum(counts[:3]) for counts in counted.values()) >= ROUNDS, run
     assert all(counts[0] and counts[1] for counts in counted.values()), counted
     assert {attempt.what for attempt in run.attempts("test_race")} == {f"connect unix:{outside}"}, run
 

@@ -13,7 +13,8 @@
  *       internet  the same with UDP, and its address
  *       netlink   the same with a netlink socket, and its address
  *
- * One line is written for each call: its name, how often it succeeded, was refused with EACCES, and ended otherwise, and
+ * There are more rounds, up to twenty times as many, until each call has both succeeded and been refused. One line is
+ * written for each call: its name, how often it succeeded, was refused with EACCES, and ended otherwise, and
  * the last error number of those.
  */
 #define _GNU_SOURCE
@@ -110,6 +111,15 @@ static socklen_t named(struct sockaddr_un *where, const char *path)
     return offsetof(struct sockaddr_un, sun_path) + strlen(path);
 }
 
+/* Whether a call has not come to one of its ends yet: the other thread may get no processor for long. */
+static int one_sided(int kinds)
+{
+    for (struct call *call = calls; call < calls + kinds; ++call)
+        if (!call->succeeded || !call->refused)
+            return 1;
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     const char *how = argv[1];
@@ -117,6 +127,7 @@ int main(int argc, char **argv)
     socklen_t size = sizeof(struct sockaddr_in);
     pthread_t thread;
     char rest[64];
+    long rounds;
 
     if (argc != 5)
         return 2;
@@ -177,8 +188,9 @@ int main(int argc, char **argv)
     message.msg_namelen = sizes[0];
     given = dup(sockets[0]);
     messages[0].msg_hdr = message;
+    rounds = atol(argv[2]);
     must(pthread_create(&thread, NULL, swap, NULL), "pthread_create");
-    for (long round = atol(argv[2]); round > 0; --round) {
+    for (long round = 0; round < rounds || (one_sided(kinds) && round < 20 * rounds); ++round) {
         struct call *call = &calls[round % kinds];
         if (call->make() == 8) {
             ++call->succeeded;

@@ -8,7 +8,8 @@
  *       parent     the directory itself, exchanged with a symbolic link
  *       descriptor the descriptor that the call is given, by dup2
  *
- * Each round makes the next call of the table; what has succeeded inside is undone by paths that nobody swaps. One line
+ * Each round makes the next call of the table; there are more rounds, up to twenty times as many, until each call has
+ * both succeeded and been refused; what has succeeded inside is undone by paths that nobody swaps. One line
  * is written for each call: its name, how often it succeeded, was refused with EACCES, and ended otherwise, and the last
  * error number of those.
  */
@@ -210,6 +211,15 @@ static void given(const char *start)
     memcpy(bound.sun_path, n, sizeof(n));
 }
 
+/* Whether a call has not come to one of its ends yet: the other thread may get no processor for long. */
+static int one_sided(void)
+{
+    for (struct call *call = calls; call < calls + CALLS; ++call)
+        if (call->succeeded + call->refused + call->other && !(call->succeeded && call->refused))
+            return 1;
+    return 0;
+}
+
 static void must(int result, const char *what)
 {
     if (result) {
@@ -278,7 +288,7 @@ int main(int argc, char **argv)
         swapper = swap_descriptor;
     }
     must(pthread_create(&thread, NULL, swapper, NULL), "pthread_create");
-    for (long round = 0; round < rounds; ++round) {
+    for (long round = 0; round < rounds || (one_sided() && round < 20 * rounds); ++round) {
         struct call *call;
         do
             call = &calls[next++ % CALLS];

@@ -61,7 +61,7 @@ def test_race(fenced: Fenced, probe: Callable[..., Path], swap: str, by: str) ->
     assert not trees.changes(before, trees.account(outside))
     text = (fenced.directory / "counted").read_text(encoding="ascii")
     counted = {name: tuple(map(int, rest)) for name, *rest in map(str.split, text.splitlines())}
-    assert sum(sum(counts[:3]) for counts in counted.values()) == ROUNDS[by], run
+    assert sum(sum(counts[:3]) for counts in counted.values()) >= ROUNDS[by], run
     one_sided = {name: counts for name, counts in counted.items() if not (counts[0] and counts[1])}
     assert not one_sided, counted
     blamed = {attempt.what.partition(" ")[2] for attempt in run.attempts("test_race")}

@@ -5,6 +5,7 @@ These hooks run for every test: each is a write to shared memory, or the compari
 
 from __future__ import annotations
 
+import unittest
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 _WRAPPERS_MAX = 8
 """Decorators on the function of a fixture that are looked through."""
+
+
+_MADE_BY_NAME = ("_xunit_", "_unittest_")
+"""How the fixtures are called that pytest makes of functions for their names."""
+_UNITTEST = unittest.TestCase.setUpClass.__code__.co_filename
 
 
 class TestHooks:
@@ -239,12 +245,30 @@ class TestHooks:
 
 
 def _owner(fixturedef: pytest.FixtureDef[Any]) -> Owner | None:
-    """None for what one test has for itself, and for what pytest makes fixtures of by its name (`setup_module`)."""
-    if fixturedef.scope == "function" or fixturedef.argname.startswith("_xunit"):
+    """None for what one test has for itself."""
+    if fixturedef.scope == "function":
         return None
-    function = fixturedef.func
+    function: Any = fixturedef.func
     for _ in range(_WRAPPERS_MAX):
         function = getattr(function, "__wrapped__", function)
     code = getattr(function, "__code__", None)
+    name = fixturedef.argname
+    if name.startswith(_MADE_BY_NAME):
+        code = _made_of(function)
+        if code is None:
+            return None
+        name = code.co_name
     place = (code.co_filename, code.co_firstlineno) if code is not None else ("", 0)
-    return Owner(fixturedef.argname, fixturedef.scope, *place)
+    return Owner(name, fixturedef.scope, *place)
+
+
+def _made_of(function: Any) -> Any:
+    """The code of `setup_module`, `setUpClass` or the like that pytest has made a fixture of, which closes over it."""
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    cells = dict(zip(names, getattr(function, "__closure__", None) or (), strict=False))
+    for name in sorted(cells):  # setup before teardown
+        if name.startswith(("setup", "teardown")):
+            code = getattr(cells[name].cell_contents, "__code__", None)
+            if code is not None and code.co_filename != _UNITTEST:  # what every TestCase has, and does nothing
+                return code
+    return None

@@ -92,6 +92,13 @@ class Process:
 
     def account(self) -> Binding:
         """On whose account a call of this process is, now."""
+        if self.workers:
+            return self.workers[-1].now()
+        binding = self.binding
+        return binding.running() if binding.follows else binding
+
+    def started_for(self) -> Binding:
+        """On whose account it is for good, whatever runs now: for what is to outlast this moment."""
         return self.workers[-1].now() if self.workers else self.binding
 
     def borrow(self, tid: int, fd: int) -> int:
@@ -161,6 +168,8 @@ class Process:
             worker = self.workers[-1]
             return worker.judge(worker.page.policy()), worker.outer_judges
         binding = self.binding
+        if binding.follows:
+            binding = binding.running()
         return binding.judges[0][1], binding.worker.outer_judges
 
 
@@ -300,7 +309,7 @@ class ProcessTable:
             process.same_program = False
             for worker in process.workers:
                 worker.left_by(process.pid)
-            process.binding = process.account()
+            process.binding = process.started_for()
             process.workers = []
             self._marks.put(process.pid, process.binding)
         process.forget_memory(for_exec=True)

@@ -5,7 +5,8 @@
   the test that started it: it can only narrow.
 * A *worker* is one pytest process of a scope (an xdist worker, or the one process of a plain run), with its page.
 * A *binding* says on whose account a process acts: a test of a worker in a phase, under one policy. It is found once,
-  when the process is first seen, and never changes. See `processes.py` for how.
+  when the process is first seen, and never changes. See `processes.py` for how. What a fixture of more than one test
+  has started *follows* the tests of its worker: as long as one of them runs, that one's binding counts.
 """
 
 from __future__ import annotations
@@ -25,22 +26,30 @@ from fence_core.policy.sources.merge import merge
 from fence_core.policy.sources.validate import parse_marker
 
 POLICIES_MAX = 20_000
+_IN_A_TEST = frozenset(PHASES.index(phase) for phase in ("setup", "call", "teardown"))
 
 
 class Binding:
     """On whose account a process acts. Immutable by convention (slots, set once: it is made for every process)."""
 
-    __slots__ = ("judges", "nodeid", "owner", "phase", "policy", "said", "worker")
+    __slots__ = ("follows", "judges", "nodeid", "owner", "phase", "policy", "said", "worker")
 
     def __init__(self, worker: Worker, said: str, phase: int, policy: int) -> None:
         self.worker = worker
         self.said = said
         """Node id and owner, as the page has them."""
         self.nodeid, _, self.owner = said.partition("\0")
+        self.follows = bool(self.owner) and worker.scope.blame == "running"
+        """Whether a process with this binding is on account of whichever test is running."""
         self.phase = phase if phase < len(PHASES) else 0
         self.policy = policy
         self.judges: tuple[tuple[Binding, Judge], ...] = ((self, worker.judge(policy)), *worker.outer_judges)
         """Innermost first; a call must pass all of them."""
+
+    def running(self) -> Binding:
+        """That of the test which its worker runs now, with that test's policy and no other; itself between tests."""
+        now = self.worker.now()
+        return now if now.nodeid and now.phase in _IN_A_TEST and not self.worker.ended else self
 
     def rules(self) -> Policy:
         """The policy in force; a number never registered means the base policy."""
@@ -54,6 +63,7 @@ class Scope:
     __slots__ = (
         "base",
         "base_dir",
+        "blame",
         "judges",
         "ledger",
         "mode",
@@ -72,6 +82,7 @@ class Scope:
         syntax: str,
         base_dir: Path,
         watches_reads: bool = False,
+        blame: str = "running",
     ) -> None:
         self.base = base
         self.mode = mode
@@ -81,6 +92,8 @@ class Scope:
         """``toml``, ``json`` or ``yaml``: how a remedy is written."""
         self.base_dir = base_dir
         self.watches_reads = watches_reads
+        self.blame = blame
+        """On whose account processes of fixtures of more than one test are: one of `policy.model.Blame`."""
         self.ledger = Ledger()
         """The violations of this session, from all its processes. It goes with the last that refers to the session."""
         self.policies: list[Policy] = [base]
@@ -107,6 +120,7 @@ class Worker:
     __slots__ = (
         "_now",
         "_stamp",
+        "ended",
         "expects_workers",
         "note",
         "number",
@@ -128,6 +142,8 @@ class Worker:
         """The process that runs the current test: this one, or the fork that it made for it (``scope = "test"``)."""
         self.page_fd = page_fd
         self.page = Page(page_fd)
+        self.ended = False
+        """Whether its process is gone, or its session over: whatever the page says, no test is running."""
         self.expects_workers = False
         """Whether it has said that it starts further processes of its session."""
         self.note = (0, 0)
@@ -139,6 +155,7 @@ class Worker:
 
     def close(self) -> None:
         """Its session is over, or its process has ended: give back what costs. What was said last stays readable."""
+        self.ended = True
         self.page.release()
         if self.page_fd >= 0:
             os.close(self.page_fd)
@@ -146,6 +163,7 @@ class Worker:
 
     def left_by(self, pid: int) -> None:
         """A process that ran tests for this worker has ended."""
+        self.ended = self.ended or self.tgid == pid
         if self.test_pid == pid:
             self.test_pid = self.tgid
 

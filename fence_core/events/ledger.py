@@ -56,7 +56,8 @@ class Ledger:
         An attempt equal to one that was fetched for a report, or shown to the user, is a new record: a test that is
         run again must be reported again, and what happens later happens at another line.
         """
-        key = (worker, made.nodeid, made.phase, made.owner, made.operation, made.target, made.program.name)
+        whose = (worker, made.nodeid, made.phase, made.owner, made.started_by)
+        key = (*whose, made.operation, made.target, made.program.name)
         record = self._open.get(key)
         if record is not None and not record.taken and (again or not record.settled):
             record.count += not again

@@ -108,6 +108,8 @@ class Violation(Record):
     count: int = 1  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     owner: Owner | None = None
     """Whose doing it is, if not that of the one test."""
+    started_by: Owner | None = None
+    """The fixture of more than one test that has started the process which tried it."""
     late: bool = False
     """Whether the test had already ended when a process that it left behind tried this."""
     during: tuple[Doing, ...] = ()

@@ -17,6 +17,7 @@ _PARTS: dict[str, Any] = {
     "tried": Source,
     "program": Program,
     "owner": Owner,
+    "started_by": Owner,
     "during": Doing,
     "stack": Frame,
     "remedy": Remedy,

@@ -37,6 +37,7 @@ def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nes
             "source": config.source,
             "syntax": source_kind(config.path),
             "base_dir": base_dir(config),
+            "blame": config.settings.blame,
         }
     fence = Fence(role, plain)
     if config is not None and config.settings.env_deny and fence.role == "nested":

@@ -84,6 +84,7 @@ def _root_scope(config: Config, plan: Plan) -> Scope:
         syntax=source_kind(config.path),
         base_dir=Path(base_dir(config)),
         watches_reads=plan.watches_reads,
+        blame=config.settings.blame,
     )
 
 

@@ -17,7 +17,7 @@ REQUEST_MAX = 16 << 20
 CHUNK = 1 << 16
 """Bytes that are read at a time."""
 
-CONFIG = {"policy": dict, "mode": str, "source": str, "syntax": str, "base_dir": str}
+CONFIG = {"policy": dict, "mode": str, "source": str, "syntax": str, "base_dir": str, "blame": str}
 """What a nested session brings along."""
 _VIOLATIONS = {"violations": list}
 

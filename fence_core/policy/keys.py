@@ -22,7 +22,7 @@ from fence_core.policy.kinds import (
     VARIABLES,
     Key,
 )
-from fence_core.policy.model import Leftovers, Mode, TestScope
+from fence_core.policy.model import Blame, Leftovers, Mode, TestScope
 
 __all__ = [
     "DENY_READ", "ENABLED", "EXTENDS", "FLAT_SECTIONS", "KEYS", "PRESETS", "SECTIONS", "Key", "is_known", "of_section",
@@ -119,6 +119,11 @@ KEYS = (
         "or waited for, still fenced",
     ),
     Key("", "scope", CHOICE, flag="--fence-scope", choices=get_args(TestScope), help="as `--fence-scope`"),
+    Key(
+        "", "blame", CHOICE, marker=False, choices=get_args(Blame),
+        help="on whose account a process is that a fixture of more than one test has started: that of the test that "
+        "runs when the process does something, or of the one that needed the fixture first",
+    ),
     Key(
         "", "env_deny", VARIABLES, marker=False, deny=True, example="*_TOKEN",
         help="environment variables that are removed for the tests and all that they start: names, in which `*` is any "

@@ -15,6 +15,7 @@ from fence_core.text import escape
 Mode = Literal["enforce", "warn", "audit"]
 Leftovers = Literal["end", "wait"]
 TestScope = Literal["session", "test"]
+Blame = Literal["running", "starter"]
 
 
 class Source(Record):
@@ -172,6 +173,7 @@ class Settings(Record):
     leftovers: Leftovers = "end"
     watch_reads: bool = False
     scope: TestScope = "session"
+    blame: Blame = "running"
     env_deny: tuple[Entry, ...] = ()
     keep_fds: tuple[int, ...] = ()
     sources: Sources = ()

@@ -85,13 +85,15 @@ class View:
         return source_text(lines[frame.line - 1]) if 0 < frame.line <= len(lines) else ""
 
     def trim(self, stack: Sequence[Frame]) -> list[Frame]:
-        """The frames of the reader's code; of anything at all where that would leave nothing."""
+        """The frames of the reader's code; where there is none, that at which he would know a library: its outermost,
+        and not the depths of the one that it goes through. Where that would leave nothing, of anything at all."""
         stack = stack[self._start(stack) :]
         own = [frame for frame in stack if self._is_own(frame.path)]
         if own:
             return own
         rest = [frame for frame in stack if not self._is_noise(frame.path)]
-        return (rest or list(stack))[-_FALLBACK_FRAMES:]
+        installed = [frame for frame in rest if _is_installed(frame.path)]
+        return installed[:1] or (rest or list(stack))[-_FALLBACK_FRAMES:]
 
     def _start(self, stack: Sequence[Frame]) -> int:
         """Where the reader's story begins: not in bin/pytest, runpy, or a test that runs a pytest of its own."""
@@ -101,9 +103,9 @@ class View:
         return next((n for n, frame in enumerate(stack) if frame.path.startswith(self._hidden)), 0)
 
     def culprit(self, stack: Sequence[Frame]) -> Frame | None:
-        """The innermost line of the reader's code, which is where to look first."""
-        frames = self.trim(stack)
-        return frames[-1] if frames else None
+        """The innermost line of the reader's code, which is where to look first; no line of a library is."""
+        own = [frame for frame in stack[self._start(stack) :] if self._is_own(frame.path)]
+        return own[-1] if own else None
 
     def fixture(self, stack: Sequence[Frame]) -> Fixture | None:
         """The fixture that was being set up or torn down, read from the decorator in the source."""
@@ -114,12 +116,7 @@ class View:
         return None
 
     def _is_own(self, path: str) -> bool:
-        return not (
-            self._is_noise(path)
-            or "/site-packages/" in path
-            or "/dist-packages/" in path
-            or path.startswith(self._stdlib)
-        )
+        return not (self._is_noise(path) or _is_installed(path) or path.startswith(self._stdlib))
 
     def _is_noise(self, path: str) -> bool:
         return path.startswith(("<frozen ", *self._hidden))
@@ -135,6 +132,10 @@ class View:
         if known is None:
             known = self._trees[path] = _fixture_functions("".join(self._lines_of(path)))
         return known
+
+
+def _is_installed(path: str) -> bool:
+    return "/site-packages/" in path or "/dist-packages/" in path
 
 
 class _Function(NamedTuple):

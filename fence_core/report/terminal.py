@@ -16,6 +16,8 @@ PLACES_MAX = 25
 """Tests listed by name in one section."""
 PER_PLACE_MAX = 10
 """Violations listed for one test."""
+MEANWHILE_MAX = 4
+"""Tests named that ran while a process of another one did something."""
 KINDS_MAX = 10
 """Kinds of violation named in the line about those that are not listed."""
 _TEXT_MAX = 400
@@ -34,7 +36,16 @@ def merge(violations: Sequence[Violation], view: View) -> list[Violation]:
     """What looks the same to the reader, of several workers or attempts, as one with the sum; order is kept."""
     first: dict[tuple[object, ...], Violation] = {}
     for v in violations:
-        key = (v.nodeid, v.phase, *_same(v), v.program.name, v.program.is_pytest, v.late, *view.trim(v.stack))
+        key = (
+            v.nodeid,
+            v.phase,
+            *_same(v),
+            v.program.name,
+            v.program.is_pytest,
+            v.late,
+            v.started_by,
+            *view.trim(v.stack),
+        )
         known = first.get(key)
         first[key] = v if known is None else _recount(known, known.count + v.count)
     return list(first.values())
@@ -177,7 +188,10 @@ def _told_apart(violations: Sequence[Violation], view: View, shown: Collection[i
 
 def _short(violation: Violation, view: View, count: int, by: str = "") -> str:
     """One violation in a line."""
+    # Of a test the reader has the name. Outside of tests he has nothing but this.
     culprit = view.culprit(violation.stack)
+    if culprit is None and not is_in_test(violation):
+        culprit = next(reversed(view.trim(violation.stack)), None)
     where = f", {view.path(culprit.path)}:{culprit.line}" if culprit else ""
     return _phase(violation, view) + shorten(what(_recount(violation, count)), _TEXT_MAX) + by + where
 
@@ -218,19 +232,32 @@ def _phase(violation: Violation, view: View) -> str:
     if fixture is not None:
         phase += f" (fixture {escape(fixture.name)}, scope {escape(fixture.scope)})"
     if violation.late:
-        phase += ", by a process that outlived it"
+        phase += ", by a process that " + ("it started" if violation.started_by else "outlived it")
     return phase + ": "
 
 
 def _program(violation: Violation) -> Iterator[Line]:
-    program = violation.program
+    program, starter = violation.program, violation.started_by
     if program.is_pytest:
+        if program.thread:
+            yield Line(f"  in thread {escape(program.thread)}")
         return
     chain = " -> ".join(escape(name) for name in program.chain)
     text = f"  by {escape(program.name)}" + (f" ({chain})" if len(program.chain) > 1 else "")
-    yield Line(f"{text}, process {program.pid}")
+    started = f", that fixture {escape(starter.fixture)} ({escape(starter.scope)}) started" if starter else ""
+    yield Line(f"{text}, process {program.pid}{started}{_meanwhile(violation)}")
     if program.argv:
         yield Line("    $ " + shorten(" ".join(_quote(word) for word in program.argv), _TEXT_MAX), CODE)
+
+
+def _meanwhile(violation: Violation) -> str:
+    """What else than the test that it is blamed on was running."""
+    names = [escape(doing.nodeid) for doing in violation.during]
+    others = list(dict.fromkeys(name for name in names if name != escape(violation.nodeid)))
+    if not others or not (violation.late or (violation.started_by and violation.owner == violation.started_by)):
+        return ""
+    more = f" and {plural(len(others) - MEANWHILE_MAX, 'other')}" if len(others) > MEANWHILE_MAX else ""
+    return f"; while {shorten(', '.join(others[:MEANWHILE_MAX]), _TEXT_MAX)}{more} ran"
 
 
 def _quote(word: str) -> str:

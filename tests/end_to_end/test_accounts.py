@@ -146,12 +146,15 @@ def test_a_marker_goes_with_the_fork(fenced: Fenced) -> None:
 
 
 @pytest.mark.parametrize("scope", ["session", "test"])
-def test_forks_of_fixtures(fenced: Fenced, scope: str) -> None:
-    """A fixture of the module forks in the setup of the first test: its process stays with that, and with the setup."""
+@pytest.mark.parametrize("blame", ["starter", "running"])
+def test_forks_of_fixtures(fenced: Fenced, scope: str, blame: str) -> None:
+    """A fixture of the module forks in the setup of the first test: its process stays with that, and with the setup,
+    or is on account of whichever test runs."""
+    said = "EACCES" if blame == "starter" else "made"
     run = fenced.run(
         """
         import pytest
-        from helpers import OUTSIDE, Line, by_libc
+        from helpers import OUTSIDE, SAID, Line, by_libc
 
         line = Line()
 
@@ -164,13 +167,17 @@ def test_forks_of_fixtures(fenced: Fenced, scope: str) -> None:
 
         @pytest.mark.fence(allow_write=[OUTSIDE])
         def test_second(service):
-            assert line.ask() == "EACCES"
+            assert line.ask() == SAID
         """,
         f"--fence-scope={scope}",
-        files={"helpers.py": HELPERS},
-        policy=POLICY,
+        files={"helpers.py": f"{HELPERS}\nSAID = {said!r}\n"},
+        policy=POLICY + f'blame = "{blame}"\n',
     )
     run.clean("test_second")
+    if blame == "running":
+        assert not run.ledger
+        assert fenced.untouched(fixture="")
+        return
     (found,) = run.ledger
     assert (found.nodeid, found.phase) == ("test_it.py::test_first", "setup"), run
     assert fenced.untouched()

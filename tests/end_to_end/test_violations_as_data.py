@@ -178,8 +178,8 @@ def test_fields(fenced: Fenced, workers: int) -> None:
     assert (last.phase, last.plain["owner"]) == ("teardown", fixture)
 
     (late,) = [each.plain for each in run.ledger if each.plain["target"]["path"] == "/srv/fence-is-here"]
-    assert late["owner"]["fixture"] == "daemon"
-    assert (late["nodeid"], late["late"]) == ("test_it.py::test_starts", True)
+    assert (late["owner"], late["started_by"]["fixture"]) == (None, "daemon")
+    assert (late["nodeid"], late["late"]) == ("test_it.py::test_goes_on", False)
     assert [(each["nodeid"], each["phase"]) for each in late["during"]] == [("test_it.py::test_goes_on", "call")]
 
 

@@ -16,7 +16,7 @@ from fence_core.errors import PolicyError
 from fence_core.kernel.signals import SIGRTMAX, SIGRTMIN
 from fence_core.link import control as link
 from fence_core.link.operations import Operation, misfit
-from fence_core.policy.model import Mode, Policy, Source
+from fence_core.policy.model import Blame, Mode, Policy, Source
 from fence_core.policy.sources.validate import unwatched
 from fence_core.policy.sources.wire import from_wire
 from fence_core.text import escape
@@ -35,6 +35,7 @@ SESSIONS_OF_ONE_MAX = 32
 SESSIONS_MAX = 1000
 """Sessions, and processes of sessions, that may be open in one run."""
 _MODES = get_args(Mode)
+_BLAMES = get_args(Blame)
 
 
 class Control:
@@ -129,7 +130,7 @@ def _hello(control: Control, process: Process, request: Mapping[str, Any]) -> di
     process.remember_memory()
     if control.sessions.greet_root(process):
         return _welcome(control, "session", process.workers[0], (address, token))
-    here = process.account()
+    here = process.started_for()  # and not what runs now: the inner session may outlast that
     if len(process.workers) >= SESSIONS_OF_ONE_MAX:
         return link.refusal(f"{SESSIONS_OF_ONE_MAX} fenced sessions are open in this process already")
     if control.services.processes.sessions_open() >= SESSIONS_MAX:
@@ -155,6 +156,7 @@ def _hello(control: Control, process: Process, request: Mapping[str, Any]) -> di
         syntax=config["syntax"],
         base_dir=Path(config["base_dir"]),
         watches_reads=control.services.watches_reads,
+        blame=config["blame"] if config["blame"] in _BLAMES else "running",
     )
     worker = control.sessions.add(scope, process, here.judges)
     return _welcome(control, "nested", worker, (address, token))

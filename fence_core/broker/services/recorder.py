@@ -21,7 +21,7 @@ from fence_core.text import encodable
 
 if TYPE_CHECKING:
     from fence_core.broker.judging import Objection
-    from fence_core.broker.scopes import Binding, Scope
+    from fence_core.broker.scopes import Binding, Scope, Worker
     from fence_core.events.ledger import Record
     from fence_core.policy.model import Remedy, Rule
     from fence_core.policy.requests import Request
@@ -48,6 +48,12 @@ def _owner(said: str) -> Owner | None:
         return None
     fixture, scope, file, line = words
     return Owner(fixture, scope, encodable(file), int(line))
+
+
+def _starter(process: Process, worker: Worker) -> Owner | None:
+    """The fixture of more than one test of this session that has started a process."""
+    binding = process.binding
+    return _owner(binding.owner) if binding.worker is worker and worker not in process.workers else None
 
 
 class Attempt(NamedTuple):
@@ -91,6 +97,7 @@ class Recorder:
             nodeid=binding.nodeid,
             phase=PHASES[binding.phase],
             owner=_owner(binding.owner),
+            started_by=_starter(process, worker),
             kind=request.kind,
             operation=operation,
             target=target,

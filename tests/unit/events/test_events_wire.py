@@ -37,6 +37,7 @@ violations = st.builds(
     last_s=st.floats(0, 1e6),
     count=number,
     owner=st.none() | st.builds(Owner, text, text, text, number),
+    started_by=st.none() | st.builds(Owner, text, text, text, number),
     late=st.booleans(),
     during=st.lists(st.builds(Doing, number, text, text), max_size=2).map(tuple),
     stack=st.lists(st.builds(Frame, text, number, text), max_size=3).map(tuple),

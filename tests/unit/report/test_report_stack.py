@@ -59,8 +59,15 @@ def test_what_led_to_the_last_runner_is_left_out() -> None:
     assert seen.trim([runner, TEST, asked, fixture]) == [TEST, fixture]
 
 
-def test_without_frames_of_the_reader_the_libraries_are_shown() -> None:
-    assert view().trim([*pytest_frames(), *library_frames()]) == library_frames()
+def test_without_frames_of_the_reader_a_library_is_shown_where_it_begins() -> None:
+    """And is not the place to look at: that is the test."""
+    thread = Frame("/usr/lib/python3.12/threading.py", 1073, "_bootstrap_inner")
+    client = Frame("/venv/lib/python3.12/site-packages/posthog/consumer.py", 40, "run")
+    for before in pytest_frames(), [thread]:
+        assert view().trim([*before, client, *library_frames()]) == [client]
+        assert view().culprit([*before, client, *library_frames()]) is None
+    assert view().trim([thread]) == [thread]
+    assert view().culprit([thread]) is None
 
 
 def test_a_stack_of_the_runner_alone_is_better_than_none() -> None:

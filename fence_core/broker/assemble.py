@@ -30,7 +30,7 @@ from fence_core.broker.services.ties import Ties
 from fence_core.broker.services.tunnels import FilterEnd, Tunnels
 from fence_core.broker.services.unix_sockets import UnixSockets
 from fence_core.broker.table import handlers, shapes
-from fence_core.kernel import arch, seccomp
+from fence_core.kernel import arch, memory, seccomp
 
 if TYPE_CHECKING:
     from fence_core.broker.paths.ceiling import Ceiling
@@ -90,11 +90,12 @@ class Broker:
 
         machine = arch.current()
         repeats = None if terms.stacks else Repeats(shapes(machine))
-        self._dispatch = Dispatch(parts, self.loop, handlers(machine), repeats, self._faults)
+        handled = {number: parts.identities.looking(handler) for number, handler in handlers(machine).items()}
+        self._dispatch = Dispatch(parts, self.loop, handled, repeats, self._faults)
 
     def run(self) -> None:
         """Answer calls until the loop is finished."""
-        self.loop.run(self._services.listener.fd, self._dispatch.step)
+        self.loop.run(self._services.listener.fd, memory.for_each_call(self._dispatch.step))
 
     def _watch_process(self, pidfd: int, pid: int) -> None:
         self.loop.watch(pidfd, lambda: self._ended(pidfd))

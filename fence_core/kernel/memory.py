@@ -10,10 +10,11 @@ Measured (Linux 6.18, two shared cores, CPython 3.11): a path takes 2.8 us, of w
 same call from C). A pread of an open /proc/PID/mem would take 1.3, but such a descriptor keeps showing
 the old memory after an exec, and after vfork that is the parent's.
 
-Where process_vm_readv is refused (Docker's default seccomp profile does on old kernels, containerd's too), the same is
-done on /proc/TID/mem, opened each time: `choose`. The kernel's own check of who may inspect whom is the same one. Two
-things differ there. Memory that the process may not read itself (PROT_NONE) is read, where the kernel would have
-answered EFAULT. And it would let us write what the process may not, so that is asked first (/proc/TID/maps).
+Where process_vm_readv is refused (by the seccomp profiles of container runtimes), the same is done on /proc/TID/mem:
+`choose`. The kernel's own check of who may inspect whom is the same one. Two things differ there. Memory that the
+process may not read itself (PROT_NONE) is read, where the kernel would have answered EFAULT. And it would let us write
+what the process may not, so that is asked first (/proc/TID/maps). A descriptor is kept for one trapped call at most,
+within which a memory cannot change: `for_each_call`.
 """
 
 from __future__ import annotations
@@ -86,22 +87,22 @@ def _write_file(tid: int, local: int, _: int, remote: int, count: int, flags: in
 
 
 def _transfer(call: Callable[..., int], flags: int, tid: int, local: int, remote: int, count: int) -> int:
+    keeps = _keeps and flags == os.O_RDONLY
     try:
-        fd = os.open(f"/proc/{tid}/mem", flags | os.O_CLOEXEC)
+        fd = _kept(tid) if keeps else os.open(f"/proc/{tid}/mem", flags | os.O_CLOEXEC)
     except OSError as error:
         ctypes.set_errno({ENOENT: ESRCH, EACCES: EPERM}.get(error.errno or 0, error.errno or 0))
         return -1
     try:
-        size = (_ulong * 2).from_address(local)[1]
-        address = (_ulong * 2).from_address(local)[0]
+        address, size = (_ulong * 2).from_address(local)
         pieces = (_ulong * (2 * count)).from_address(remote)
         done = 0
         for at in range(0, 2 * count, 2):
             want = min(pieces[at + 1], size - done)
-            # As a signed number: what lies in the kernel's half is EINVAL, not some other place.
-            if call is _pwrite and not _writable(tid, pieces[at], pieces[at] + pieces[at + 1]):
+            if call is _pwrite and not _writable(tid, pieces[at], pieces[at] + want):
                 ctypes.set_errno(EFAULT)
                 return -1
+            # As a signed number: what lies in the kernel's half is EINVAL, not some other place.
             got = call(fd, address + done, want, ctypes.c_long(pieces[at]).value) if want else 0
             if got <= 0 and want and not done:  # nothing at all: its memory is gone
                 number = ctypes.get_errno() if got else ESRCH
@@ -112,7 +113,46 @@ def _transfer(call: Callable[..., int], flags: int, tid: int, local: int, remote
                 break
         return done
     finally:
-        os.close(fd)
+        if not keeps:
+            os.close(fd)
+
+
+_keeps = False
+_open_on, _open = 0, -1
+"""A thread, and a descriptor on its memory, kept since the current call was received."""
+
+
+def for_each_call(step: Callable[[], None]) -> Callable[[], None]:
+    """`step`, which receives and answers one trapped call, such that it may open memory once and not for each read.
+
+    For the broker, which has one thread. The caller waits meanwhile, so it executes nothing, and has the same memory.
+    """
+    global _keeps
+    _keeps = _readv is _read_file
+    if not _keeps:
+        return step
+
+    def afresh() -> None:
+        _let_go()
+        step()
+
+    return afresh
+
+
+def _let_go() -> None:
+    global _open_on, _open
+    if _open >= 0:
+        os.close(_open)
+        _open_on, _open = 0, -1
+
+
+def _kept(tid: int) -> int:
+    global _open_on, _open
+    if tid != _open_on:
+        _let_go()
+        _open = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        _open_on = tid
+    return _open
 
 
 def _writable(tid: int, start: int, end: int) -> bool:

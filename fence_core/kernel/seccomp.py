@@ -15,6 +15,7 @@ The kernel's facts:
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 from errno import EACCES, EBUSY, EINTR, EINVAL, ENOENT, ENOTTY
 from typing import TYPE_CHECKING
@@ -108,6 +109,11 @@ def install_listener(program: bytes, *, wait_killable: bool) -> int:
             "Run outside of it, or switch off its system call supervision (in a container runtime: the seccomp "
             "profile's SCMP_ACT_NOTIFY rules).",
         ) from error
+
+
+def is_listener(fd: int) -> bool:
+    """Whether this descriptor of ours is one that `install_listener` returns. Raises `OSError`."""
+    return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:seccomp notify"
 
 
 # Bound once: an attribute look-up less per trapped call.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from fence_core.errors import BrokerError, FenceError
-from fence_core.kernel import arch, libc, pidfd
+from fence_core.kernel import arch, libc, pidfd, seccomp
 from fence_core.launcher.join import base_dir
 from fence_core.link import start
 from fence_core.policy.sources.files import source_kind
@@ -108,6 +108,8 @@ def _broker(
         raise BrokerError(why)
     borrows = plan.walls.borrows
     listener = pidfd.get_fd(pidfd.open_pidfd(child.pid), number) if borrows else start.take_over(child.guardian)
+    if not seccomp.is_listener(listener):
+        raise BrokerError("what the fenced process has handed over is no listener")
     terms = Terms(
         host=plan.host.name,
         layers=plan.layers,

@@ -97,17 +97,20 @@ def hand_over(control: int, listener: int) -> None:
 
 
 def take_over(control: socket.socket) -> int:
-    """The listener that was sent. Raises OSError where the packet has come without one."""
+    """The descriptor that was sent (close-on-exec). Raises OSError where none has come, or more than one."""
     flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-    packet, ancillary, _, _ = control.recvmsg(len(GO), socket.CMSG_SPACE(_FD.size), flags)
+    try:
+        packet, ancillary, _, _ = control.recvmsg(len(GO), socket.CMSG_SPACE(_FD.size), flags)
+    except BlockingIOError:
+        packet, ancillary = b"", []
     fds = [
-        _FD.unpack(data)[0]
+        int(_FD.unpack(data)[0])
         for level, kind, data in ancillary
         if (level, kind, len(data)) == (socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD.size)
     ]
     if packet != GO or len(fds) != 1:
         raise OSError(errno.EBADMSG, "the listener did not come along")
-    return int(fds[0])
+    return fds[0]
 
 
 def read_listener(fd: int) -> tuple[int, str]:

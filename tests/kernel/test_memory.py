@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from fence_core.errors import KernelCallError
-from fence_core.kernel import arch, features, libc, memory
+from fence_core.kernel import arch, features, libc, memory, process
 from tests.kernel.children import become_user
 
 
@@ -246,3 +246,45 @@ def test_own_memory_whatever_is_refused(island) -> None:
     memory.write_own(island.end - 5, b"hello")
     assert ctypes.string_at(island.end - 5, 5) == b"hello"
     assert refused(memory.write_own, island.end - 4, b"hello") == errno.EFAULT
+
+
+def test_within_a_call_a_file_is_opened_once(start) -> None:
+    """And once more for the next: an exec has changed the memory by then."""
+    memory.choose(borrows=False)
+    buffer = ctypes.create_string_buffer(b"of the parent")
+    address = ctypes.addressof(buffer)
+    told = os.pipe()
+
+    def work() -> None:
+        os.read(told[0], 1)
+        os.execvp("sleep", ["sleep", "60"])
+
+    child = start(work)
+    link = f"/proc/{child.pid}/mem"
+    seen: list[tuple[bytes | int, int]] = []
+
+    def step() -> None:
+        for _ in range(2):
+            try:
+                found: bytes | int = memory.read_string(child.pid, address)
+            except KernelCallError as error:
+                found = error.errno or 0
+            opened = [fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
+            seen.append((found, sum(os.readlink(f"/proc/self/fd/{fd}") == link for fd in opened)))
+
+    try:
+        call = memory.for_each_call(step)
+        call()
+        os.write(told[1], b"!")
+        while process.program_name(child.pid) != "sleep":
+            os.sched_yield()
+        call()
+        assert seen[:2] == [(b"of the parent", 1)] * 2
+        assert [opened for _, opened in seen[2:]] == [1] * 2
+        assert b"of the parent" not in [found for found, _ in seen[2:]]
+    finally:
+        memory._let_go()
+        memory.choose(borrows=True)
+        assert memory.for_each_call(step) is step  # nothing is kept any more
+        for fd in told:
+            os.close(fd)

@@ -7,6 +7,9 @@ Facts and consequences:
   namespace, is there anything to look up; the calls that do so are trapped to know (`Identities.note_change`).
 * setfsuid(2) from 0 takes the capabilities about files away, and back to 0 gives them back. It, setfsgid(2) and
   capset(2) act on one thread; the broker has no other.
+* Root without CAP_SYS_PTRACE, as in a container, may look into processes of its own user only: what the kernel compares
+  are the real or the file system's ids, with all of the target's (__ptrace_may_access in kernel/ptrace.c). So there,
+  calls of other users are handled with these ids theirs, and all capabilities kept (`Identities.looking`).
 * The umask belongs to the process, and the broker starts no thread: it is set for one call and set back.
 """
 
@@ -15,10 +18,12 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from errno import EPERM
+from typing import Protocol, TypeVar
 
+from fence_core.broker.reply import HandOver, Reply, Value, Wait
 from fence_core.errors import KernelCallError
 from fence_core.kernel import credentials, libc, namespaces
 from fence_core.kernel.credentials import Credentials
@@ -32,6 +37,15 @@ _CAP_HEADER = struct.Struct("=Ii")
 _CAP_DATA = struct.Struct("=6I")  # effective, permitted, inheritable: the low words, then the high ones
 
 
+class Caller(Protocol):
+    """Of a trapped call what is needed to know whose it is."""
+
+    tid: int
+
+
+C = TypeVar("C", bound=Caller)
+
+
 class Identities:
     """Who the callers are, where that is not the same as who the broker is."""
 
@@ -42,6 +56,8 @@ class Identities:
         """Whether a caller may have other rights than we have. An attribute, since every call about a path asks."""
         self._own = Credentials(read_proc("/proc/self/status"))
         self._privileged = os.geteuid() == 0 or self._own.capabilities != 0
+        self._base = (self._own.uid, self._own.gid)
+        """The ids that we have outside of `acting_as`."""
 
     def note_change(self) -> None:
         """From now on any fenced process may be somebody else."""
@@ -75,6 +91,59 @@ class Identities:
             if creates:
                 os.umask(before)
 
+    def looking(self, handler: Callable[[C], Reply]) -> Callable[[C], Reply]:
+        """The same handler, but able to look into callers of another user, where that takes their ids.
+
+        A caller whose own ids are not all the same stays one that nobody may look into.
+        """
+        own = self._own
+        if own.uids != (0,) * 4 or own.may(credentials.CAP_SYS_PTRACE):
+            return handler
+        if not (own.may(credentials.CAP_SETUID) and own.may(credentials.CAP_SETGID)):
+            return handler
+
+        def as_its_user(call: C) -> Reply:
+            if not self.changed:
+                return handler(call)
+            with self._looking_into(call.tid):
+                reply = handler(call)
+            if isinstance(reply, Wait):
+                poll = reply.poll
+
+                def poll_as_its_user() -> int | Value | HandOver | None:
+                    with self._looking_into(call.tid):
+                        return poll()
+
+                reply.poll = poll_as_its_user
+            return reply
+
+        return as_its_user
+
+    @contextmanager
+    def _looking_into(self, tid: int) -> Iterator[None]:
+        """Raises ProcessLookupError where it is gone."""
+        own, who = self._own, Credentials(read_proc(f"/proc/{tid}/status"))
+        alike = len({*who.uids}) == len({*who.gids}) == 1
+        if not alike or (who.uids, who.gids) == (own.uids, own.gids):
+            yield
+            return
+        try:
+            self._look_as(who.uid, who.gid)
+            yield
+        finally:
+            self._look_as(own.uid, own.gid)
+
+    def _look_as(self, uid: int, gid: int) -> None:
+        try:
+            libc.call("setresgid", gid, _NOBODY, _NOBODY)
+            libc.call("setresuid", uid, _NOBODY, _NOBODY)
+            _set_file_id("setfsgid", gid)
+            _set_file_id("setfsuid", uid)
+            _set_effective(self._own.capabilities)
+            self._base = (uid, gid)
+        except OSError:
+            libc.exit_now(3)
+
     def outer_ids(self, tid: int, uid: int, gid: int) -> tuple[int, int] | None:
         """The ids of a thread's user namespace as ours has them; None where one of them has no counterpart.
 
@@ -94,9 +163,9 @@ class Identities:
 
     def _become_ourselves(self) -> None:
         try:
-            _set_file_id("setfsuid", self._own.uid)
+            _set_file_id("setfsuid", self._base[0])
             _set_effective(self._own.capabilities)
-            _set_file_id("setfsgid", self._own.gid)
+            _set_file_id("setfsgid", self._base[1])
             _set_groups(self._own.groups)
         except OSError:
             libc.exit_now(3)  # as nobody in particular nothing can be judged: the guardian ends the tests

@@ -2,7 +2,7 @@
 
 A test that cannot run everywhere says what it needs, and is skipped where that is missing::
 
-    @pytest.mark.needs("program:curl", "module:uvloop", "kernel:landlock", "user:root")
+    @pytest.mark.needs("program:curl", "module:uvloop", "kernel:landlock", "user:root", "capability:SYS_ADMIN")
 
 FENCE_MUST_WORK turns skips into failures, so that a machine on which the fence quietly does nothing cannot pass:
 
@@ -23,11 +23,13 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["pytester"]
 
+CAPABILITIES = {"NET_RAW": 13, "SYS_ADMIN": 21}  # source: capability.h
 EXCUSED = {"1": ("elsewhere:", "program:"), "all": ("elsewhere:",)}
 
 
@@ -54,7 +56,15 @@ def missing(thing: str) -> str | None:
         return None if is_root == (name == "root") else f"elsewhere: runs as {name} only"
     if kind == "kernel":
         return missing_feature(name)
-    raise pytest.UsageError(f"needs({thing!r}): accepted are program:, module:, user: and kernel:")
+    if kind == "capability":
+        return None if has_capability(CAPABILITIES[name]) else f"elsewhere: root without CAP_{name}, as in a container"
+    raise pytest.UsageError(f"needs({thing!r}): accepted are program:, module:, user:, kernel: and capability:")
+
+
+def has_capability(number: int) -> bool:
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> number & 1)
 
 
 def missing_feature(name: str) -> str | None:

@@ -5,6 +5,7 @@
     python3 dev.py test [ARG...]   run the tests (arguments go to pytest)
     python3 dev.py lint            ruff, ruff format, mypy
     python3 dev.py bench [ARG...]  run the benchmarks (arguments go to benchmarks/run.py)
+    python3 dev.py machines [ROW...]   as root: quickstart and tests in containers and other machines (--list: which)
     python3 dev.py setup EXTRA...  only set up
     python3 dev.py lock            renew dev-packages.txt: the newest of everything, from now on
 
@@ -229,8 +230,14 @@ def bench(arguments: Sequence[str]) -> int:
     return run(python, "benchmarks/run.py", *arguments)
 
 
+def machines(arguments: Sequence[str]) -> int:
+    python = setup("test")
+    run(python, "-m", "compileall", "-qq", "fence_core", "pytest_fence")  # a container sees the checkout read-only
+    return run(python, "-m", "tests.machines.run", *arguments)
+
+
 def main(words: Sequence[str]) -> int:
-    tasks = {"demo": demo, "test": test, "lint": lint, "bench": bench, "lock": lock}
+    tasks = {"demo": demo, "test": test, "lint": lint, "bench": bench, "machines": machines, "lock": lock}
     if words and words[0] == "setup":
         setup(*words[1:])
         return 0

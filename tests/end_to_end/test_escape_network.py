@@ -8,10 +8,10 @@ import pytest
 
 from tests.end_to_end.caught import Fenced
 
-as_root = pytest.mark.needs("user:root")  # the kernel takes it from privileged programs only
+makes_namespaces = pytest.mark.needs("user:root", "capability:SYS_ADMIN")
 
 
-@as_root
+@pytest.mark.needs("user:root", "capability:NET_RAW")
 def test_source_route(fenced: Fenced) -> None:
     """A datagram for loopback that is to go by another host goes there first."""
     run = fenced.run(
@@ -130,7 +130,7 @@ def test_port_of_another_address(fenced: Fenced) -> None:
     assert [r["outcome"] for r in run.reports if r["phase"] == "call"].count("passed") == 9, run
 
 
-@as_root
+@makes_namespaces
 def test_rights_of_the_broker(fenced: Fenced) -> None:
     """A low port is bound by the broker, but only for those who may."""
     run = fenced.run(
@@ -259,7 +259,7 @@ def test_flag_of_a_shared_file(fenced: Fenced) -> None:
     assert run.status == 0, run
 
 
-@as_root
+@makes_namespaces
 def test_namespace_of_others(fenced: Fenced) -> None:
     """A network namespace that was made outside is not entered; one made inside is."""
     run = fenced.run(

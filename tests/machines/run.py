@@ -1,0 +1,126 @@
+"""Run rows of the table of machines, and print what came of them: `python3 dev.py machines`.
+
+    dev.py machines [--list] [ROW...]
+
+A ROW is the name of one, or the beginning of some: `docker`, `linux-6.1`. Without one, all are run. Exit status 0: each
+row is as it should be. 2: this machine cannot run one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+from tests.machines.containers import Docker, UnavailableError
+from tests.machines.job import RESULT, Result
+from tests.machines.rows import ROWS, Row
+
+ROOT = Path(__file__).resolve().parents[2]
+JOB = Path(__file__).with_name("job.py")
+SHOWN = 80  # lines of what a machine said, where something is wrong
+
+
+def chosen(words: Sequence[str]) -> list[Row]:
+    if not words:
+        return list(ROWS)
+    unknown = [word for word in words if not any(row.name.startswith(word) for row in ROWS)]
+    if unknown:
+        sys.exit(f"dev.py machines: {', '.join(unknown)}: rows are {', '.join(row.name for row in ROWS)}")
+    return [row for row in ROWS if row.name.startswith(tuple(words))]
+
+
+def orders(row: Row) -> list[str]:
+    """The arguments of `job.py` for a row."""
+    words = ["--refused", row.refused] if row.refused else []
+    words += [f"--layers={layer}" for layer in row.layers]
+    return [*words, "--least", str(row.least), *row.tests]
+
+
+def results(said: str) -> list[Result]:
+    """What the jobs have reported, in order."""
+    lines = [line for line in said.splitlines() if line.startswith(RESULT)]
+    return [Result(**json.loads(line.removeprefix(RESULT))) for line in lines]
+
+
+class Machines:
+    """Runs rows; what several of them need is started once."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._docker: Docker | None = None
+
+    def run(self, row: Row, log: IO[str]) -> None:
+        {"container": self._container}[row.kind](row, log)
+
+    def _container(self, row: Row, log: IO[str]) -> None:
+        if self._docker is None:
+            self._docker = self._stack.enter_context(Docker())
+        command = [sys.executable, str(JOB), "--tree", str(ROOT), *orders(row)]
+        self._docker.run(row.what, command, user=row.user, see=[ROOT], log=log)
+
+
+def outcome(run: Callable[[Row, IO[str]], None], row: Row) -> Result:
+    """Run a row. Where it is not as it should be, what was said there is shown."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+        run(row, log)
+        log.seek(0)
+        said = log.read()
+    found = results(said) or [Result(wrong=["the job did not report"])]
+    if found[-1].wrong:
+        print(*said.splitlines()[-SHOWN:], sep="\n")
+    return found[-1]
+
+
+def cells(row: Row, result: Result) -> list[str]:
+    tests = f"{result.passed} passed" if result.passed else "none"
+    tests += f", {len(result.failed)} failed" if result.failed else ""
+    tests += f", {sum(result.skipped.values())} skipped" if result.skipped else ""
+    verdict = "; ".join(result.wrong) or ("refused, as it should be" if row.refused else "works")
+    place = f"{result.kernel.split('-')[0]} {result.machine}, Python {result.python}"
+    return [row.name, place, result.user, result.layers or "none", tests, verdict]
+
+
+def table(rows: Iterable[Sequence[str]]) -> str:
+    whole = [("row", "Linux, Python", "as", "layers", "tests", "outcome"), *rows]
+    widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in whole)
+
+
+def main(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="dev.py machines", description=__doc__, add_help=True)
+    parser.add_argument("--list", action="store_true", help="only name the rows")
+    parser.add_argument("rows", nargs="*", metavar="ROW")
+    given = parser.parse_args(words)
+    rows = chosen(given.rows)
+    if given.list:
+        print(*(row.name for row in rows), sep="\n")
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is ended
+    done: list[tuple[Row, Result]] = []
+    with ExitStack() as stack:
+        machines = Machines(stack)
+        for row in rows:
+            print(f"=== {row.name}", flush=True)
+            try:
+                result = outcome(machines.run, row)
+            except UnavailableError as error:
+                print(f"dev.py machines: {row.name}: {error}", file=sys.stderr)
+                return 2
+            done.append((row, result))
+            for reason, number in result.skipped.items():
+                print(f"    skipped {number}: {reason}")
+    print(table(cells(*one) for one in done))
+    return 1 if any(result.wrong for _, result in done) else 0
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    sys.exit(main(sys.argv[1:]))

@@ -17,4 +17,4 @@ def test_every_row_is_documented() -> None:
 
 
 def test_every_test_exists() -> None:
-    assert [path for row in ROWS for path in row.tests if not (ROOT / path).exists()] == []
+    assert [path for row in ROWS for job in row.jobs for path in job.tests if not (ROOT / path).exists()] == []

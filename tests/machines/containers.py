@@ -27,6 +27,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from tests.machines.roots import UnavailableError
+
 SECONDS = 60.0  # a daemon that does not answer by then never will
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt")
 WRITABLE = ("/tmp", "/run", "/srv")
@@ -46,10 +48,6 @@ PODMAN_CAPABILITIES = [
     "SYS_CHROOT",
 ]
 IMAGE = "fence-empty"
-
-
-class UnavailableError(Exception):
-    """This machine cannot have such a container; says why."""
 
 
 def why_not(runtime: str) -> str | None:

@@ -75,7 +75,9 @@ def quickstart(result: Result, scratch: Path, given: argparse.Namespace, env: di
 def tests(result: Result, scratch: Path, given: argparse.Namespace, env: dict[str, str]) -> None:
     report = scratch / "report.xml"
     short = scratch / "b"  # sockets are made below it: their paths have at most 107 bytes
-    options = ["-q", "-p", "no:cacheprovider", "-n", given.at_once, f"--basetemp={short}", f"--junitxml={report}"]
+    options = ["-q", "-p", "no:cacheprovider", f"--basetemp={short}", f"--junitxml={report}"]
+    if given.at_once > 1:
+        options += ["-n", str(given.at_once)]
     if given.patience:
         options += ["-o", f"timeout={PATIENCE}"]
     status, _ = say([sys.executable, "-m", "pytest", *options, *given.tests], given.tree, env)
@@ -101,9 +103,8 @@ def tests(result: Result, scratch: Path, given: argparse.Namespace, env: dict[st
 
 def as_user(given: argparse.Namespace, words: list[str]) -> int:
     """This once more, by an ordinary user."""
-    at = words.index("--user")
     return subprocess.run(
-        [sys.executable, __file__, *words[:at], *words[at + 2 :]],
+        [sys.executable, __file__, *words, "--user=0"],  # the last one counts
         user=given.user,
         group=given.user,
         extra_groups=[],
@@ -118,8 +119,8 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--refused", default="")
     parser.add_argument("--layers", action="append", default=[])
     parser.add_argument("--least", type=int, default=0)
-    parser.add_argument("--at-once", default="2")
-    parser.add_argument("--patience", action="store_true")
+    parser.add_argument("--at-once", type=int, default=2)
+    parser.add_argument("--patience", action="store_true", help="a test may take minutes")
     parser.add_argument("tests", nargs="*")
     return parser.parse_args(words)
 
@@ -127,7 +128,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 def main(words: list[str]) -> int:
     given = parse(words)
     if given.yama and os.geteuid() == 0:
-        YAMA.write_text(given.yama)
+        YAMA.write_text(given.yama)  # any but 3 can be changed again
     if given.user:
         return as_user(given, words)
     result = Result(yama=YAMA.read_text().strip() if YAMA.exists() else "")

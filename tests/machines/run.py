@@ -1,6 +1,6 @@
 """Run rows of the table of machines, and print what came of them: `python3 dev.py machines`.
 
-    dev.py machines [--list] [ROW...]
+    dev.py machines [--list] [--logs DIR] [ROW...]
 
 A ROW is the name of one, or the beginning of some: `docker`, `linux-6.1`. Without one, all are run. Exit status 0: each
 row is as it should be. 2: this machine cannot run one of them.
@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -19,9 +20,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
-from tests.machines.containers import Docker, UnavailableError
+from tests.machines import emulator, roots
+from tests.machines.containers import Docker
 from tests.machines.job import RESULT, Result
-from tests.machines.rows import ROWS, Row
+from tests.machines.roots import UnavailableError
+from tests.machines.rows import ROWS, Job, Row
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = Path(__file__).with_name("job.py")
@@ -37,11 +40,10 @@ def chosen(words: Sequence[str]) -> list[Row]:
     return [row for row in ROWS if row.name.startswith(tuple(words))]
 
 
-def orders(row: Row) -> list[str]:
-    """The arguments of `job.py` for a row."""
-    words = ["--refused", row.refused] if row.refused else []
-    words += [f"--layers={layer}" for layer in row.layers]
-    return [*words, "--least", str(row.least), *row.tests]
+def orders(job: Job, tree: Path | str, *more: str) -> list[str]:
+    """The arguments of `job.py` for a job."""
+    words = ["--tree", str(tree), f"--refused={job.refused}", f"--yama={job.yama}", f"--least={job.least}", *more]
+    return [*words, *(f"--layers={layer}" for layer in job.layers), *job.tests]
 
 
 def results(said: str) -> list[Result]:
@@ -58,34 +60,51 @@ class Machines:
         self._docker: Docker | None = None
 
     def run(self, row: Row, log: IO[str]) -> None:
-        {"container": self._container}[row.kind](row, log)
+        {"container": self._container, "emulated": self._emulated, "python": self._python}[row.kind](row, log)
 
     def _container(self, row: Row, log: IO[str]) -> None:
         if self._docker is None:
             self._docker = self._stack.enter_context(Docker())
-        command = [sys.executable, str(JOB), "--tree", str(ROOT), *orders(row)]
-        self._docker.run(row.what, command, user=row.user, see=[ROOT], log=log)
+        for job in row.jobs:
+            command = [sys.executable, str(JOB), *orders(job, ROOT)]
+            self._docker.run(row.what, command, user=job.user, see=[ROOT], log=log)
+
+    def _emulated(self, row: Row, log: IO[str]) -> None:
+        slow = ("--at-once=1", "--patience")
+        jobs = [orders(job, roots.TREE, f"--user={job.user}", *slow) for job in row.jobs]
+        emulator.start(row.arch, row.what, jobs, log, modules=row.modules)
+
+    def _python(self, row: Row, log: IO[str]) -> None:
+        packages = "gcc,libc6-dev,musl-tools,nodejs,openssh-client,redis-server,redis-tools,tmux,wget,bsdutils"
+        root = roots.make(roots.native(), "sid", row.what, packages=packages, sets=("run", "test"))
+        for job in row.jobs:
+            words = [roots.PYTHON, f"{roots.TREE}/tests/machines/job.py", *orders(job, roots.TREE)]
+            subprocess.run(roots.apart(root, words), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
-def outcome(run: Callable[[Row, IO[str]], None], row: Row) -> Result:
-    """Run a row. Where it is not as it should be, what was said there is shown."""
+def outcome(run: Callable[[Row, IO[str]], None], row: Row, keep: Path | None) -> list[Result]:
+    """Run a row: a result for each of its jobs. Where one is not as it should be, what was said there is shown."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         run(row, log)
         log.seek(0)
         said = log.read()
-    found = results(said) or [Result(wrong=["the job did not report"])]
-    if found[-1].wrong:
+    if keep:
+        (keep / f"{row.name}.log").write_text(said, encoding="utf-8")
+    found = results(said)
+    found += [Result(user="", wrong=["the job did not report"])] * (len(row.jobs) - len(found))
+    if any(result.wrong for result in found):
         print(*said.splitlines()[-SHOWN:], sep="\n")
-    return found[-1]
+    return found
 
 
-def cells(row: Row, result: Result) -> list[str]:
+def cells(row: Row, job: Job, result: Result) -> list[str]:
     tests = f"{result.passed} passed" if result.passed else "none"
     tests += f", {len(result.failed)} failed" if result.failed else ""
     tests += f", {sum(result.skipped.values())} skipped" if result.skipped else ""
-    verdict = "; ".join(result.wrong) or ("refused, as it should be" if row.refused else "works")
+    verdict = "; ".join(result.wrong) or ("refused, as it should be" if job.refused else "works")
     place = f"{result.kernel.split('-')[0]} {result.machine}, Python {result.python}"
-    return [row.name, place, result.user, result.layers or "none", tests, verdict]
+    user = result.user + (f", Yama {result.yama}" if result.yama else "")
+    return [row.name, place, user, result.layers or "none", tests, verdict]
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:
@@ -97,6 +116,7 @@ def table(rows: Iterable[Sequence[str]]) -> str:
 def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="dev.py machines", description=__doc__, add_help=True)
     parser.add_argument("--list", action="store_true", help="only name the rows")
+    parser.add_argument("--logs", type=Path, help="a directory for what was said on each machine")
     parser.add_argument("rows", nargs="*", metavar="ROW")
     given = parser.parse_args(words)
     rows = chosen(given.rows)
@@ -104,21 +124,22 @@ def main(words: Sequence[str]) -> int:
         print(*(row.name for row in rows), sep="\n")
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is ended
-    done: list[tuple[Row, Result]] = []
+    done: list[tuple[Row, Job, Result]] = []
     with ExitStack() as stack:
         machines = Machines(stack)
         for row in rows:
             print(f"=== {row.name}", flush=True)
             try:
-                result = outcome(machines.run, row)
+                found = outcome(machines.run, row, given.logs)
             except UnavailableError as error:
                 print(f"dev.py machines: {row.name}: {error}", file=sys.stderr)
                 return 2
-            done.append((row, result))
-            for reason, number in result.skipped.items():
-                print(f"    skipped {number}: {reason}")
+            for job, result in zip(row.jobs, found, strict=True):
+                done.append((row, job, result))
+                for reason, number in result.skipped.items():
+                    print(f"    skipped {number}: {reason}")
     print(table(cells(*one) for one in done))
-    return 1 if any(result.wrong for _, result in done) else 0
+    return 1 if any(result.wrong for _, _, result in done) else 0
 
 
 if __name__ == "__main__":

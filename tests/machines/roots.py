@@ -1,0 +1,132 @@
+"""Debian root file systems with what a job needs: another kernel's userland, or another Python's.
+
+Kept between runs below `place()`, by default /tmp/fence-machines; remove that directory to be rid of them. Needs root,
+debootstrap, and for another architecture qemu-user-static with binfmt-support.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import dev
+
+ROOT = Path(__file__).resolve().parents[2]
+TREE = "/tree"  # where the checkout is in there
+PYTHON = "/venv/bin/python"
+PROGRAMS = "curl,git,ca-certificates,procps,iproute2,kmod,util-linux"
+RUNS_TESTS = ("execnet", "pytest-timeout", "pytest-xdist")  # beside what pytest-fence itself needs
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # Debian's names, and Linux's
+
+
+class UnavailableError(Exception):
+    """This machine cannot do what a row needs; says why."""
+
+
+def place() -> Path:
+    directory = Path(os.environ.get("FENCE_MACHINES") or "/tmp/fence-machines")
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def need(*programs: str) -> None:
+    if os.geteuid() != 0:
+        raise UnavailableError("needs root")
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing:
+        raise UnavailableError(f"not installed: {', '.join(missing)}")
+
+
+def mirror() -> str:
+    """The one that apt is configured for."""
+    files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*.[ls]*"))]
+    text = "\n".join(file.read_text() for file in files if file.exists())
+    found = re.search(r"^(?:URIs: *|deb (?:\[.*?\] )?)(http\S+/debian)/?\s", text, re.MULTILINE)
+    if found is None:
+        raise UnavailableError("apt has no mirror of Debian")
+    return found[1]
+
+
+def command(*words: str | Path, what: str) -> str:
+    done = subprocess.run([str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise UnavailableError(f"{what} failed:\n{done.stdout[-2000:]}")
+    return done.stdout
+
+
+def make(arch: str, suite: str, python: str, *, packages: str = "", sets: Sequence[str] = ("run",)) -> Path:
+    """A root file system with this checkout in /tree, and an environment of `python` ("3.11") with it in /venv.
+
+    `sets`: those of dev-packages.txt; what runs the tests comes with each.
+    """
+    need("debootstrap")
+    root = place() / f"{suite}-{arch}-{python}"
+    if not (root / ".complete").exists():
+        shutil.rmtree(root, ignore_errors=True)
+        wanted = ",".join(filter(None, (f"python{python}", PROGRAMS, packages)))
+        words = ("debootstrap", f"--arch={arch}", "--variant=minbase", f"--include={wanted}", suite, root, mirror())
+        command(*words, what=f"making a root file system of {suite}")
+        command("chroot", root, f"python{python}", "-m", "venv", "--without-pip", "/venv", what="making an environment")
+        install(root, arch, python, sets)
+        (root / ".complete").touch()
+    renew(root)
+    return root
+
+
+def install(root: Path, arch: str, python: str, sets: Sequence[str]) -> None:
+    """By this machine's pip: nothing is built, and nothing in the root has to run."""
+    text = dev.LOCK.read_text(encoding="utf-8")
+    names = dev.entries(dev.locked(text, set(sets)))
+    tools = {name: lines for name, lines in dev.entries(dev.locked(text, {"test"})).items() if name in RUNS_TESTS}
+    machine = MACHINES[arch]
+    platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in (36, 34, 31, 28, 26, 24, 17, 12, 5)]
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
+        listed.write("".join({**tools, **names}.values()))
+        listed.flush()
+        there = ("--target", root / f"venv/lib/python{python}/site-packages", "--python-version", python)
+        words = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
+        only = ("--only-binary=:all:", "--require-hashes", *platforms, f"--platform=linux_{machine}")
+        command(*words, *there, *only, "--requirement", listed.name, what="installing packages")
+
+
+def renew(root: Path) -> None:
+    """The checkout as it is now, and pytest-fence installed from it: a path entry, and what makes it a plugin."""
+    tree = root / TREE[1:]
+    shutil.rmtree(tree, ignore_errors=True)
+    listed = subprocess.run(
+        ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"), cwd=ROOT, stdout=subprocess.PIPE
+    ).stdout.decode()
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tree / name)
+    site = next((root / "venv/lib").glob("python3*/site-packages"))
+    (site / "fence.pth").write_text(f"{TREE}\n")
+    record = site / "pytest_fence-0.dist-info"
+    record.mkdir(exist_ok=True)
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: pytest-fence\nVersion: 0\n")
+    (record / "entry_points.txt").write_text("[pytest11]\nfence = pytest_fence.plugin\n")
+    inside = (f"{TREE}/fence_core", f"{TREE}/pytest_fence", f"/{site.relative_to(root)}")
+    command("chroot", root, PYTHON, "-m", "compileall", "-qq", *inside, what="compiling")
+
+
+def apart(root: Path, words: Sequence[str]) -> list[str]:
+    """A command in there on this kernel, with /proc, /sys and /dev of this machine, in namespaces that end with it."""
+    script = (
+        'cd "$1"; shift; mount --rbind /dev dev; mount -t sysfs sys sys; mount -t proc proc proc; '
+        'mount -t tmpfs -o mode=1777 none tmp; mount -t tmpfs none run; exec chroot . "$@"'
+    )
+    clean = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8")
+    ends = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
+    return [*ends, "sh", "-ec", script, "sh", str(root), *clean, *words]
+
+
+def native() -> str:
+    return next(name for name, machine in MACHINES.items() if machine == platform.machine())

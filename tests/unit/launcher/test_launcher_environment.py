@@ -201,15 +201,18 @@ def test_what_a_kernel_has_to_have(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_frozen_objects_come_back_when_they_are_asked_for() -> None:
+    gc.unfreeze()
+    gc.collect()
+    apart = gc.get_freeze_count()  # Python 3.12 keeps from the collector what lives for ever
     set_aside.set_aside()
     set_aside.give_back_when_asked()
     try:
-        assert gc.get_freeze_count() > 0
+        assert gc.get_freeze_count() > apart
         set_aside._before_collection("start", {"generation": 0})
         set_aside._before_collection("stop", {"generation": 2})
-        assert gc.get_freeze_count() > 0
+        assert gc.get_freeze_count() > apart
         gc.collect()
-        assert gc.get_freeze_count() == 0
+        assert gc.get_freeze_count() == apart
         assert set_aside._before_collection not in gc.callbacks
     finally:
         set_aside.keep_set_aside()
@@ -221,7 +224,8 @@ def test_after_the_session_they_stay() -> None:
     set_aside.give_back_when_asked()
     try:
         set_aside.keep_set_aside()
+        before = gc.get_freeze_count()
         gc.collect()
-        assert gc.get_freeze_count() > 0
+        assert gc.get_freeze_count() >= before > 0
     finally:
         gc.unfreeze()

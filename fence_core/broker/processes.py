@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fence_core.policy.decide import Judge
 
 _GENERATIONS_MAX = 64
+_MAIN_THREAD = "MainThread"  # what Node.js calls itself, from version 23 on
 THREAD_TRUST_S = 0.1
 _threads_have_pidfds = True
 
@@ -176,7 +177,10 @@ class Process:
 def program(pid: int) -> str:
     """The program's name for showing."""
     try:
-        return escape(kernel_process.program_name(pid))
+        name = kernel_process.program_name(pid)
+        if name == _MAIN_THREAD:
+            name = os.path.basename(next(iter(kernel_process.argv(pid)), "")) or name
+        return escape(name)
     except OSError:
         return "?"
 

@@ -6,9 +6,11 @@ Run by the process that the user started, before anything is done.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterable
 
+from fence_core.errors import FenceUnavailable
 from fence_core.kernel import arch, features, process
 
 NEEDED = ("seccomp", "pidfd_open", "pidfd_getfd", "ptrace")
@@ -34,8 +36,19 @@ def obstacles() -> tuple[str, ...]:
     return tuple(found)
 
 
+def known_interpreter(flags: str) -> None:
+    """Raise `FenceUnavailable` for a build of Python (`sys.abiflags`) that the fence was never tried on.
+
+    Stacks are read, and forks made, by what the interpreter lock keeps still meanwhile.
+    """
+    if "t" in flags:
+        remedy = "Use the ordinary build of the same version."
+        raise FenceUnavailable("free-threaded Python", "the fence does not support this build", remedy)
+
+
 def check_layers(required: Iterable[str]) -> features.Features:
     """What this kernel offers. Raises FenceUnavailable where something needed, or required by name, is missing."""
+    known_interpreter(sys.abiflags)
     arch.current()  # raises on a machine whose calls we do not know
     found = features.detect()
     found.require(NEEDED)

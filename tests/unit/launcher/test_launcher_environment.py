@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 
 import pytest
@@ -195,6 +196,17 @@ def test_what_a_kernel_has_to_have(monkeypatch: pytest.MonkeyPatch) -> None:
     on_kernel(monkeypatch, "ptrace")
     with pytest.raises(FenceUnavailable, match="ptrace"):
         obstacles.check_layers(())
+
+
+@pytest.mark.parametrize("flags", ["t", "td"])
+def test_free_threaded_builds_are_refused(flags: str) -> None:
+    with pytest.raises(FenceUnavailable, match="free-threaded Python: the fence does not support this build"):
+        obstacles.known_interpreter(flags)
+
+
+@pytest.mark.parametrize("flags", ["", "d", sys.abiflags])
+def test_other_builds_are_not(flags: str) -> None:
+    obstacles.known_interpreter(flags)
 
 
 # ---------------------------------------------------------------- what the collector is spared

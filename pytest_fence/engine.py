@@ -16,6 +16,8 @@ from fence_core.errors import Problem as Problem
 
 if TYPE_CHECKING:
     from fence_core.events.model import Violation as Violation
+    from fence_core.launcher.debugger import Debugger as Debugger
+    from fence_core.launcher.debugger import attached as attached
     from fence_core.launcher.fork import fence_this_process as fence_this_process
     from fence_core.launcher.handle import Fence as Fence
     from fence_core.launcher.join import maybe_join as maybe_join
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from fence_core.policy.sources.validate import parse_marker as parse_marker
 
 _NAMES = {
+    "launcher.debugger": ("Debugger", "attached"),
     "launcher.fork": ("fence_this_process",),
     "launcher.join": ("maybe_join",),
     "launcher.needed": ("Kept", "check_needed"),

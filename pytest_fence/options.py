@@ -17,6 +17,8 @@ VSCODE_PIPE = "TEST_RUN_PIPE"
 writing, below `XDG_RUNTIME_DIR` where that is set; in other versions a UNIX socket that it connects to."""
 VSCODE_IDS = "RUN_TEST_IDS_PIPE"
 """The same for a file with the ids of the tests to run, which the script that calls pytest removes afterwards."""
+DEBUGGER = "pydevd"
+"""The module that is loaded where one is attached."""
 
 # Options that name a file or directory to be written: of pytest, and of plugins that many projects use.
 _PATH_OPTIONS = (
@@ -50,9 +52,13 @@ def choose(config: pytest.Config) -> engine.Config | None:
         extra_write=paths_to_write(config),
         extra_temp_dirs=[_absolute(here, options.basetemp)] if options.basetemp else [],
     )
-    found = engine.find_config(
-        config.rootpath, explicit, context=context, overlays=_overlays(options), locked=_option_files(config)
-    )
+    overlays, locked = list(_overlays(options)), list(_option_files(config))
+    found = engine.find_config(config.rootpath, explicit, context=context, overlays=overlays, locked=locked)
+    debugger = engine.attached() if DEBUGGER in sys.modules else None
+    needed = debugger.needs(found.policy) if debugger is not None else None
+    if needed:
+        overlays.append(("the debugger that is attached", needed))
+        found = engine.find_config(config.rootpath, explicit, context=context, overlays=overlays, locked=locked)
     fenced = options.fence or found.settings.enabled
     if explicit is None:
         problems = [

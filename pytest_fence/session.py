@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -87,11 +86,27 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine
             "another pytest session is running in this process, and a fence would enclose that one too: run this one "
             "in a process of its own (pytester: runpytest_subprocess), or fence the outer session as well"
         )
-    _clear_the_way(chosen)
-    with warnings.catch_warnings():
-        # Python 3.12 warns of a fork beside threads, here those of a debugger; -W error would make it our failure.
-        warnings.simplefilter("ignore", DeprecationWarning)
+    debugger = engine.attached() if options.DEBUGGER in sys.modules else None
+    if debugger is None:
+        _clear_the_way(chosen)
         return engine.fence_this_process(chosen, _host(), _import_what_follows)
+    if chosen.settings.scope == "test":
+        raise pytest.UsageError(
+            'with scope = "test" each test runs in a process of its own, which the debugger that is attached would not '
+            "follow: add --fence-scope=session while you debug (PYTEST_ADDOPTS takes it, too)"
+        )
+    try:
+        debugger.pause()
+        _clear_the_way(chosen, debugged=True)
+        fence = engine.fence_this_process(chosen, _host(), _import_what_follows, debugger)
+    except BaseException:
+        debugger.resume()
+        raise
+    client = "{}:{}".format(*debugger.client())
+    config.pluginmanager.register(
+        HeaderNote(f"fence: a debugger is attached, and its connection to {client} stays open to the tests")
+    )
+    return fence
 
 
 def _host() -> engine.Host:
@@ -107,15 +122,15 @@ def _kept_for_workers() -> engine.Kept:
     return engine.Kept(names, "and workers of pytest-xdist load other plugins without, or do not start")
 
 
-def _clear_the_way(chosen: engine.Config) -> None:
-    """A fork keeps nothing but this thread: see that nothing is lost by it, or start afresh where that is possible."""
+def _clear_the_way(chosen: engine.Config, *, debugged: bool = False) -> None:
+    """A fork keeps nothing but this thread: see that nothing is lost by it, or start afresh where that is possible.
+
+    `debugged`: a new start would lose the debugger's client.
+    """
     found = engine.obstacles()
-    if "pydevd" in sys.modules:
-        # The debugger makes its threads anew after a fork; a new start would lose its client.
-        found = tuple(text for text in found if not is_thread(text))
     if not found:
         return
-    if all(map(is_thread, found)) and owns_command(sys.orig_argv):
+    if all(map(is_thread, found)) and owns_command(sys.orig_argv) and not debugged:
         engine.respawn_fenced(chosen, sys.orig_argv, _host())
     raise pytest.UsageError(
         "\n".join(

@@ -24,15 +24,19 @@ from fence_core.launcher.supervise import Child, supervise
 from fence_core.link import start
 
 if TYPE_CHECKING:
+    from fence_core.launcher.debugger import Debugger
     from fence_core.launcher.handle import Fence
     from fence_core.policy.model import Config
 
 
-def fence_this_process(config: Config, host: Host, meanwhile: Callable[[], object] = lambda: None) -> Fence:
+def fence_this_process(
+    config: Config, host: Host, meanwhile: Callable[[], object] = lambda: None, debugger: Debugger | None = None
+) -> Fence:
     """Fork: the child returns with a handle on the fence around it, this process never returns.
 
     `meanwhile`: what the child does, before its fence stands, while this process gets ready to supervise; for imports.
-    Raises FenceUnavailable before anything was done.
+    `debugger`: the one attached to this process, paused; it goes on in the child. Raises FenceUnavailable before
+    anything was done.
     """
 
     def imports() -> None:
@@ -40,7 +44,7 @@ def fence_this_process(config: Config, host: Host, meanwhile: Callable[[], objec
 
         meanwhile()
 
-    fork_fenced(config, host, imports)
+    fork_fenced(config, host, imports, debugger=debugger)
     fence = maybe_join(None, role="session")
     if fence is None:
         raise BrokerError("the fence stands, but its broker does not answer")
@@ -48,11 +52,16 @@ def fence_this_process(config: Config, host: Host, meanwhile: Callable[[], objec
 
 
 def fork_fenced(
-    config: Config, host: Host, meanwhile: Callable[[], object] = lambda: None, *, withheld: Iterable[str] = ()
+    config: Config,
+    host: Host,
+    meanwhile: Callable[[], object] = lambda: None,
+    *,
+    withheld: Iterable[str] = (),
+    debugger: Debugger | None = None,
 ) -> None:
     """Fork: returns in the child, with the fence around it. Raises FenceUnavailable before anything was done.
 
-    `withheld`: variables that were kept from the tests already.
+    `withheld`: variables that were kept from the tests already. `debugger`: as of `fence_this_process`.
     """
     found = check_layers(config.settings.require)
     memory.choose(borrows=found.available("process_vm_readv"))
@@ -88,11 +97,15 @@ def fork_fenced(
         set_aside.give_back_when_asked()
         theirs.detach()  # closed by raise_fence
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if debugger is not None:
+            debugger.resume()  # its threads are to be fenced, and to get signals
         return
     os.close(to_supervisor_w)
     os.close(from_supervisor_r)
     os.close(orders.supervisor_pidfd)
     theirs.close()
+    if debugger is not None:
+        debugger.leave()
     supervise(config, plan, Child(child, to_supervisor_r, from_supervisor_w, ours))
 
 

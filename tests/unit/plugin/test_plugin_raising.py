@@ -100,15 +100,6 @@ def test_threads_are_had_again_by_starting_the_command_anew(
     faked.run().stderr.fnmatch_lines(["  another thread is running: queue (native id 8)"])
 
 
-def test_threads_of_a_debugger_stay_behind(faked: FakedPytest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pydevd", sys)
-    monkeypatch.setenv(fakes.OBSTACLES, "another thread is running: pydevd.Writer (native id 8)")
-    faked.pytester.makepyfile(PASSES)
-    faked.run().assert_outcomes(passed=1)
-    monkeypatch.setenv(fakes.OBSTACLES, "a child process exists already: sleep (pid 7)")
-    assert faked.run().ret == pytest.ExitCode.USAGE_ERROR
-
-
 @pytest.mark.parametrize(
     ("argv", "owns"),
     [

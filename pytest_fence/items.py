@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import unittest
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fence_core.events.model import Owner
-from pytest_fence import engine, verdicts, xdist
+from pytest_fence import engine, unusable, verdicts
 from pytest_fence.markers import MarkedPolicies
 from pytest_fence.verdicts import Verdicts
 
@@ -91,13 +91,7 @@ class TestHooks:
         own = isinstance(collector, pytest.Directory | pytest.Session)
         problems = lookout.problems(str(collector.path if own else collector.path.parent))
         if problems:
-            self._refuse("the fence's policy cannot be used:", problems)
-
-    def _refuse(self, what: str, problems: list[str]) -> NoReturn:
-        lines = [what, *(f"  {text}" for text in problems)]
-        if self._fence.role == "worker":
-            xdist.leave_unusable(self._config, lines)
-        raise pytest.UsageError("\n".join(lines))
+            unusable.refuse(self._config, "the fence's policy cannot be used:", problems)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -105,7 +99,7 @@ class TestHooks:
         problems = self._policies.read(session.items)
         self._marked = self._policies.any
         if problems:
-            self._refuse("the markers of these tests cannot be used:", problems)
+            unusable.refuse(self._config, "the markers of these tests cannot be used:", problems)
         if self._forks or self._policies.forking:
             self.prepare_forks()
 

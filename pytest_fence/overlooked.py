@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fence_core.config_files import Directories
+import pytest
+
+from fence_core.config_files import Directories, mentions_fence
 
 if TYPE_CHECKING:
-    import pytest
-
     from pytest_fence.engine import Problem
 
 
@@ -35,7 +35,21 @@ def of_arguments(config: pytest.Config) -> Iterator[str]:
         yield from directories.up(here)
     for text in given:
         path = os.path.normpath(os.path.join(here, str(text).partition("::")[0]))
-        yield from directories.up(path if os.path.isdir(path) else os.path.dirname(path))
+        if not os.path.isdir(path):
+            yield from directories.up(os.path.dirname(path))
+            continue
+        yield from directories.up(path)
+        for below in _with_early_conftests(path):
+            yield from directories.up(below)
+
+
+def _with_early_conftests(directory: str) -> list[str]:
+    """Where pytest looks for a conftest as it does in a directory that it was given, before it collects anything."""
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.path for entry in entries if entry.name.startswith("test") and entry.is_dir()]
+    except OSError:
+        return []
 
 
 def problem(directory: str, config: pytest.Config, chosen: str, *, fenced: bool = True) -> Problem | None:
@@ -78,3 +92,52 @@ class Lookout:
         self._last = directory
         found = (problem(each, self._config, self._chosen) for each in self._directories.up(directory))
         return [str(each) for each in found if each is not None]
+
+
+class _UnfencedRun:
+    """In a run without a fence: looks for a config that asks for one, in each directory that is collected."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._directories = Directories(os.fspath(config.rootpath))
+        self._last = ""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collectstart(self, collector: pytest.Collector) -> None:
+        """Before anything of its directory is collected or imported."""
+        if isinstance(collector, pytest.Directory):
+            directory = str(collector.path)
+        elif isinstance(collector, pytest.File):
+            directory = str(collector.path.parent)
+        else:
+            return
+        if directory != self._last:
+            self._last = directory
+            for each in self._directories.up(directory):
+                if mentions_fence(each) is not None:
+                    self._ask_for(each)
+
+    def _ask_for(self, directory: str) -> None:
+        """Slowly, with the parser."""
+        from pytest_fence import engine, unusable
+
+        try:
+            found = problem(directory, self._config, "", fenced=False)
+        except engine.PolicyError as error:
+            problems = [str(each) for each in error.problems]
+        else:
+            problems = [] if found is None else [str(found)]
+        if problems:
+            unusable.refuse(self._config, "the fence's policy cannot be used:", problems)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """A worker of pytest-xdist collects the tests, and may have found such a config."""
+        from pytest_fence import unusable
+
+        unusable.heed(node)
+
+
+def look_out_unfenced(config: pytest.Config) -> None:
+    """Nobody has asked for a fence so far, nor said that there is to be none."""
+    config.pluginmanager.register(_UnfencedRun(config), "fence-overlooked")

@@ -87,6 +87,10 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
             from pytest_fence import session
 
             session.maybe_raise_fence(early_config, others=others)
+        else:
+            from pytest_fence import overlooked
+
+            overlooked.look_out_unfenced(early_config)
     return (yield)
 
 

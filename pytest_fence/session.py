@@ -31,6 +31,7 @@ def maybe_raise_fence(config: pytest.Config, *, others: int) -> None:
             flag = options.given_in_vain(flags)
             if flag:
                 config.pluginmanager.register(HeaderNote(f"fence: off ({flag} does nothing without --fence)"))
+            overlooked.look_out_unfenced(config)
             return
         fence = _put_up(config, chosen, others)
         proxy = fence.proxy() if chosen.policy.network.proxy_env and fence.role != "worker" else ""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
-from pytest_fence import engine
-
-_UNUSABLE = "fence_unusable"
+from pytest_fence import engine, unusable
 
 
 def is_worker(config: pytest.Config, *, others: int) -> bool:
@@ -50,13 +47,6 @@ def _is_local(spec: str) -> bool:
     return "popen" in [part.partition("=")[0] for part in parts.split("//")]
 
 
-def leave_unusable(config: pytest.Config, lines: Sequence[str]) -> NoReturn:
-    """In a worker: end it in order. An exception would make xdist start another one, and another."""
-    output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
-    output[_UNUSABLE] = list(lines)
-    pytest.exit("what pytest-fence was told is wrong", returncode=int(pytest.ExitCode.USAGE_ERROR))
-
-
 class ControllerHooks:
     """Registered in the process that may turn out to be xdist's controller."""
 
@@ -69,8 +59,5 @@ class ControllerHooks:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
-        """A worker that found bad markers, or configs not in force, has ended: what is a usage error in one process is
-        one here too."""
-        lines = getattr(node, "workeroutput", {}).get(_UNUSABLE)
-        if lines:
-            raise pytest.UsageError("\n".join(lines))
+        """It may have found bad markers, or configs not in force."""
+        unusable.heed(node)

@@ -63,6 +63,7 @@ INSIDE: dict[str, Mapping[str, str]] = {
         "ReportHooks._show": LAST,
         "WarnOutsideTests.pytest_sessionfinish": LAST,
     },
+    "pytest_fence/unusable.py": {},
     "pytest_fence/verdicts.py": {"view_of": BEFORE, "Verdicts.__init__": BEFORE},
     "pytest_fence/xdist.py": {"is_worker": BEFORE},
 }

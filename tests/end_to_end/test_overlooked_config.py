@@ -112,6 +112,52 @@ def test_asking_for_a_fence(runs: Runs, package: Path, enabled: str, status: int
     assert imported(runs) == (set() if status else {"a"})
 
 
+@pytest.mark.parametrize("plugins", [(), ("xdist.plugin",)], ids=["one process", "workers"])
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("pyproject.toml", "[tool.fence]\nenabled = true\n", "pyproject.toml [tool.fence]: is not read, since"),
+        ("fence.json", '{"enabled": true}', "fence.json: is not read, since"),
+        ("fence.yaml", "enabled: true\n", "fence.yaml: is not read, since"),
+        ("fence.yaml", "enabled: {", "is not valid YAML"),
+    ],
+)
+def test_asking_for_a_fence_below(
+    runs: Runs, package: Path, name: str, text: str, said: str, plugins: tuple[str, ...]
+) -> None:
+    """Without a flag and without an argument: a run that comes upon such a config stops there, and names it. So it does
+    where it cannot tell what is written there. Nothing of that directory is imported."""
+    (package / "conftest.py").write_text(f"open({str(runs.directory / 'a')!r}, 'w')\n")
+    args = ["-q"]
+    if plugins:
+        runs.load(*plugins)
+        args += ["-n1"]
+    (package / name).write_text(text)
+    ended = runs.pytest(*args, fenced=False)
+    assert ended.status == 4, ended
+    assert said in ended.err, ended
+    assert "Traceback" not in ended.err + ended.out, ended
+    assert "a" not in imported(runs)
+    assert runs.pytest(*args, "--no-fence", fenced=False).status == 0
+    assert imported(runs) == {"a", "top"}
+
+
+def test_not_asking_for_a_fence_below(runs: Runs, package: Path) -> None:
+    """A config that does not switch the fence on is missed in fenced runs only."""
+    (package / "fence.yaml").write_text("enabled: false\nmode: warn\n")
+    assert runs.pytest("-q", fenced=False).status == 0
+    assert imported(runs) == {"a", "top"}
+
+
+def test_conftests_that_are_imported_early(runs: Runs, package: Path) -> None:
+    """pytest imports those of `test*` in each directory that it is given, before it collects anything."""
+    (package / "tests" / "conftest.py").write_text(f"open({str(runs.directory / 'a')!r}, 'w')\n")
+    (package / "tests" / "pyproject.toml").write_text("[tool.fence]\nenabled = true\n")
+    for fenced in (False, True):
+        assert refused(runs.pytest("packages/a", fenced=fenced), "packages/a/tests/pyproject.toml [tool.fence]")
+        assert not imported(runs)
+
+
 def test_file_of_another_program(runs: Runs, package: Path) -> None:
     """`fence.json` may be anybody's: it counts if it holds one of our keys. So does a pyproject.toml without our
     table."""

@@ -18,11 +18,11 @@ PYPROJECT = "pyproject.toml"
 def mentions_fence(root: str | os.PathLike[str]) -> Path | None:
     """The first file in `root` that could switch the fence on, found without parsing anything.
 
-    None is certain: nothing here sets `enabled`. A path means that `find_config` is worth its price. Never raises: a
-    file that cannot be read counts as one that could.
+    None is certain: nothing here sets `enabled`, or names packages that may. A path means that `find_config` is worth
+    its price. Never raises: a file that cannot be read counts as one that could.
     """
     base = os.fspath(root)
-    for name, needles in ((PYPROJECT, (b"fence", b"enabled")), *((own, (b"enabled",)) for own in OWN_FILES)):
+    for name in (PYPROJECT, *OWN_FILES):
         path = f"{base}/{name}"
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -37,7 +37,8 @@ def mentions_fence(root: str | os.PathLike[str]) -> Path | None:
         finally:
             os.close(fd)
         # "\u0065nabled" is the same key, and so it is in UTF-16, which is an error to be shown; both are worth a parse.
-        if all(needle in data for needle in needles) or any(odd in data for odd in (b"\\u", b"\\U", b"\\x", b"\0")):
+        asks = (b"enabled" in data or b"packages" in data) and (name != PYPROJECT or b"fence" in data)
+        if asks or any(odd in data for odd in (b"\\u", b"\\U", b"\\x", b"\0")):
             return Path(path)
     return None
 

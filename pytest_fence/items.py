@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fence_core.events.model import Owner
+from fence_core.untouched import real
 from pytest_fence import engine, unusable, verdicts
 from pytest_fence.markers import MarkedPolicies
+from pytest_fence.packages import Packages
 from pytest_fence.verdicts import Verdicts
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ class TestHooks:
         self._fence = fence
         self._enter = fence.enter
         self._count = fence.violation_count
-        self._policies = MarkedPolicies(fence, str(config.rootpath))
+        self.packages = Packages(fence.packages)
+        self._policies = MarkedPolicies(fence, str(config.rootpath), self.packages)
         self._marked = False
         self._forks = forks
         self._lookout = lookout
@@ -54,9 +57,9 @@ class TestHooks:
         """Called once, where any test is to run in a process of its own."""
         self._verdicts = Verdicts(config)  # here and not when it is needed: the test may have replaced what that takes
         self._seen = 0
-        self._collecting = ""
+        self._collecting = ("", 0)
         self._nodeid = ""
-        self._policy = 0
+        self._policy = self._package = 0
         self._owner: Owner | None = None
         self.broken = ""
         """Why the current test cannot be run under its own policy."""
@@ -78,13 +81,13 @@ class TestHooks:
         if self._lookout is not None:
             self._look_out(self._lookout, collector)
         outer = self._collecting  # a directory collects its files while it is collected itself
-        self._collecting = nodeid = collector.nodeid
-        self._enter(nodeid, "collect")
+        nodeid, package = self._collecting = collector.nodeid, self.packages.number(real.fspath(collector.path))
+        self._enter(nodeid, "collect", package)
         try:
             return (yield)
         finally:
-            self._collecting = outer
-            self._enter(outer, "collect")
+            self._collecting = nodeid, package = outer
+            self._enter(nodeid, "collect", package)
 
     def _look_out(self, lookout: Lookout, collector: pytest.Collector) -> None:
         """Before anything of this collector's directory is collected or imported."""
@@ -109,11 +112,13 @@ class TestHooks:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         self._nodeid = nodeid = item.nodeid
         self._policy = policy = self._number(item) if self._marked else 0
+        self._package = self._policies.package(item)
         self._enter(nodeid, "setup", policy)
         try:
             return (yield)
         finally:
             if not self._in_fork:  # the page is the parent's too, where this test is not over yet
+                self._policy = self._package = 0
                 self._enter("", "session")
 
     @pytest.hookimpl(tryfirst=True)
@@ -138,18 +143,23 @@ class TestHooks:
         owner = _owner(fixturedef)
         if owner is None:
             return (yield)
-        around = self._owner
+        around, package = self._owner, self._package
         fixturedef.addfinalizer(lambda: self._owned(around))  # the last that is called
         self._owned(owner)
         try:
             return (yield)
         finally:
             self._owned(around)
-            fixturedef.addfinalizer(lambda: self._owned(owner))
+            fixturedef.addfinalizer(lambda: self._owned(owner, package))
 
-    def _owned(self, owner: Owner | None) -> None:
+    def _owned(self, owner: Owner | None, package: int | None = None) -> None:
+        """What follows is the doing of that fixture, which a test of that package has asked for first.
+
+        It is torn down with the last test that could have it, which may be another package's.
+        """
         self._owner = owner
-        self._fence.owned(owner)
+        other = package is not None and package != self._package
+        self._fence.owned(owner, package if other else self._policy)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:

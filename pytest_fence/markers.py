@@ -15,15 +15,19 @@ from pytest_fence import engine
 if TYPE_CHECKING:
     from _pytest.nodes import Node
 
+    from pytest_fence.packages import Packages
+
 NAME = "fence"
 _SCOPE = "scope"
 
 
 class MarkedPolicies:
-    """The policies of the marked tests; each distinct set of markers is registered once, when first needed."""
+    """The policies of tests that are marked, or in a package; each distinct set of markers is registered once, when
+    first needed."""
 
-    def __init__(self, fence: engine.Fence, base_dir: str) -> None:
+    def __init__(self, fence: engine.Fence, base_dir: str, packages: Packages) -> None:
         self._fence = fence
+        self._packages = packages
         self._base_dir = base_dir
         self._of_item: dict[int, _MarkerSet] = {}
         """By the identity of the item, all of which live as long as the session."""
@@ -36,10 +40,11 @@ class MarkedPolicies:
         for item in items:
             # Closest first, as pytest has it; policies are merged from the outermost inwards.
             found = list(item.iter_markers_with_node(NAME))[::-1]
-            if not found:
+            package = self._packages.number(real.fspath(item.path))
+            if not found and not package:
                 continue
             # The mark itself is shared by all items of a module, a class or a parametrized function.
-            key = tuple(id(mark) for _, mark in found)
+            key = (package, *(id(mark) for _, mark in found))
             for node, mark in found:
                 marker = known.get(id(mark))
                 if marker is None:
@@ -48,7 +53,7 @@ class MarkedPolicies:
                 else:
                     marker.is_at(node)
             if key not in sets:
-                sets[key] = _MarkerSet([known[each] for each in key])
+                sets[key] = _MarkerSet([known[each] for each in key[1:]], package, self._packages.scope(package))
             self._of_item[id(item)] = sets[key]
         return problems
 
@@ -64,8 +69,13 @@ class MarkedPolicies:
 
     @property
     def any(self) -> bool:
-        """Whether there is any marked test at all."""
+        """Whether any test has another policy than the session's."""
         return bool(self._of_item)
+
+    def package(self, item: pytest.Item) -> int:
+        """The number of the policy that its markers add to."""
+        marked = self._of_item.get(id(item))
+        return 0 if marked is None else marked.package
 
     def number(self, item: pytest.Item) -> int:
         """The number of the policy for this item. Raises PolicyError if the engine does not take it."""
@@ -74,7 +84,7 @@ class MarkedPolicies:
             return 0
         if marked.number is None:
             layers = marked.layers()
-            marked.number = self._fence.register_policy(layers) if layers else 0
+            marked.number = self._fence.register_policy(layers, marked.package) if layers else marked.package
         return marked.number
 
     def _check(self, node: Node, mark: pytest.Mark) -> list[str]:
@@ -120,15 +130,17 @@ class _Marker:
 
 
 class _MarkerSet:
-    """The markers of one item from the outermost to the closest, and the number they were registered under."""
+    """The markers of one item from the outermost to the closest, its package, and the number they were registered
+    under."""
 
-    __slots__ = ("_markers", "number", "scope")
+    __slots__ = ("_markers", "number", "package", "scope")
 
-    def __init__(self, markers: Sequence[_Marker]) -> None:
+    def __init__(self, markers: Sequence[_Marker], package: int, scope: str | None) -> None:
         self._markers = markers
+        self.package = package
         self.number: int | None = None
         said = (each.mark.kwargs[_SCOPE] for each in reversed(markers) if _SCOPE in each.mark.kwargs)
-        self.scope: object = next(said, None)
+        self.scope: object = next(said, scope)
 
     def layers(self) -> list[tuple[dict[str, object], Source]]:
         """What each of them says of what is allowed, and where."""

@@ -64,7 +64,7 @@ def choose(config: pytest.Config) -> engine.Config | None:
         problems = [
             problem
             for directory in overlooked.of_arguments(config)
-            if (problem := overlooked.problem(directory, config, found.source, fenced=fenced))
+            if (problem := overlooked.problem(directory, config, found, fenced=fenced))
         ]
         if problems:
             raise engine.PolicyError(tuple(problems))

@@ -18,7 +18,7 @@ import pytest
 from fence_core.config_files import Directories, mentions_fence
 
 if TYPE_CHECKING:
-    from pytest_fence.engine import Problem
+    from pytest_fence.engine import Config, Problem
 
 
 def of_arguments(config: pytest.Config) -> Iterator[str]:
@@ -29,18 +29,24 @@ def of_arguments(config: pytest.Config) -> Iterator[str]:
     """
     here = os.fspath(config.invocation_params.dir)
     root = os.fspath(config.rootpath)
-    given = config.known_args_namespace.file_or_dir or (config.getini("testpaths") if here == root else ()) or ("",)
     directories = Directories(root)
     if config.inipath is None and root.startswith(here.rstrip("/") + "/"):
         yield from directories.up(here)
-    for text in given:
-        path = os.path.normpath(os.path.join(here, str(text).partition("::")[0]))
+    for path in given(config):
         if not os.path.isdir(path):
             yield from directories.up(os.path.dirname(path))
             continue
         yield from directories.up(path)
         for below in _with_early_conftests(path):
             yield from directories.up(below)
+
+
+def given(config: pytest.Config) -> list[str]:
+    """What the command line names, or pytest takes instead, as absolute paths."""
+    here = os.fspath(config.invocation_params.dir)
+    testpaths = config.getini("testpaths") if here == os.fspath(config.rootpath) else ()
+    words = config.known_args_namespace.file_or_dir or testpaths or ("",)
+    return [os.path.normpath(os.path.join(here, str(word).partition("::")[0])) for word in words]
 
 
 def _with_early_conftests(directory: str) -> list[str]:
@@ -52,13 +58,16 @@ def _with_early_conftests(directory: str) -> list[str]:
         return []
 
 
-def problem(directory: str, config: pytest.Config, chosen: str, *, fenced: bool = True) -> Problem | None:
-    """What is wrong if this directory holds a config, beside the one that was `chosen`; None if it holds none.
+def problem(directory: str, config: pytest.Config, chosen: Config | None, *, fenced: bool = True) -> Problem | None:
+    """What is wrong if this directory holds a config, beside the one that was `chosen` and those of the packages that
+    it names; None if it holds none.
 
     Without a fence only a config that asks for one is missed. Raises PolicyError for one that cannot be read.
     """
     from pytest_fence import engine
 
+    if chosen is not None and any(directory == package.directory for package in chosen.packages):
+        return None
     found = engine.config_in(directory)
     if found is None or not (fenced or found[2]):
         return None
@@ -66,20 +75,22 @@ def problem(directory: str, config: pytest.Config, chosen: str, *, fenced: bool 
     here = config.invocation_params.dir
     place = os.path.relpath(directory, here)
     own = os.path.relpath(path, here)
-    without = f"policy of this run: {chosen}" if fenced else "this run has no fence"
+    without = f"policy of this run: {chosen.source}" if chosen is not None and fenced else "this run has no fence"
+    below = os.path.relpath(directory, config.rootpath)
+    listed = "" if below.startswith("..") else f'packages = ["{below}"] in the root\'s own, to have its tests keep it; '
     return engine.Problem(
         os.path.normpath(os.path.join(place, source)),
         "",
         f"is not read, since pytest's rootdir is {config.rootpath} ({without})",
-        f"--rootdir={place} to run the tests there by it; --fence-config={own}, or another file, to name the policy of "
-        f"the whole run{'' if fenced else '; --no-fence'}",
+        f"{listed}--rootdir={place} to run the tests there by it; --fence-config={own}, or another file, to name the "
+        f"policy of the whole run{'' if fenced else '; --no-fence'}",
     )
 
 
 class Lookout:
     """In a fenced process: looks at the directories of what is collected."""
 
-    def __init__(self, config: pytest.Config, chosen: str) -> None:
+    def __init__(self, config: pytest.Config, chosen: Config) -> None:
         self._config = config
         self._chosen = chosen
         self._directories = Directories(os.fspath(config.rootpath))
@@ -122,7 +133,7 @@ class _UnfencedRun:
         from pytest_fence import engine, unusable
 
         try:
-            found = problem(directory, self._config, "", fenced=False)
+            found = problem(directory, self._config, None, fenced=False)
         except engine.PolicyError as error:
             problems = [str(each) for each in error.problems]
         else:

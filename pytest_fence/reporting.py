@@ -47,7 +47,10 @@ class ReportHooks:
 
     def pytest_report_header(self) -> list[str]:
         fence = self._fence
-        parts = [fence.mode, ", ".join(fence.layers), self._chosen.source]
+        source = self._chosen.source
+        if fence.packages:
+            source += f" and those of {len(fence.packages)} package{'s' if len(fence.packages) > 1 else ''}"
+        parts = [fence.mode, ", ".join(fence.layers), source]
         if fence.role == "nested":
             parts.append("inside another fence")
         lines = [f"fence: {'; '.join(part for part in parts if part)}"]

@@ -186,10 +186,11 @@ def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) 
     """Everything that happens inside: only this Config has these hooks, no other session in the process."""
     from pytest_fence import items, reporting
 
-    fence.enter("", "startup")
     manager = config.pluginmanager
-    lookout = None if config.known_args_namespace.fence_config else overlooked.Lookout(config, chosen.source)
+    lookout = None if config.known_args_namespace.fence_config else overlooked.Lookout(config, chosen)
     hooks = items.TestHooks(config, fence, forks=chosen.settings.scope == "test", lookout=lookout)
+    # Conftests of what the arguments name are imported next, before anything is collected.
+    fence.enter("", "startup", hooks.packages.of_all(overlooked.given(config)))
     hooks.prepare_forks = lambda: _prepare_forks(config, fence, hooks)
     manager.register(hooks, "fence-tests")
     if fence.role == "worker":

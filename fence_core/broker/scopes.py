@@ -21,7 +21,7 @@ from fence_core.events.ledger import Ledger
 from fence_core.events.phases import PHASES
 from fence_core.link.page import Page, read_fork, read_note
 from fence_core.policy.decide import Judge
-from fence_core.policy.model import Policy, Source
+from fence_core.policy.model import Package, Policy, Source
 from fence_core.policy.sources.merge import merge
 from fence_core.policy.sources.validate import parse_marker
 
@@ -56,6 +56,12 @@ class Binding:
         policies = self.worker.scope.policies
         return policies[self.policy] if self.policy < len(policies) else policies[0]
 
+    def syntax(self) -> str:
+        """How the config of that policy is written."""
+        scope = self.worker.scope
+        origin = scope.origins[self.policy] if self.policy < len(scope.origins) else 0
+        return scope.parts[origin - 1].syntax if origin else scope.syntax
+
 
 class Scope:
     """One fenced session: what it allows, what it does about violations."""
@@ -67,6 +73,8 @@ class Scope:
         "judges",
         "ledger",
         "mode",
+        "origins",
+        "parts",
         "policies",
         "source",
         "syntax",
@@ -83,6 +91,7 @@ class Scope:
         base_dir: Path,
         watches_reads: bool = False,
         blame: str = "running",
+        parts: tuple[Package, ...] = (),
     ) -> None:
         self.base = base
         self.mode = mode
@@ -96,21 +105,32 @@ class Scope:
         """On whose account processes of fixtures of more than one test are: one of `policy.model.Blame`."""
         self.ledger = Ledger()
         """The violations of this session, from all its processes. It goes with the last that refers to the session."""
-        self.policies: list[Policy] = [base]
-        self.judges: list[Judge] = [Judge(base)]
+        self.parts = parts
+        """The packages of a monorepo."""
+        self.policies: list[Policy] = [base, *(each.policy for each in parts)]
+        """By their numbers: the session's, those of its packages, and those with markers."""
+        self.judges: list[Judge] = [Judge(each) for each in self.policies]
+        self.origins = list(range(len(self.policies)))
+        """Of each policy, the number of the one that its markers add to."""
 
-    def register(self, layers: Iterable[tuple[Mapping[str, Any], Source]]) -> int:
-        """The number of the base policy with the arguments of these markers merged in. Raises PolicyError."""
+    def register(self, layers: Iterable[tuple[Mapping[str, Any], Source]], base: int = 0) -> int:
+        """The number of a policy, the session's or that of a package, with the arguments of these markers merged in.
+
+        Raises PolicyError, IndexError.
+        """
+        origin = self.origins[base]
+        base_dir = self.parts[origin - 1].directory if origin else self.base_dir
         overlays = [
-            parse_marker(raw, source=source, base_dir=self.base_dir, watches_reads=self.watches_reads)
+            parse_marker(raw, source=source, base_dir=base_dir, watches_reads=self.watches_reads)
             for raw, source in layers
         ]
         if len(self.policies) >= POLICIES_MAX:
             found, accepted = f"more than {POLICIES_MAX} different policies", "fewer different markers"
             raise PolicyError((Problem(overlays[-1].source.name, "fence", found, accepted),))
-        policy = merge(self.base, *overlays)
+        policy = merge(self.policies[origin], *overlays)
         self.policies.append(policy)
         self.judges.append(Judge(policy))
+        self.origins.append(origin)
         return len(self.policies) - 1
 
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fence_core.policy.model import Policy
+    from fence_core.policy.model import Config, FilesystemRules, Package, Policy
 
-__all__ = ["protect_early_modules", "trusted_path"]
+__all__ = ["protect_early_modules", "protect_packages", "trusted_path"]
 
 _START_UP = ("sitecustomize", "usercustomize")
 """Imported by `site`, at the start of every Python, if they are anywhere on the path."""
@@ -45,6 +45,19 @@ def protect_early_modules(policy: Policy) -> Policy:
             early_names=tuple((place, tuple(sorted(found))) for place, found in names.items()),
             byte_code_dir=os.path.abspath(sys.pycache_prefix) if sys.pycache_prefix else "",
         )
+    )
+
+
+def protect_packages(config: Config, protected: Policy) -> tuple[Package, ...]:
+    """The packages, with the same out of their tests' reach as out of the others'."""
+    own = protected.filesystem
+
+    def guarded(files: FilesystemRules) -> FilesystemRules:
+        return files._replace(environment=own.environment, early_names=own.early_names, byte_code_dir=own.byte_code_dir)
+
+    return tuple(
+        each._replace(policy=each.policy._replace(filesystem=guarded(each.policy.filesystem)))
+        for each in config.packages
     )
 
 

@@ -61,6 +61,10 @@ class Fence:
         """Variables that `env_deny` keeps from the tests."""
         self.closed: tuple[tuple[int, str], ...] = tuple((fd, what) for fd, what in answer["closed"])
         """Descriptors that the caller had left open and that were closed here, each with what it led to."""
+        self.packages: tuple[tuple[str, str], ...] = tuple(
+            (directory, scope) for directory, scope in answer["packages"]
+        )
+        """Directories whose tests have policies of their own, with the numbers from 1 on; each with its scope."""
         page = doors.knock(doors.PAGE)
         if page is None:
             raise BrokerError("the broker gave no page")
@@ -91,8 +95,13 @@ class Fence:
         self._policy = policy
         self._write(number)
 
-    def owned(self, owner: Owner | None) -> None:
-        """Until this is said again, what is tried is the doing of a fixture that more than one test has."""
+    def owned(self, owner: Owner | None, policy: int | None = None) -> None:
+        """Until this is said again, what is tried is the doing of a fixture that more than one test has.
+
+        `policy`: under another policy than what was entered.
+        """
+        if policy is not None:
+            self._policy = policy
         self._owner = "" if owner is None else "\0" + "\0".join(map(str, owner))
         self._write(self._page.phase())
 
@@ -143,13 +152,14 @@ class Fence:
 
     # ------------------------------------------------------------ per session
 
-    def register_policy(self, layers: Sequence[tuple[Mapping[str, object], Source]]) -> int:
-        """The number of this session's policy with the arguments of these markers merged in, the closest last.
+    def register_policy(self, layers: Sequence[tuple[Mapping[str, object], Source]], base: int = 0) -> int:
+        """The number of this session's policy, or of that of a package, with the arguments of these markers merged in,
+        the closest last.
 
         Raises PolicyError.
         """
         plain = [[dict(raw), source._asdict()] for raw, source in layers]
-        number: int = self._ask(control.POLICY, layers=plain)["number"]
+        number: int = self._ask(control.POLICY, layers=plain, base=base)["number"]
         return number
 
     def proxy(self) -> str:

@@ -38,6 +38,7 @@ def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nes
             "syntax": source_kind(config.path),
             "base_dir": base_dir(config),
             "blame": config.settings.blame,
+            "parts": to_wire(config.packages),
         }
     fence = Fence(role, plain)
     if config is not None and config.settings.env_deny and fence.role == "nested":

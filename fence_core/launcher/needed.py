@@ -48,9 +48,13 @@ def check_needed(
     if config.settings.mode == "audit":
         return
     needed = _written(config.settings, captures=captures)
-    if config.policy.filesystem.deny_read:
+    if config.denies_reading():
         needed = chain(needed, _read(places))
-    problems = over_needs(config.policy, needed, config.source)
+    found = list(needed)
+    problems = over_needs(config.policy, found, config.source)
+    for package in config.packages:
+        problems += over_needs(package.policy, found, package.policy.sources[-1].name)
+    problems = list(dict.fromkeys(problems))  # the root's rules are every package's
     if kept is not None:
         problems += taken(config.settings, kept.names.__contains__, kept.why)
     if problems:

@@ -89,7 +89,7 @@ def make_plan(config: Config, found: Features, facts: Facts, host: Host) -> Plan
             borrows=found.available("pidfd_getfd"),
         ),
         as_root=facts.as_root,
-        watches_reads=settings.watch_reads or bool(config.policy.filesystem.deny_read) or guards_environments,
+        watches_reads=settings.watch_reads or config.denies_reading() or guards_environments,
         leftovers=settings.leftovers,
         host=host,
         kept_fds=settings.keep_fds,

@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fence_core.launcher.early_modules import protect_early_modules, trusted_path
+from fence_core.launcher.early_modules import protect_early_modules, protect_packages, trusted_path
 from fence_core.launcher.fork import fork_fenced
 from fence_core.launcher.obstacles import check_layers
 from fence_core.launcher.plan import Host
 from fence_core.launcher.supervise import leave_quietly
 from fence_core.launcher.withhold import check_restart, withhold
-from fence_core.policy.model import Config, Policy, Settings
+from fence_core.policy.model import Config, Package, Policy, Settings
 from fence_core.policy.sources import files
 from fence_core.policy.sources.wire import from_wire, to_wire
 
@@ -60,6 +60,7 @@ def make_order(config: Config, argv: list[str], host: Host) -> dict[str, Any]:
         "settings": to_wire(config.settings),
         "source": config.source,
         "path": str(config.path) if config.path else "",
+        "packages": to_wire(protect_packages(config, policy)),
         "texts": files.texts,
         "host": to_wire(host),
     }
@@ -72,6 +73,7 @@ def read_order(order: dict[str, Any]) -> tuple[Config, Host]:
         settings=from_wire(Settings, order["settings"]),
         source=order["source"],
         path=Path(order["path"]) if order["path"] else None,
+        packages=tuple(from_wire(Package, each) for each in order["packages"]),
     )
     return config, from_wire(Host, order["host"])
 

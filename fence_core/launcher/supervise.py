@@ -72,7 +72,7 @@ def _put_together(config: Config, plan: Plan, child: Child) -> tuple[Supervisor,
 
 def _root_scope(config: Config, plan: Plan) -> Scope:
     from fence_core.broker.scopes import Scope
-    from fence_core.launcher.early_modules import protect_early_modules, trusted_path
+    from fence_core.launcher.early_modules import protect_early_modules, protect_packages, trusted_path
 
     policy = protect_early_modules(config.policy)
     # Before the child may run anything: what is imported from now on is not the tests' to choose.
@@ -85,6 +85,7 @@ def _root_scope(config: Config, plan: Plan) -> Scope:
         base_dir=Path(base_dir(config)),
         watches_reads=plan.watches_reads,
         blame=config.settings.blame,
+        parts=protect_packages(config, policy),
     )
 
 

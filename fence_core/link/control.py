@@ -17,7 +17,15 @@ REQUEST_MAX = 16 << 20
 CHUNK = 1 << 16
 """Bytes that are read at a time."""
 
-CONFIG = {"policy": dict, "mode": str, "source": str, "syntax": str, "base_dir": str, "blame": str}
+CONFIG = {
+    "policy": dict,
+    "mode": str,
+    "source": str,
+    "syntax": str,
+    "base_dir": str,
+    "blame": str,
+    "parts": list,
+}
 """What a nested session brings along."""
 _VIOLATIONS = {"violations": list}
 
@@ -34,13 +42,16 @@ HELLO = Operation(
         "stacks": bool,
         "watches_reads": bool,
         "announces_forks": bool,
+        "packages": list,
     },
 )
-"""A process's first word, once for each session in it. `note`: address and token of its note (`page`)."""
+"""A process's first word, once for each session in it. `note`: address and token of its note (`page`). `packages`: the
+directory and the scope of each package, whose policies have the numbers from 1 on."""
 WORKERS = Operation("workers", {}, {})
 """Processes that are started from now on, outside of tests, may join as workers."""
-POLICY = Operation("policy", {"layers": list}, {"number": int})
-"""Pairs of what a marker says and its `Source`, as data, the closest last."""
+POLICY = Operation("policy", {"layers": list, "base": int}, {"number": int})
+"""Pairs of what a marker says and its `Source`, as data, the closest last. `base`: the policy that they add to, that of
+the session or of a package."""
 CEILING = Operation("ceiling", {"policy": int}, {"places": OPTIONAL_LIST})
 """Where a test under this policy may write at all: pairs for `child.add_places`."""
 PROXY = Operation("proxy", {}, {"url": str})

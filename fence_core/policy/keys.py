@@ -12,6 +12,7 @@ from fence_core.policy.kinds import (
     CHOICE,
     COMMANDS,
     DESCRIPTORS,
+    DIRECTORIES,
     DOMAINS,
     HOSTS,
     LAYERS,
@@ -25,8 +26,8 @@ from fence_core.policy.kinds import (
 from fence_core.policy.model import Blame, Leftovers, Mode, TestScope
 
 __all__ = [
-    "DENY_READ", "ENABLED", "EXTENDS", "FLAT_SECTIONS", "KEYS", "PRESETS", "SECTIONS", "Key", "is_known", "of_section",
-    "spellings",
+    "DENY_READ", "ENABLED", "EXTENDS", "FLAT_SECTIONS", "KEYS", "PACKAGES", "PRESETS", "SCOPE", "SECTIONS", "Key",
+    "is_known", "of_section", "spellings",
 ]  # fmt: skip
 
 PRESETS = ("pytest", "strict", "default-deny", "no-secrets", "command")
@@ -105,12 +106,12 @@ KEYS = (
     Key("command", "allow", COMMANDS, enforced=False, example="git push", help="may be run"),
     Key("command", "use_defaults", BOOLEAN, help="the Go tool's own list of commands; without effect"),
     Key(
-        "", "enabled", BOOLEAN, marker=False, flag="--fence",
+        "", "enabled", BOOLEAN, marker=False, flag="--fence", narrows=True,
         help="fence every run, as `--fence` does",
     ),
     Key("", "mode", CHOICE, marker=False, flag="--fence-mode", choices=get_args(Mode), help="as `--fence-mode`"),
     Key(
-        "", "require", LAYERS, marker=False, flag="--fence-require", example="landlock",
+        "", "require", LAYERS, marker=False, flag="--fence-require", example="landlock", narrows=True,
         help="as `--fence-require`",
     ),
     Key(
@@ -125,7 +126,7 @@ KEYS = (
         "runs when the process does something, or of the one that needed the fixture first",
     ),
     Key(
-        "", "env_deny", VARIABLES, marker=False, deny=True, example="*_TOKEN",
+        "", "env_deny", VARIABLES, marker=False, deny=True, example="*_TOKEN", narrows=True,
         help="environment variables that are removed for the tests and all that they start: names, in which `*` is any "
         "number of characters and `?` is one; case matters",
     ),
@@ -134,9 +135,14 @@ KEYS = (
         help="descriptors that the caller of pytest left open and that the tests may keep",
     ),
     Key(
-        "", "watch_reads", BOOLEAN, marker=False,
+        "", "watch_reads", BOOLEAN, marker=False, narrows=True,
         help="send opens for reading to the broker although this configuration has no `deny_read`, so that markers may "
         "have one",
+    ),
+    Key(
+        "", "packages", DIRECTORIES, marker=False, example="packages/*",
+        help="directories whose tests have a policy of their own, each in a configuration that lies there; `*`, `?` "
+        "and `[...]` are globs",
     ),
     Key(
         "", "extends", CHOICE, marker=False, choices=PRESETS, unset='`"pytest"`',
@@ -154,7 +160,9 @@ _SPELLINGS = {
     for section, keys in _OF_SECTION.items()
 }
 _BY_PATH = {key.path: key for key in KEYS}
-DENY_READ, ENABLED, EXTENDS = (_BY_PATH[path] for path in ("filesystem.deny_read", "enabled", "extends"))
+DENY_READ, ENABLED, EXTENDS, PACKAGES, SCOPE = (
+    _BY_PATH[path] for path in ("filesystem.deny_read", "enabled", "extends", "packages", "scope")
+)
 """Those that are more than a rule or a setting: see where they are imported."""
 
 

@@ -56,6 +56,9 @@ class Key(Record):
     """It is short for these paths in `allow_write`."""
     unset: str = ""
     """What holds where nobody sets it, in words, if that is not the model's default."""
+    narrows: bool = False
+    """Of a setting for the run as a whole: what one package of a monorepo sets holds for all of them, since it takes
+    something away, or costs time at most."""
     enforced: bool = True
     """Whether anything keeps it. Where nothing does, setting it is an error: a fence that takes a rule and does not
     keep it is worse than none."""
@@ -257,6 +260,13 @@ def _path(reading: Reading, key: Key, text: str) -> str:
     return pattern
 
 
+def _directory(reading: Reading, key: Key, text: str) -> str:
+    parts = text.replace(os.sep, "/").split("/")
+    if text.startswith(("/", "~")) or ".." in parts:
+        raise ValueError("leads out of the directory of the configuration")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
 def _variable(reading: Reading, key: Key, text: str) -> str:
     if "=" in text or "[" in text or text != text.strip():
         raise ValueError("is not the name of a variable")
@@ -268,6 +278,7 @@ _A_DOMAIN = """\
 a name ("api.example.com"), a wildcard ("*.example.com"), an IP address or a network, each with an optional ":port"\
 """
 _A_PATH = 'a path, "~/...", or a glob of "*", "**", "?" and "[...]"'
+_A_DIRECTORY = 'a directory below that of the configuration, such as "packages/a" or "packages/*"'
 _A_VARIABLE = 'the name of a variable, with "*" and "?" as globs'
 _port = _number(1, 65535, "a port from 1 to 65535")
 _descriptor = _number(3, (1 << 31) - 1, "the number of a descriptor above 2 (0 to 2 are always kept)")
@@ -280,6 +291,7 @@ URL = Kind("URL", _url, _replace, ("",))
 HOSTS = Kind("table of names and addresses", _hosts, _by_name, ({},))
 DOMAINS = Kind("list", _entries(_domain, _A_DOMAIN), _add, _NO_ITEMS, entries=True)
 PATHS = Kind("list of paths", _entries(_path, _A_PATH), _add, _NO_ITEMS, entries=True)
+DIRECTORIES = Kind("list of directories", _entries(_directory, _A_DIRECTORY), _add, _NO_ITEMS, entries=True)
 COMMANDS = Kind("list of commands", _entries(lambda *_: "", ""), _add, _NO_ITEMS, entries=True)
 VARIABLES = Kind("list of patterns", _entries(_variable, _A_VARIABLE), _add, _NO_ITEMS, entries=True)
 LAYERS = Kind("list of layers", _names, _add, _NO_ITEMS)

@@ -176,11 +176,24 @@ class Settings(Record):
     blame: Blame = "running"
     env_deny: tuple[Entry, ...] = ()
     keep_fds: tuple[int, ...] = ()
+    packages: tuple[Entry, ...] = ()
     sources: Sources = ()
 
     def source_of(self, name: str) -> Source:
         """Where the setting of this name got its value."""
         return _source(self.sources, name)
+
+
+class Package(Record):
+    """A directory of a monorepo whose tests have a policy of their own."""
+
+    directory: str
+    """Absolute. Relative paths of its config, and of the markers of its tests, count from here."""
+    policy: Policy
+    """All that its tests may do: of the root's config too."""
+    scope: TestScope
+    syntax: str
+    """Of its config: toml, json or yaml."""
 
 
 class Config(Record):
@@ -190,3 +203,8 @@ class Config(Record):
     settings: Settings
     source: str  # "pyproject.toml [tool.fence]"; "preset pytest" where there is no file
     path: Path | None = None
+    packages: tuple[Package, ...] = ()
+
+    def denies_reading(self) -> bool:
+        """Whether any policy of the run forbids to read anything."""
+        return any(each.filesystem.deny_read for each in (self.policy, *(each.policy for each in self.packages)))

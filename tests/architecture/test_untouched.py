@@ -58,6 +58,7 @@ INSIDE: dict[str, Mapping[str, str]] = {
     "pytest_fence/forked_wire.py": {},
     "pytest_fence/items.py": {"TestHooks.pytest_collection_finish": COLLECTING},
     "pytest_fence/markers.py": {"_where": USAGE},
+    "pytest_fence/packages.py": {},
     "pytest_fence/reporting.py": {
         "ReportHooks._variables": BEFORE,
         "ReportHooks._show": LAST,

@@ -16,7 +16,7 @@ from fence_core.errors import PolicyError
 from fence_core.kernel.signals import SIGRTMAX, SIGRTMIN
 from fence_core.link import control as link
 from fence_core.link.operations import Operation, misfit
-from fence_core.policy.model import Blame, Mode, Policy, Source
+from fence_core.policy.model import Blame, Mode, Package, Policy, Source
 from fence_core.policy.sources.validate import unwatched
 from fence_core.policy.sources.wire import from_wire
 from fence_core.text import escape
@@ -147,7 +147,9 @@ def _hello(control: Control, process: Process, request: Mapping[str, Any]) -> di
     if wrong:
         return link.refusal(f"a session without a config, for its {wrong!r}")
     policy = from_wire(Policy, config["policy"])
-    if policy.filesystem.deny_read and not control.services.watches_reads:
+    parts = tuple(from_wire(Package, each) for each in config["parts"])
+    policies = (policy, *(each.policy for each in parts))
+    if any(each.filesystem.deny_read for each in policies) and not control.services.watches_reads:
         raise PolicyError((unwatched(escape(config["source"]), "the session around this one"),))
     scope = Scope(
         policy,
@@ -157,6 +159,7 @@ def _hello(control: Control, process: Process, request: Mapping[str, Any]) -> di
         base_dir=Path(config["base_dir"]),
         watches_reads=control.services.watches_reads,
         blame=config["blame"] if config["blame"] in _BLAMES else "running",
+        parts=parts,
     )
     worker = control.sessions.add(scope, process, here.judges)
     return _welcome(control, "nested", worker, (address, token))
@@ -181,6 +184,7 @@ def _welcome(control: Control, role: str, worker: Worker, note: tuple[int, int])
         "stacks": terms.stacks,
         "watches_reads": terms.watches_reads,
         "announces_forks": terms.announces_forks,
+        "packages": [[each.directory, each.scope] for each in worker.scope.parts],
     }
 
 
@@ -198,7 +202,7 @@ def _proxy(control: Control, process: Process, request: Mapping[str, Any]) -> di
 
 def _policy(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     layers = [(raw, from_wire(Source, source)) for raw, source in request["layers"]]
-    return {"number": _own(process).scope.register(layers)}
+    return {"number": _own(process).scope.register(layers, request["base"])}
 
 
 def _ceiling(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:

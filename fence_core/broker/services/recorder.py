@@ -182,7 +182,7 @@ class Recorder:
             return None, ""
         from fence_core.policy.remedy import advice
 
-        return advice(self._of_many_ports(request), binding.rules(), objection.decision, binding.worker.scope.syntax)
+        return advice(self._of_many_ports(request), binding.rules(), objection.decision, binding.syntax())
 
     def _of_many_ports(self, request: Request) -> Request:
         """Of a host that is tried at one port after the other, all of them are asked for."""

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from fence_core.config_files import OWN_FILES, PYPROJECT
 from fence_core.errors import PolicyError, Problem
+from fence_core.policy.keys import is_known
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
     import yaml
 
-__all__ = ["TABLE", "find", "parse_toml", "read_explicit", "source_kind", "texts", "without_comments"]
+__all__ = ["TABLE", "find", "is_ours", "parse_toml", "read_explicit", "source_kind", "texts", "without_comments"]
 
 TABLE = ("tool", "fence")
 """The table of a TOML file that is ours."""
@@ -59,6 +60,11 @@ def find(root: Path) -> tuple[Path, str, Mapping[str, object]] | None:
         return None
     path, source = found[0]
     return path, source, table if table is not None else _read(path, source)
+
+
+def is_ours(found: tuple[Path, str, Mapping[str, object]]) -> bool:
+    """Whether what was found holds any of our keys: a `fence.json` below the root may be another program's."""
+    return found[0].name == PYPROJECT or any(map(is_known, found[2]))
 
 
 def read_explicit(path: Path) -> tuple[Path, str, Mapping[str, object]]:

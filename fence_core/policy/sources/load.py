@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fence_core.config_files import OWN_FILES, PYPROJECT
-from fence_core.policy.keys import ENABLED, EXTENDS, is_known
-from fence_core.policy.model import Config, Source
-from fence_core.policy.sources.files import find, read_explicit, source_kind
+from fence_core.policy.keys import ENABLED, EXTENDS
+from fence_core.policy.model import Config, Package, Source
+from fence_core.policy.sources.files import find, is_ours, read_explicit, source_kind
 from fence_core.policy.sources.merge import merge, merge_settings
 from fence_core.policy.sources.templates import TemplateContext, preset
 from fence_core.policy.sources.validate import parse_overlay
@@ -59,13 +59,26 @@ def find_config(
         parse_overlay(raw, source=Source(name), base_dir=root, settings=True, home=context.home)
         for name, raw in overlays
     ]
+    settings = merge_settings(base.settings, *said)
+    found_packages = []
+    if settings.packages and path is not None:
+        from fence_core.policy.sources.packages import narrowed, packages_of, read_packages  # most projects have none
+
+        found_packages = read_packages(settings, path.parent.absolute(), root, context.home)
+        locked += [os.path.abspath(each.path) for each in found_packages]
+        settings = narrowed(settings, found_packages, context)
     policy = merge(base.policy, *said)
     # Flags hold no rules, so no refusal is to name them as where one was looked for; each entry knows its own source.
     policy = merge(policy, *flags)._replace(sources=policy.sources)
     # Out of the tests' reach, wherever they lie.
     files = policy.filesystem._replace(locked=tuple(dict.fromkeys((*policy.filesystem.locked, *locked))))
-    settings = merge_settings(base.settings, *said, *flags)
-    return Config(policy._replace(filesystem=files), settings, source, path)
+    policy, settings = policy._replace(filesystem=files), merge_settings(settings, *flags)
+    packages: tuple[Package, ...] = ()
+    if found_packages:
+        packages = packages_of(
+            found_packages, settings, policy, context=context, template=default_template, root=said, flags=flags
+        )
+    return Config(policy, settings, source, path, packages)
 
 
 def config_in(directory: str) -> tuple[Path, str, bool] | None:
@@ -79,7 +92,7 @@ def config_in(directory: str) -> tuple[Path, str, bool] | None:
     found = find(Path(directory))
     if found is None:
         return None
-    path, source, raw = found
-    if path.name != PYPROJECT and not any(map(is_known, raw)):
+    if not is_ours(found):
         return None
+    path, source, raw = found
     return path, source, raw.get(ENABLED.name) is True

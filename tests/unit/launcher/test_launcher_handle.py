@@ -28,6 +28,7 @@ WELCOME = {
     "stacks": False,
     "watches_reads": True,
     "announces_forks": False,
+    "packages": [["/p/a", "session"]],
 }
 
 

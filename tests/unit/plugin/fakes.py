@@ -34,6 +34,7 @@ class FakeFence:
     watches_reads = False
     withheld: tuple[str, ...] = ()
     closed: tuple[tuple[int, str], ...] = ()
+    packages: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, role: str, mode: str) -> None:
         self.role = role
@@ -53,13 +54,13 @@ class FakeFence:
         self.now = (nodeid, phase, policy)
         self.entered.append(self.now)
 
-    def owned(self, owner: Owner | None) -> None:
+    def owned(self, owner: Owner | None, policy: int | None = None) -> None:
         self.owner = owner
 
     def violation_count(self) -> int:
         return self._count
 
-    def register_policy(self, layers: Sequence[tuple[Mapping[str, object], Source]]) -> int:
+    def register_policy(self, layers: Sequence[tuple[Mapping[str, object], Source]], base: int = 0) -> int:
         for raw, source in layers:
             engine.parse_marker(raw, source=source, base_dir="/", watches_reads=self.watches_reads)
             json.dumps(raw)  # it has to travel

@@ -34,6 +34,7 @@ SAMPLES: dict[str, tuple[object, object, object]] = {
     "list of paths": (["/a"], "/a", "tuple[Entry, ...]"),
     "list of commands": (["git push"], "git push", "tuple[Entry, ...]"),
     "list of patterns": (["*_TOKEN"], "*_TOKEN", "tuple[Entry, ...]"),
+    "list of directories": (["packages/*"], "packages/*", "tuple[Entry, ...]"),
 }
 """By the words for a kind: a value as it is written, what it is read as, and the type of the field."""
 

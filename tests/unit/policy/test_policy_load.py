@@ -13,6 +13,7 @@ from fence_core.policy.decide import Judge
 from fence_core.policy.model import Config, Settings
 from fence_core.policy.requests import Resolve, Write
 from fence_core.policy.sources.files import source_kind
+from fence_core.policy.sources.lines import located
 from fence_core.policy.sources.load import find_config
 from fence_core.policy.sources.templates import TemplateContext
 from fence_core.report.rule import sentence
@@ -284,3 +285,14 @@ def test_mentions_fence_never_raises(tmp_path: Path) -> None:
 )
 def test_source_kind(path: str | None, kind: str) -> None:
     assert source_kind(None if path is None else Path(path)) == kind
+
+
+def test_each_entry_of_a_package_knows_its_line(tmp_path: Path) -> None:
+    """The root's that of the root's file, and the package's its own."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "pyproject.toml").write_text("[tool.fence]\npackages = ['*']\nallow_write = ['x']\n")
+    (tmp_path / "a" / "fence.yaml").write_text("# ours\nfilesystem:\n  allow_write:\n  - x\n")
+    (package,) = find_config(tmp_path).packages
+    entries = package.policy.filesystem.allow_write[-2:]
+    places = [(located(entry.source).name, located(entry.source).line, entry.pattern) for entry in entries]
+    assert places == [("pyproject.toml [tool.fence]", 3, f"{tmp_path}/x"), ("a/fence.yaml", 4, f"{tmp_path}/a/x")]

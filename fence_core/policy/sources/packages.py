@@ -1,0 +1,179 @@
+"""The packages of a monorepo: which directories the root's `packages` names, and what the configs there say.
+
+What the tests of a package may do is what the root's config says with the package's on top of it, as a marker's is.
+What is set for the run as a whole cannot be another thing for each of them: what narrows holds for all, and anything
+else has to be what the run has. Imported where a config has `packages`.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fence_core.errors import PolicyError, Problem
+from fence_core.policy.keys import EXTENDS, PACKAGES, SCOPE, of_section
+from fence_core.policy.kinds import quote
+from fence_core.policy.model import Package, Policy, Settings, Source
+from fence_core.policy.record import Record
+from fence_core.policy.sources.files import find, is_ours, source_kind
+from fence_core.policy.sources.lines import problem
+from fence_core.policy.sources.merge import Overlay, merge, merge_settings
+from fence_core.policy.sources.templates import preset
+from fence_core.policy.sources.validate import parse_overlay
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from fence_core.policy.sources.templates import TemplateContext
+
+__all__ = ["Found", "narrowed", "packages_of", "read_packages"]
+
+
+class Found(Record):
+    """A package, and what its config says."""
+
+    directory: str
+    path: Path
+    overlay: Overlay
+
+
+def read_packages(settings: Settings, base: Path, root: Path, home: str) -> list[Found]:
+    """The directories below `base` that `packages` names, as far as they hold a config; that of `root` is none.
+
+    Raises PolicyError with what is wrong in any of them.
+    """
+    found: list[Found] = []
+    problems: list[Problem] = []
+    for directory in _directories(settings, base, problems):
+        try:
+            config = find(Path(directory))
+            if config is None or directory == os.path.abspath(root) or not is_ours(config):
+                continue
+            path, name, raw = config
+            source = Source(os.path.join(os.path.relpath(directory, root), name), os.path.abspath(path))
+            overlay = parse_overlay(
+                raw, source=source, base_dir=directory, flat=source_kind(path) != "json", settings=True, home=home
+            )
+        except PolicyError as error:
+            # Without its directory the name of a file could be that of any package.
+            place = os.path.relpath(directory, root)
+            problems += [
+                each if each.source.startswith(place) else each._replace(source=os.path.join(place, each.source))
+                for each in error.problems
+            ]
+            continue
+        if PACKAGES.path in overlay.values:
+            at = overlay.sources[PACKAGES.path]
+            problems.append(problem(at, PACKAGES.path, "is set in a package", f"all of them in {_named_in(settings)}"))
+        found.append(Found(directory, path, overlay))
+    if problems:
+        raise PolicyError(tuple(problems))
+    return found
+
+
+def _named_in(settings: Settings) -> str:
+    """The config that names the packages."""
+    return settings.packages[0].source.name
+
+
+def _directories(settings: Settings, base: Path, problems: list[Problem]) -> list[str]:
+    """Absolute, each once, in the order of their names."""
+    found: set[str] = set()
+    for entry in settings.packages:
+        pattern = entry.pattern or "."
+        directories = [
+            os.path.normpath(path)
+            for path in glob.glob(os.path.join(glob.escape(os.path.abspath(base)), pattern), recursive=True)
+            if os.path.isdir(path)
+        ]
+        if not directories:
+            problems.append(
+                problem(
+                    entry.source,
+                    PACKAGES.path,
+                    f"{quote(entry.text)} names no directory in {base}",
+                    "directories that are there",
+                )
+            )
+        found.update(directories)
+    return sorted(found)
+
+
+def narrowed(settings: Settings, packages: Sequence[Found], context: TemplateContext) -> Settings:
+    """The settings of the run, with what packages, and the presets that they extend, take away from all."""
+    for package in packages:
+        base = preset(_template(package), context).settings if _template(package) else Settings()
+        settings = _narrowed(settings, merge_settings(base, package.overlay))
+    return settings
+
+
+def _narrowed(settings: Settings, package: Settings) -> Settings:
+    changes: dict[str, Any] = {}
+    sources = dict(settings.sources)
+    for key in of_section(""):
+        if not key.narrows:
+            continue
+        outer, own = getattr(settings, key.name), getattr(package, key.name)
+        both = key.kind.merge(outer, own) if isinstance(own, tuple) else outer or own
+        if both != outer:
+            changes[key.name] = both
+            written = {name: source for name, source in package.sources if f"{name} ".startswith(f"{key.name} ")}
+            sources = {**written, **sources}
+    return settings._replace(**changes, sources=tuple(sources.items())) if changes else settings
+
+
+def _template(package: Found) -> str:
+    """The preset that its config names; empty if it names none."""
+    return str(package.overlay.values.get(EXTENDS.path, ""))
+
+
+def packages_of(
+    found: Sequence[Found],
+    run: Settings,
+    policy: Policy,
+    *,
+    context: TemplateContext,
+    template: str,
+    root: Sequence[Overlay],
+    flags: Sequence[Overlay],
+) -> tuple[Package, ...]:
+    """What the tests of each package may do. Raises PolicyError where one wants what the `run` has not.
+
+    `policy`: the root's. `template`: the preset that it extends, and packages that name none. `root`: what its config
+    says. `flags`: what flags say, the last word on everything.
+    """
+    problems: list[Problem] = []
+    packages = []
+    for each in found:
+        problems += _at_odds(each.overlay, run, policy, flags)
+        own = merge(preset(_template(each) or template, context).policy, *root, each.overlay)
+        own = merge(own, *flags)._replace(sources=own.sources)
+        files = own.filesystem._replace(locked=policy.filesystem.locked)
+        said = None if any(SCOPE.path in flag.values for flag in flags) else each.overlay.values.get(SCOPE.path)
+        packages.append(
+            Package(each.directory, own._replace(filesystem=files), said or run.scope, source_kind(each.path))
+        )
+    if problems:
+        raise PolicyError(tuple(problems))
+    return tuple(packages)
+
+
+def _at_odds(own: Overlay, run: Settings, policy: Policy, flags: Sequence[Overlay]) -> Iterator[Problem]:
+    """What a package sets for the run as a whole that the run has not."""
+    for section, rules in (("", run), ("network", policy.network), ("filesystem", policy.filesystem)):
+        for key in of_section(section):
+            if key.marker or key.narrows or key in (EXTENDS, PACKAGES) or key.path not in own.values:
+                continue
+            wanted, has = own.values[key.path], getattr(rules, key.name)
+            if wanted == has or any(key.path in flag.values for flag in flags):
+                continue
+            if isinstance(wanted, tuple) and set(wanted) <= set(has):
+                continue
+            yield problem(
+                own.sources[key.path],
+                key.path,
+                "is set for the run as a whole, which has several packages, and another value",
+                f"the same in the configuration of the root{f', or {key.flag}' if key.flag else ''}",
+            )

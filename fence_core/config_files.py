@@ -13,6 +13,7 @@ __all__ = ["OWN_FILES", "PYPROJECT", "Directories", "mentions_fence"]
 
 OWN_FILES = ("fence.json", "fence.jsonc", "fence.yaml", "fence.yml")
 PYPROJECT = "pyproject.toml"
+_READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows has neither
 
 
 def mentions_fence(root: str | os.PathLike[str]) -> Path | None:
@@ -25,7 +26,7 @@ def mentions_fence(root: str | os.PathLike[str]) -> Path | None:
     for name in (PYPROJECT, *OWN_FILES):
         path = f"{base}/{name}"
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = os.open(path, _READ)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError):
@@ -55,6 +56,6 @@ class Directories:
         while directory not in self._seen:
             self._seen.add(directory)
             yield directory
-            if self._root.startswith(directory.rstrip("/") + "/"):
+            if self._root.startswith(directory.rstrip(os.sep) + os.sep):
                 return
             directory = os.path.dirname(directory)

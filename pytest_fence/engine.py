@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fence_core.policy.paths import escape as escape
     from fence_core.policy.sources.load import config_in as config_in
     from fence_core.policy.sources.load import find_config as find_config
+    from fence_core.policy.sources.load import find_settings as find_settings
     from fence_core.policy.sources.templates import TemplateContext as TemplateContext
     from fence_core.policy.sources.validate import parse_marker as parse_marker
 
@@ -47,7 +48,7 @@ _NAMES = {
     "launcher.withhold": ("variables_denied",),
     "policy.model": ("Config",),
     "policy.paths": ("escape",),
-    "policy.sources.load": ("config_in", "find_config"),
+    "policy.sources.load": ("config_in", "find_config", "find_settings"),
     "policy.sources.templates": ("TemplateContext",),
     "policy.sources.validate": ("parse_marker",),
 }

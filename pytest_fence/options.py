@@ -45,7 +45,7 @@ def choose(config: pytest.Config) -> engine.Config | None:
     """
     options = config.known_args_namespace
     here = config.invocation_params.dir
-    explicit = Path(os.path.abspath(here / options.fence_config)) if options.fence_config else None
+    explicit = explicit_config(config)
     context = engine.TemplateContext.of_run(
         config.rootpath,
         cache_dir=_cache_dir(config),
@@ -69,6 +69,12 @@ def choose(config: pytest.Config) -> engine.Config | None:
         if problems:
             raise engine.PolicyError(tuple(problems))
     return found if fenced else None
+
+
+def explicit_config(config: pytest.Config) -> Path | None:
+    """The file that the command line names, absolute."""
+    named = config.known_args_namespace.fence_config
+    return Path(os.path.abspath(config.invocation_params.dir / named)) if named else None
 
 
 def _option_files(config: pytest.Config) -> Iterator[str]:

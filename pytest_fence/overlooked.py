@@ -30,7 +30,7 @@ def of_arguments(config: pytest.Config) -> Iterator[str]:
     here = os.fspath(config.invocation_params.dir)
     root = os.fspath(config.rootpath)
     directories = Directories(root)
-    if config.inipath is None and root.startswith(here.rstrip("/") + "/"):
+    if config.inipath is None and root.startswith(here.rstrip(os.sep) + os.sep):
         yield from directories.up(here)
     for path in given(config):
         if not os.path.isdir(path):

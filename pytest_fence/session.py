@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_fence import engine, options, overlooked, xdist
+from pytest_fence import elsewhere, engine, options, overlooked, xdist
 
 if TYPE_CHECKING:
     from pytest_fence.items import TestHooks
@@ -26,6 +26,11 @@ def maybe_raise_fence(config: pytest.Config, *, others: int) -> None:
         config.pluginmanager.register(HeaderNote("fence: off (--no-fence)"))
         return
     try:
+        if elsewhere.SYSTEM != "linux":
+            note = elsewhere.skip_fence(config)
+            if note:
+                config.pluginmanager.register(HeaderNote(note))
+            return
         chosen = options.choose(config)
         if chosen is None:
             flag = options.given_in_vain(flags)

@@ -23,7 +23,7 @@ from fence_core.policy.kinds import (
     VARIABLES,
     Key,
 )
-from fence_core.policy.model import Blame, Leftovers, Mode, TestScope
+from fence_core.policy.model import Blame, Leftovers, Mode, TestScope, Unsupported
 
 __all__ = [
     "DENY_READ", "ENABLED", "EXTENDS", "FLAT_SECTIONS", "KEYS", "PACKAGES", "PRESETS", "SCOPE", "SECTIONS", "Key",
@@ -143,6 +143,11 @@ KEYS = (
         "", "packages", DIRECTORIES, marker=False, example="packages/*",
         help="directories whose tests have a policy of their own, each in a configuration that lies there; `*`, `?` "
         "and `[...]` are globs",
+    ),
+    Key(
+        "", "unsupported", CHOICE, marker=False, choices=get_args(Unsupported), unset="by what asks for it",
+        help="what becomes of a run on another system than Linux: refused, or run without a fence, which the header "
+        "says. Where it is not set, `--fence` and `require` refuse, and `enabled` alone runs",
     ),
     Key(
         "", "extends", CHOICE, marker=False, choices=PRESETS, unset='`"pytest"`',

@@ -14,6 +14,7 @@ from fence_core.text import escape
 
 Mode = Literal["enforce", "warn", "audit"]
 Leftovers = Literal["end", "wait"]
+Unsupported = Literal["refuse", "skip"]
 TestScope = Literal["session", "test"]
 Blame = Literal["running", "starter"]
 
@@ -177,6 +178,7 @@ class Settings(Record):
     env_deny: tuple[Entry, ...] = ()
     keep_fds: tuple[int, ...] = ()
     packages: tuple[Entry, ...] = ()
+    unsupported: Unsupported = "refuse"
     sources: Sources = ()
 
     def source_of(self, name: str) -> Source:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fence_core.config_files import OWN_FILES, PYPROJECT
-from fence_core.policy.keys import ENABLED, EXTENDS
-from fence_core.policy.model import Config, Package, Source
+from fence_core.policy.keys import ENABLED, EXTENDS, spellings
+from fence_core.policy.model import Config, Package, Settings, Source
 from fence_core.policy.sources.files import find, is_ours, read_explicit, source_kind
 from fence_core.policy.sources.merge import merge, merge_settings
 from fence_core.policy.sources.templates import TemplateContext, preset
@@ -17,7 +17,7 @@ from fence_core.policy.sources.validate import parse_overlay
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["config_in", "find_config"]
+__all__ = ["config_in", "find_config", "find_settings"]
 
 
 def find_config(
@@ -79,6 +79,30 @@ def find_config(
             found_packages, settings, policy, context=context, template=default_template, root=said, flags=flags
         )
     return Config(policy, settings, source, path, packages)
+
+
+def find_settings(root: Path, explicit: Path | None = None) -> list[Settings]:
+    """How to run, of the config of the project and of those of its packages, for where no policy can be kept.
+
+    Nothing else is read: what a path means depends on the system. Raises PolicyError.
+    """
+    found = find(root) if explicit is None else read_explicit(explicit)
+    if found is None:
+        return []
+    settings = [_settings(found)]
+    if settings[0].packages:
+        from fence_core.policy.sources.packages import directories  # most projects have none
+
+        configs = map(find, map(Path, directories(settings[0], found[0].parent)))
+        settings += [_settings(each) for each in configs if each is not None and is_ours(each)]
+    return settings
+
+
+def _settings(found: tuple[Path, str, Mapping[str, object]]) -> Settings:
+    path, name, raw = found
+    said = {key: value for key, value in raw.items() if key in spellings("")}
+    source = Source(name, os.path.abspath(path))
+    return merge_settings(Settings(), parse_overlay(said, source=source, base_dir=path.parent, settings=True))
 
 
 def config_in(directory: str) -> tuple[Path, str, bool] | None:

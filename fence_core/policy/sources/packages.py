@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from fence_core.policy.sources.templates import TemplateContext
 
-__all__ = ["Found", "narrowed", "packages_of", "read_packages"]
+__all__ = ["Found", "directories", "narrowed", "packages_of", "read_packages"]
 
 
 class Found(Record):
@@ -78,8 +78,16 @@ def _named_in(settings: Settings) -> str:
     return settings.packages[0].source.name
 
 
+def directories(settings: Settings, base: Path) -> list[str]:
+    """What `packages` names below `base`: absolute, each once, in the order of their names. Raises PolicyError."""
+    problems: list[Problem] = []
+    found = _directories(settings, base, problems)
+    if problems:
+        raise PolicyError(tuple(problems))
+    return found
+
+
 def _directories(settings: Settings, base: Path, problems: list[Problem]) -> list[str]:
-    """Absolute, each once, in the order of their names."""
     found: set[str] = set()
     for entry in settings.packages:
         pattern = entry.pattern or "."

@@ -67,10 +67,7 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine
         return fence
     remote = xdist.remote_specs(config.known_args_namespace)
     if remote:
-        raise pytest.UsageError(
-            f"workers started by {', '.join(remote)} would run outside the fence: use popen workers "
-            "(-n NUM, --tx NUM*popen), or --no-fence"
-        )
+        raise pytest.UsageError(xdist.outside(remote))
     flags = config.known_args_namespace
     engine.check_needed(
         chosen,

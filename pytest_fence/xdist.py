@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -37,6 +38,14 @@ def remote_specs(options: argparse.Namespace) -> list[str]:
     return [spec for spec in specs if not _is_local(spec)]
 
 
+def outside(specs: Sequence[str]) -> str:
+    """What is wrong with these."""
+    return (
+        f"workers started by {', '.join(specs)} would run outside the fence: use popen workers "
+        "(-n NUM, --tx NUM*popen), or --no-fence"
+    )
+
+
 def starts_workers(options: argparse.Namespace) -> bool:
     """Whether the options ask for any workers."""
     return bool(getattr(options, "numprocesses", None) or getattr(options, "tx", None))
@@ -54,7 +63,11 @@ class ControllerHooks:
         self._fence = fence
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
-    def pytest_xdist_setupnodes(self) -> None:
+    def pytest_xdist_setupnodes(self, specs: Sequence[object]) -> None:
+        """A conftest may have put others in the place of those that the command line gave."""
+        remote = [str(spec) for spec in specs if not _is_local(str(spec))]
+        if remote:
+            raise pytest.UsageError(outside(remote))
         self._fence.expect_workers()
 
     @pytest.hookimpl(optionalhook=True)

@@ -18,10 +18,15 @@ HEAD = """
 """
 
 
-def faulty(runs: Runs, fault: str, test: str, *args: str, **options: Any) -> Ended:
-    """A run of an engine to which `fault` was done."""
+def faulty_command(runs: Runs, fault: str, test: str, *args: str) -> list[str]:
+    """The command for a run of an engine to which `fault` was done."""
     script = textwrap.dedent(HEAD) + textwrap.dedent(fault) + "\nsys.exit(pytest.main(sys.argv[1:]))\n"
     (runs.directory / "faulty.py").write_text(script, encoding="utf-8")
     (runs.directory / "test_it.py").write_text(textwrap.dedent(test), encoding="utf-8")
     python, *rest = runs.argv(["-p", "no:cacheprovider", *args], fenced=True)
-    return runs.command(python, "faulty.py", *rest[2:], **options)
+    return [python, "faulty.py", *rest[2:]]
+
+
+def faulty(runs: Runs, fault: str, test: str, *args: str, **options: Any) -> Ended:
+    """Such a run."""
+    return runs.command(*faulty_command(runs, fault, test, *args), **options)

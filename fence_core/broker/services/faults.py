@@ -56,7 +56,7 @@ class Faults:
         """The error number with which this call is refused."""
         calls = arch.current().calls
         name = next((name for name, its in calls.items() if its == number), "the broker")
-        if isinstance(error, KernelCallError) and error.errno in (errno.EPERM, errno.EACCES):
+        if _cannot_inspect(error):
             what = f"{name} by a process that the fence cannot inspect (undumpable)"
             rule = "what cannot be inspected is refused: see docs/known-limitations.md"
         else:
@@ -84,3 +84,10 @@ class Faults:
 def _our_fault(at: str, done: str) -> str:
     """The rule that a fault of ours is reported with."""
     return f"a fault of the fence itself{f' at {at}' if at else ''}: {done}, please report it"
+
+
+def _cannot_inspect(error: Exception) -> bool:
+    """Whether the kernel has kept us from looking into a process: at its memory or descriptors, or below /proc."""
+    if not isinstance(error, OSError) or error.errno not in (errno.EPERM, errno.EACCES):
+        return False
+    return isinstance(error, KernelCallError) or os.fsdecode(error.filename or "").startswith("/proc/")

@@ -238,10 +238,22 @@ def test_a_bug_is_one_whether_the_caller_is_there_or_not(
     assert "please report it" in (attempt.objection.decision.rule.reason or "")
 
 
-def test_a_process_that_cannot_be_inspected_is_no_fault_of_ours(faults: Faults, recorder: FakeRecorder) -> None:
-    assert faults.fault(1, -1, KernelCallError("process_vm_readv", errno.EPERM)) == errno.EACCES
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (KernelCallError("process_vm_readv", errno.EPERM), False),
+        (PermissionError(errno.EACCES, "x", "/proc/12/ns/net"), False),
+        (PermissionError(errno.EACCES, "x", "/home/kim"), True),
+        (PermissionError(errno.EACCES, "x"), True),
+        (KernelCallError("process_vm_readv", errno.EIO), True),
+    ],
+)
+def test_a_process_that_cannot_be_inspected_is_no_fault_of_ours(
+    faults: Faults, recorder: FakeRecorder, error: OSError, ours: bool
+) -> None:
+    assert faults.fault(1, -1, error) == errno.EACCES
     (attempt,) = recorder.noted
-    assert "please report it" not in (attempt.objection.decision.rule.reason or "")
+    assert ("please report it" in (attempt.objection.decision.rule.reason or "")) is ours
 
 
 @pytest.mark.parametrize(("tid", "pid"), [(1, 1), (99, PROCESS_ID)])

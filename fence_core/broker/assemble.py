@@ -20,6 +20,7 @@ from fence_core.broker.services.control import Control
 from fence_core.broker.services.doors import Doors
 from fence_core.broker.services.drafts import Drafts
 from fence_core.broker.services.faults import Faults
+from fence_core.broker.services.made_sockets import MadeSockets
 from fence_core.broker.services.name_server import Names
 from fence_core.broker.services.recorder import Recorder
 from fence_core.broker.services.refusals import Refusals
@@ -64,7 +65,10 @@ class Broker:
         self.scope = scope
         self._on_meeting = on_meeting
         root = new_worker(0, scope, root_pid)
-        self.processes = ProcessTable(root, watch=self._watch_process, supervisor=os.getpid(), host=terms.host)
+        made = None if borrows else MadeSockets(self.loop, lambda pid: self.processes.is_fenced(pid))
+        self.processes = ProcessTable(
+            root, watch=self._watch_process, supervisor=os.getpid(), host=terms.host, made=made
+        )
         self.recorder = Recorder(self.processes, stacks_work=terms.stacks)
         self.drafts = Drafts(self.recorder, self.loop.after)
         first = self.processes.adopt(root_pid, root.now())
@@ -77,11 +81,11 @@ class Broker:
 
         parts = self._services = Services()
         parts.listener, parts.started = listener, time.time()
-        parts.borrows = borrows
         parts.processes, parts.recorder, parts.drafts = self.processes, self.recorder, self.drafts
         parts.identities, parts.terminals, parts.ceiling = Identities(), terminals, ceiling
         parts.watches_reads = terms.watches_reads
         parts.resolver = Resolver(self.processes.is_ours, parts.identities)
+        parts.made = made
         parts.inside, parts.unix, parts.ties = inside, UnixSockets(self.loop.after), Ties()
         parts.names = _names(self.loop, refusals)
         parts.tunnels, parts.sinks, parts.route = self.tunnels, self.sinks, refusals.route
@@ -90,8 +94,11 @@ class Broker:
 
         machine = arch.current()
         repeats = None if terms.stacks else Repeats(shapes(machine))
-        handled = {number: parts.identities.looking(handler) for number, handler in handlers(machine).items()}
+        found = handlers(machine, borrows=borrows)
+        handled = {number: parts.identities.looking(handler) for number, handler in found.items()}
         self._dispatch = Dispatch(parts, self.loop, handled, repeats, self._faults)
+        if made is not None:
+            made.adopt(root_pid)
 
     def run(self) -> None:
         """Answer calls until the loop is finished."""

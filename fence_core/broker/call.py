@@ -87,6 +87,10 @@ class Call:
         """A copy of a descriptor of the caller. Raises KernelCallError."""
         return self.process.borrow(self.tid, fd)
 
+    def identify(self, fd: int) -> tuple[int, bool]:
+        """A descriptor for what one of the caller is open on; see `Process.identify`."""
+        return self.process.identify(self.tid, fd)
+
     def locate(self, dirfd: int, raw: bytes, *, follow: bool) -> Located:
         """What a path names for the caller; see `Resolver.locate`."""
         return self.services.resolver.locate(self, dirfd, raw, follow=follow)

@@ -104,17 +104,23 @@ class Delivery:
         listener = self._listener
         try:
             try:
-                listener.add_fd(id_, reply.fd, cloexec=reply.cloexec, send=True)
+                number = listener.add_fd(id_, reply.fd, cloexec=reply.cloexec, send=True)
+                taken = True
             except KernelCallError as error:
                 if error.errno != errno.EINVAL:
                     raise
                 # Before Linux 5.14: in two steps.
-                return listener.reply_value(id_, listener.add_fd(id_, reply.fd, cloexec=reply.cloexec))
+                number = listener.add_fd(id_, reply.fd, cloexec=reply.cloexec)
+                taken = listener.reply_value(id_, number)
         except KernelCallError as error:
+            if reply.arrived is not None:
+                reply.arrived(-1)
             if error.errno in (errno.ENOENT, errno.ESRCH):  # the call was taken back before, or instead of taking it
                 return False
             return listener.reply_error(id_, error.errno or errno.EMFILE)
-        return True
+        if reply.arrived is not None:
+            reply.arrived(number)
+        return taken
 
     # ------------------------------------------------------------ calls that wait
 

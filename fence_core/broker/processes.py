@@ -35,6 +35,7 @@ from fence_core.kernel import process as kernel_process
 from fence_core.text import escape
 
 if TYPE_CHECKING:
+    from fence_core.broker.services.made_sockets import MadeSockets
     from fence_core.policy.decide import Judge
 
 _GENERATIONS_MAX = 64
@@ -122,6 +123,12 @@ class Process:
                     os.close(thread)
         return pidfds.get_fd(self.pidfd, fd)
 
+    def identify(self, tid: int, fd: int) -> tuple[int, bool]:
+        """A descriptor of ours for what a thread has open, and whether it is a copy of its own; if not, one with
+        O_PATH. Raises KernelCallError, OSError.
+        """
+        return self.borrow(tid, fd), True
+
     def remember_memory(self) -> None:
         """Called when a pytest process says hello: it makes most of the calls, and a descriptor on its memory is read
         in half the time of process_vm_readv.
@@ -174,6 +181,35 @@ class Process:
         return binding.judges[0][1], binding.worker.outer_judges
 
 
+class Unborrowed(Process):
+    """Where the kernel lets us borrow no descriptors. Of sockets there are copies."""
+
+    __slots__ = ("_made",)
+
+    def __init__(self, pid: int, pidfd: int, parent: Process | None, binding: Binding, made: MadeSockets) -> None:
+        super().__init__(pid, pidfd, parent, binding)
+        self._made = made
+
+    def borrow(self, tid: int, fd: int) -> int:
+        """Of sockets only. Raises KernelCallError; NotHeldError for what there is no copy of."""
+        return self._made.borrow(tid, fd)
+
+    def identify(self, tid: int, fd: int) -> tuple[int, bool]:
+        try:
+            handle = os.open(f"/proc/{tid}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
+        except OSError as error:
+            gone = error.errno in (errno.ENOENT, errno.ESRCH)
+            raise KernelCallError("open", errno.EBADF if gone else error.errno or errno.EBADF) from None
+        try:
+            shown = kernel_process.field(kernel_process.read_proc(f"/proc/{tid}/fdinfo/{fd}"), b"flags")
+            if int(shown or b"0", 8) & os.O_PATH:
+                raise KernelCallError("open", errno.EBADF)  # as it would be with it
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle, False
+
+
 def program(pid: int) -> str:
     """The program's name for showing."""
     try:
@@ -188,9 +224,18 @@ def program(pid: int) -> str:
 class ProcessTable:
     """All processes inside the fence that have made a trapped call."""
 
-    def __init__(self, root: Worker, *, watch: Callable[[int, int], None], supervisor: int, host: str) -> None:
-        """`host`: what a program that runs a session is called."""
+    def __init__(
+        self,
+        root: Worker,
+        *,
+        watch: Callable[[int, int], None],
+        supervisor: int,
+        host: str,
+        made: MadeSockets | None = None,
+    ) -> None:
+        """`host`: what a program that runs a session is called. `made`: where no descriptors can be borrowed."""
         self._root = root
+        self._made = made
         self._marks = Marks()
         self._watch = watch
         self._supervisor = supervisor
@@ -262,7 +307,7 @@ class ProcessTable:
         except BaseException:
             os.close(pidfd)
             raise
-        process = Process(pid, pidfd, parent, binding)
+        process = self._new(pid, pidfd, parent, binding)
         if parent is not None and parent.stacks is not None:
             # A fork carries the handler and the pipe; an exec, which is trapped, takes both away.
             process.stacks = parent.stacks
@@ -387,12 +432,17 @@ class ProcessTable:
     def adopt(self, pid: int, binding: Binding) -> Process:
         """Register the first process of a session, before it makes any call."""
         pidfd = pidfds.open_pidfd(pid)
-        process = Process(pid, pidfd, None, binding)
+        process = self._new(pid, pidfd, None, binding)
         process.proven = True  # it is the broker's own child, and nobody is known by its number before
         self.by_pid[pid] = process
         self._by_pidfd[pidfd] = process
         self._watch(pidfd, pid)
         return process
+
+    def _new(self, pid: int, pidfd: int, parent: Process | None, binding: Binding) -> Process:
+        if self._made is not None:
+            return Unborrowed(pid, pidfd, parent, binding, self._made)
+        return Process(pid, pidfd, parent, binding)
 
     def forget(self, pidfd: int) -> Process | None:
         """Called when a pidfd is readable: the process has ended."""

@@ -21,11 +21,13 @@ class Value:
 class HandOver:
     """The call returns a descriptor, a copy of ours, which is closed afterwards."""
 
-    __slots__ = ("cloexec", "fd")
+    __slots__ = ("arrived", "cloexec", "fd")
 
     def __init__(self, fd: int, *, cloexec: bool) -> None:
         self.fd = fd
         self.cloexec = cloexec
+        self.arrived: Callable[[int], object] | None = None
+        """Told the number that it has got there; -1 where it was not taken."""
 
 
 class Wait:

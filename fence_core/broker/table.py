@@ -18,6 +18,7 @@ from fence_core.broker.calls import (
     entries,
     flags,
     inodes,
+    lending,
     making,
     messages,
     moves,
@@ -314,7 +315,9 @@ _WATCHING_READS: Mapping[str, bpf.Action] = {
 execve(2), which is trapped anyway; readlink(2), stat(2) and getxattr(2) tell of files without reading them."""
 
 
-def rules(arch: Arch, *, watch_reads: bool = False, as_root: bool = False) -> dict[int, bpf.Action]:
+def rules(
+    arch: Arch, *, watch_reads: bool = False, as_root: bool = False, borrows: bool = True
+) -> dict[int, bpf.Action]:
     """Call number to action, for calls this machine has."""
     calls = arch.calls
     found: dict[int, bpf.Action] = {calls[name]: row.action for name, row in TRAPPED.items() if name in calls}
@@ -326,14 +329,19 @@ def rules(arch: Arch, *, watch_reads: bool = False, as_root: bool = False) -> di
         # Its flags lie in memory: libc asks by clone(2) instead, where the filter sees who makes a user namespace.
         found[calls["clone3"]] = bpf.errno_action(errno.ENOSYS)
         found[calls["ioctl"]] = _IOCTL_OF_ROOT
+    if not borrows:
+        found[calls["socket"]] = TRAP
     if watch_reads:
         found.update({calls[name]: action for name, action in _WATCHING_READS.items() if name in calls})
     return found
 
 
-def handlers(arch: Arch) -> dict[int, Handler]:
-    """Call number to handler."""
-    return {arch.calls[name]: row.handler for name, row in TRAPPED.items() if name in arch.calls}
+def handlers(arch: Arch, *, borrows: bool = True) -> dict[int, Handler]:
+    """Call number to handler. `borrows`: the callers' descriptors may be taken; else the broker keeps copies."""
+    found = {name: row.handler for name, row in TRAPPED.items() if name in arch.calls}
+    if not borrows:
+        found.update(lending.handlers(found), socket=making.kept_socket)
+    return {arch.calls[name]: handler for name, handler in found.items()}
 
 
 def shapes(arch: Arch) -> dict[int, Shape]:
@@ -345,7 +353,7 @@ def shapes(arch: Arch) -> dict[int, Shape]:
     }
 
 
-def filter_program(arch: Arch, *, watch_reads: bool = False, as_root: bool = False) -> bytes:
-    """The seccomp program. Depends on nothing but the machine, and on whether opens for reading are watched, and
-    whether the fenced processes begin with privileges that they could give up."""
-    return bpf.assemble(rules(arch, watch_reads=watch_reads, as_root=as_root), arch=arch)
+def filter_program(arch: Arch, *, watch_reads: bool = False, as_root: bool = False, borrows: bool = True) -> bytes:
+    """The seccomp program. Depends on nothing but the machine, and on whether opens for reading are watched, whether
+    the fenced processes begin with privileges that they could give up, and whether descriptors can be borrowed."""
+    return bpf.assemble(rules(arch, watch_reads=watch_reads, as_root=as_root, borrows=borrows), arch=arch)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from fence_core.errors import FenceUnavailable
 from fence_core.kernel import arch, features, process
 
-NEEDED = ("seccomp", "pidfd_open", "pidfd_getfd", "ptrace")
+NEEDED = ("seccomp", "pidfd_open", "ptrace")
 """Without these there is no fence at all; the others make it better."""
 _SHOWN = 10
 

@@ -92,7 +92,9 @@ def _root_scope(config: Config, plan: Plan) -> Scope:
 def _send_program(plan: Plan, child: Child, places: start.Places) -> None:
     from fence_core.broker.table import filter_program
 
-    program = filter_program(arch.current(), watch_reads=plan.watches_reads, as_root=plan.as_root)
+    program = filter_program(
+        arch.current(), watch_reads=plan.watches_reads, as_root=plan.as_root, borrows=plan.walls.borrows
+    )
     start.send_program(child.tells, program, places)
 
 

@@ -194,6 +194,10 @@ FLOOR: dict[type, tuple[Row, ...]] = {
             _is_of("namespace"),
             "in a namespace of the host's, paths and addresses are not those that the rules speak of",
         ),
+        Row(
+            _is_of("unheld"),
+            "the kernel lets the fence borrow no descriptor here (pidfd_getfd), and it has no copy of this one",
+        ),
     ),
 }
 """By kind of request; the first row that covers it counts."""

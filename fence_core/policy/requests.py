@@ -206,8 +206,8 @@ class SystemCall(_Asked):
     """What changes more than files and sockets, in words: `mount`, `enter namespace PATH`.
 
     `of`: what it would change or reach: `machine`, `terminal` (of whoever started the run), `process` (outside),
-    `neighbours` (their limits and scheduling, which is refused as signals to them are: it is no violation) or
-    `namespace` (of the host).
+    `neighbours` (their limits and scheduling, which is refused as signals to them are: it is no violation),
+    `namespace` (of the host) or `unheld` (a descriptor that cannot be looked at).
     """
 
     kind = "system"

@@ -29,6 +29,7 @@ def host(fenced: Fenced) -> Iterator[socket.socket]:
         yield server
 
 
+@pytest.mark.needs("kernel:pidfd_getfd")
 def test_what_arrives(fenced: Fenced, host: socket.socket) -> None:
     run = fenced.run(
         """

@@ -23,6 +23,7 @@ import subprocess
 import pytest
 from race import ALLOWED, ARGV
 
+@pytest.mark.needs("kernel:pidfd_getfd")
 @pytest.mark.fence(allow_unix_sockets=ALLOWED)
 def test_race():
     with open("counted", "w") as counted:
@@ -55,6 +56,7 @@ def test_race_at_an_allowed_path(fenced: Fenced, probe: Callable[..., Path]) -> 
     _race(fenced, probe, "entry", allowed=[str(fenced.directory / "i")])
 
 
+@pytest.mark.needs("kernel:pidfd_getfd")
 @pytest.mark.needs("program:cc")
 @pytest.mark.timeout(120)
 def test_race_of_abstract_names(fenced: Fenced, probe: Callable[..., Path]) -> None:

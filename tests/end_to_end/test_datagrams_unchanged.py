@@ -11,6 +11,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from tests.end_to_end.caught import Fenced
 
 PROGRAM = '''
@@ -369,6 +371,7 @@ def test_anywhere():
 """
 
 
+@pytest.mark.needs("kernel:pidfd_getfd")
 def test_same_as_without_a_fence(fenced: Fenced) -> None:
     fenced.write("cases.py", PROGRAM)
     ended = subprocess.run(

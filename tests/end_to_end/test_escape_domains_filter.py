@@ -41,6 +41,7 @@ hosts = {{"allowed.test" = "127.0.0.1:{allowed.port}"}}
 """
 
 
+@pytest.mark.needs("kernel:pidfd_getfd")
 @pytest.mark.needs("kernel:landlock_scopes")
 def test_reaching_into_the_filter(fenced: Fenced, allowed: Recorder) -> None:
     """It cannot be read, written, traced, signalled or limited from inside, by root either."""

@@ -58,6 +58,7 @@ def write_told(fenced: Fenced, told: Recorder, other: Recorder, port: int = 0) -
     fenced.write("told.py", f"ALLOWED, OTHER, AGENT = {told.port}, {other.port}, {port}\n")
 
 
+@pytest.mark.needs("kernel:pidfd_getfd")
 def test_reconnect_and_swap(fenced: Fenced, told: Recorder, other: Recorder) -> None:
     """A tunnel's socket is judged anew each time it is connected; what is swapped during the call is another's."""
     write_told(fenced, told, other)

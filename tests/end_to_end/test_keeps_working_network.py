@@ -441,6 +441,7 @@ def test_credentials(kind):
 """
 
 
+@pytest.mark.needs("kernel:pidfd_getfd")
 def test_unix_clients_are_known_by_their_ids(pytester: pytest.Pytester, runs: Runs) -> None:
     """SO_PEERCRED: user and group are the client's, also of one that has dropped its rights.
 

@@ -141,6 +141,7 @@ def victim(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     process.communicate()
 
 
+@pytest.mark.needs("kernel:pidfd_getfd")
 def test_processes_outside(fenced: Fenced, victim: subprocess.Popen[bytes]) -> None:
     run = fenced.run(
         f"""{LIBC}

@@ -16,9 +16,11 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
+from fence_core.broker.services.made_sockets import NotHeldError
 from fence_core.kernel import credentials, namespaces
 from fence_core.kernel.credentials import CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN
 from fence_core.kernel.process import field, read_proc
+from fence_core.policy.requests import SystemCall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +99,11 @@ class Control:
             raise InvalidMessageError(errno.EINVAL)
         first = len(self._borrowed)
         for number in numbers:
-            self._borrowed.append(call.borrow(number))
+            try:
+                self._borrowed.append(call.borrow(number))
+            except NotHeldError:
+                passed = SystemCall("pass a descriptor over a datagram socket", "unheld")
+                raise InvalidMessageError(call.refuse(passed, errno.EPERM) or errno.EPERM) from None
         return struct.pack(f"@{count}i", *self._borrowed[first:])
 
 

@@ -7,7 +7,7 @@ the descriptor, may stand for another file.
   lacks that by its name below /proc/self/fd, which takes 2 us longer and leads to that very inode, too, a symbolic
   link's own included (proc_pid_fd(5)).
 * A descriptor is borrowed (pidfd_getfd(2)), and the call is made on that: so the kernel sees how it was opened, and
-  answers EBADF where it was O_PATH.
+  answers EBADF where it was O_PATH. Where that cannot be had, it becomes an O_PATH descriptor, too (`Unborrowed`).
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def change_path(call: Call, change: Change, dirfd: int, address: int, flags: int
 
 def change_descriptor(call: Call, change: Change, fd: int) -> Reply:
     """A change of what a descriptor of the caller is open on, which need not be open for writing."""
-    return change_found(call, change, call.services.resolver.opened(call, call.borrow(fd)), borrowed=True)
+    handle, borrowed = call.identify(fd)
+    return change_found(call, change, call.services.resolver.opened(call, handle), borrowed=borrowed)
 
 
 def change_at(call: Call, change: Change, dirfd: int, address: int, flags: int) -> Reply:

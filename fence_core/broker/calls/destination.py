@@ -222,8 +222,8 @@ def _judge_unix(call: Call, borrowed: Borrowed, path: bytes, raw: bytes) -> Dest
             return Destination(errno=errno.ECONNREFUSED)  # nobody has that name: the kernel's own answer
         request = UnixConnect(os.fsdecode(path), inside)
         if call.allowed(request):
-            # Outside, Landlock's scope would refuse the program what the policy allows it.
-            return Destination(raw, by_kernel=inside and any_unix(call))
+            # Landlock's scope would refuse the program what the policy allows it: sockets made outside, ours too.
+            return Destination(raw, by_kernel=inside and call.services.made is None and any_unix(call))
         return Destination(raw, call.refuse(request, errno.EACCES))
     located = call.locate(AT_FDCWD, path, follow=True)
     if located.errno:

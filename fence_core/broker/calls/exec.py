@@ -84,7 +84,7 @@ def setns(call: Call) -> Reply:
     except OSError:
         return CONTINUE  # EBADF
     if path.startswith("/"):
-        answer = _no_namespace(call.borrow(signed(call.args[0])), call.args[1] & 0xFFFF_FFFF)
+        answer = _no_namespace(call.identify(signed(call.args[0]))[0], call.args[1] & 0xFFFF_FFFF)
         if answer or not credentials.of(call.tid).may(CAP_SYS_ADMIN):
             return answer or errno.EPERM
     # Of mount namespaces root could have walked to others (ioctl_nsfs(2)): there, a path is not what it is here.
@@ -98,7 +98,11 @@ def _no_namespace(fd: int, kind: int) -> int:
     try:
         if not links.is_namespace(fd):
             return errno.EINVAL
-        return errno.EINVAL if kind not in (0, fcntl.ioctl(fd, _NS_GET_NSTYPE)) else 0
+        again = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)  # which may be one with O_PATH
+        try:
+            return errno.EINVAL if kind not in (0, fcntl.ioctl(again, _NS_GET_NSTYPE)) else 0
+        finally:
+            os.close(again)
     finally:
         os.close(fd)
 

@@ -8,6 +8,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fence_core.broker.calls import privileged
@@ -141,8 +145,11 @@ def ioctl(call: Call) -> Reply:
             raise
         given = b""  # whether there is such a descriptor comes first
 
-    def act(fd: int, _: bool) -> None:
-        fcntl.ioctl(fd, request, given.ljust(32, b"\0") if given else _UNMAPPED)
+    def act(fd: int, borrowed: bool) -> None:
+        if not given and request in _READ_FIRST and not borrowed:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        with _usable(fd, borrowed) as own:
+            fcntl.ioctl(own, request, given.ljust(32, b"\0") if given else _UNMAPPED)
 
     def refused(fd: int, borrowed: bool) -> int:
         if not given and request in _READ_FIRST:
@@ -152,10 +159,27 @@ def ioctl(call: Call) -> Reply:
     return change_descriptor(call, Change("chattr", act, refused), signed(call.args[0]))
 
 
-def _has_no_flags(fd: int, _: bool) -> int:
+@contextmanager
+def _usable(fd: int, borrowed: bool) -> Iterator[int]:
+    """A descriptor that takes ioctl(2), which one with O_PATH does not. Raises OSError: ENOTTY for what is neither a
+    file nor a directory."""
+    if borrowed:
+        yield fd
+        return
+    if stat.S_IFMT(os.fstat(fd).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+    own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield own
+    finally:
+        os.close(own)
+
+
+def _has_no_flags(fd: int, borrowed: bool) -> int:
     """What the kernel answers where the file, or its file system, has no such attributes; else 0."""
     try:
-        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(8))
+        with _usable(fd, borrowed) as own:
+            fcntl.ioctl(own, _FS_IOC_GETFLAGS, bytes(8))
     except OSError as error:
         return error.errno if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP) else 0
     return 0

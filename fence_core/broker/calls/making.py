@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fence_core.broker.calls.arguments import signed
 from fence_core.broker.calls.ties import tie_new
 from fence_core.broker.reply import CONTINUE, HandOver, Reply
-from fence_core.kernel import credentials, libc
+from fence_core.kernel import credentials, libc, namespaces
 from fence_core.kernel.credentials import CAP_NET_RAW
 from fence_core.policy.requests import OpenSocket
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fence_core.broker.call import Call
 
 _SOCK_TYPE_MASK = 0xF
+_FREE_FAMILIES = (socket.AF_UNIX, socket.AF_NETLINK)
+_ORDINARY = (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET)
 _socket = libc.function("socket", ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int)
 
 
@@ -51,6 +53,46 @@ def socket_(call: Call) -> Reply:
     finally:
         if fd >= 0:
             os.close(fd)
+
+
+def kept_socket(call: Call) -> Reply:
+    """socket(2) for every family, where nothing can be borrowed: a copy is kept of what is made."""
+    family, type_, protocol = signed(call.args[0]), signed(call.args[1]), signed(call.args[2])
+    if family not in _FREE_FAMILIES:
+        reply = socket_(call)
+        if not isinstance(reply, HandOver):
+            elsewhere = isinstance(reply, int) and reply == CONTINUE and not call.same_network()
+            reply = _made_there(call, family, type_, protocol) if elsewhere else reply
+    elif call.same_network():
+        with call.services.identities.acting_as(call.tid):
+            fd = _socket(family, type_, protocol)
+        reply = HandOver(fd, cloexec=bool(type_ & socket.SOCK_CLOEXEC)) if fd >= 0 else ctypes.get_errno()
+    else:
+        reply = _made_there(call, family, type_, protocol)
+    return _kept(call, reply) if isinstance(reply, HandOver) else reply
+
+
+def _made_there(call: Call, family: int, type_: int, protocol: int) -> Reply:
+    """In a network of the program's own."""
+    if type_ & _SOCK_TYPE_MASK not in _ORDINARY:
+        return CONTINUE  # with rights that it has there, and we may not
+    try:
+        fd = namespaces.make_socket(call.tid, family, type_, protocol)
+    except OSError as error:
+        return error.errno or errno.EACCES
+    return HandOver(fd, cloexec=bool(type_ & socket.SOCK_CLOEXEC))
+
+
+def _kept(call: Call, reply: HandOver) -> Reply:
+    made = call.services.made
+    assert made is not None
+    try:
+        copy = made.keep(reply.fd, call.tid)
+    except OSError as error:
+        os.close(reply.fd)
+        return error.errno or errno.ENFILE
+    reply.arrived = lambda number: made.arrived(copy, number)
+    return reply
 
 
 def _may_open_raw(tid: int, family: int, kind: int) -> bool:

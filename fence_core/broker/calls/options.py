@@ -41,7 +41,16 @@ if TYPE_CHECKING:
     from fence_core.broker.call import Call
     from fence_core.broker.services.sockets import Borrowed
 
-__all__ = ["IPV6_NAMES", "getsockopt", "is_interface", "kernel_says", "setsockopt"]
+__all__ = [
+    "IPV6_NAMES",
+    "getsockopt",
+    "is_interface",
+    "is_judged",
+    "kernel_says",
+    "not_tied",
+    "setsockopt",
+    "tie_of_server",
+]
 
 
 _IP, _IPV6 = socket.IPPROTO_IP, socket.IPPROTO_IPV6
@@ -118,6 +127,20 @@ def kernel_says(call: Call, borrowed: Borrowed, option: tuple[int, int], value: 
         return set_option(probe.fileno(), *option, value)
 
 
+def is_judged(option: tuple[int, int]) -> bool:
+    """Whether it is one of those that lead messages elsewhere; or else is only among their numbers."""
+    return (
+        option[0] == socket.SOL_SOCKET
+        or option in _ROUTES
+        or option in _INTERFACES
+        or option in _MULTICAST_INTERFACES
+        or option in _GROUPS
+        or option in _MEMBERSHIPS
+        or option in _SOURCES
+        or option in _MEMBERSHIPS_6
+    )
+
+
 # ---------------------------------------------------------------- ties
 
 
@@ -125,16 +148,9 @@ def _bind_to_device(call: Call, borrowed: Borrowed, name: int, value: bytes) -> 
     """SO_BINDTODEVICE and SO_BINDTOIFINDEX, answered in the order of sock_setbindtodevice (net/core/sock.c): is there
     such an interface, is the socket tied already (as far as the program knows), and only then ours."""
     fd = borrowed.fd
-    if name == SO_BINDTODEVICE:
-        device = value[:_NAME_MAX].split(b"\0", 1)[0]
-        try:
-            wanted = socket.if_nametoindex(os.fsdecode(device)) if device else 0
-        except OSError:
-            return errno.ENODEV
-    else:
-        if len(value) < 4:
-            return errno.EINVAL
-        (wanted,) = struct.unpack_from("@i", value)
+    wanted, failed = _interface_of_tie(name, value)
+    if failed:
+        return failed
     really = tied_to(borrowed.socket)
     ours = really == LOOPBACK_IFINDEX and not call.services.ties.said_loopback(fd)
     if really and not ours and not credentials.of(call.tid).may(CAP_NET_RAW):
@@ -167,6 +183,28 @@ def _bind_to_device(call: Call, borrowed: Borrowed, name: int, value: bytes) -> 
     return failed or Value(0)
 
 
+def _interface_of_tie(name: int, value: bytes) -> tuple[int, int]:
+    """The number of the interface, 0 for none; or else an error number."""
+    if name == SO_BINDTODEVICE:
+        device = value[:_NAME_MAX].split(b"\0", 1)[0]
+        try:
+            return socket.if_nametoindex(os.fsdecode(device)) if device else 0, 0
+        except OSError:
+            return 0, errno.ENODEV
+    return (struct.unpack_from("@i", value)[0], 0) if len(value) >= 4 else (0, errno.EINVAL)
+
+
+def tie_of_server(call: Call, name: int, value: bytes, port: int) -> Reply:
+    """The same for a socket that cannot be looked at, and listens at this port: a tie of ours stays."""
+    wanted, failed = _interface_of_tie(name, value)
+    if failed or wanted < 0:
+        return failed or errno.EINVAL
+    if wanted in (0, LOOPBACK_IFINDEX):
+        return Value(0)
+    option = SocketOption("tie", "SO_BINDTODEVICE" if name == SO_BINDTODEVICE else "SO_BINDTOIFINDEX", port)
+    return call.ask(option, errno.EPERM)
+
+
 def _tie_to(call: Call, borrowed: Borrowed, interface: int) -> int:
     with call.services.identities.acting_as(call.tid):
         return set_option(borrowed.fd, socket.SOL_SOCKET, SO_BINDTOIFINDEX, struct.pack("@i", interface))
@@ -183,6 +221,11 @@ def getsockopt(call: Call, borrowed: Borrowed) -> Reply:
         or not call.enforcing()
     ):
         return CONTINUE
+    return not_tied(call)
+
+
+def not_tied(call: Call) -> Reply:
+    """The answer to who asks for the tie of a socket that has none."""
     room = int.from_bytes(memory.read(call.tid, call.args[4], 4), "little", signed=True)
     if room < 0:
         return errno.EINVAL

@@ -10,11 +10,12 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fence_core.broker.calls.arguments import AT_FDCWD, signed
-from fence_core.broker.paths.terminals import controlling, is_slave
+from fence_core.broker.paths.terminals import TERMINAL_MAJORS, controlling, is_slave
 from fence_core.broker.reply import CONTINUE, Reply
 from fence_core.kernel import credentials, namespaces
 from fence_core.kernel import process as kernel_process
@@ -217,11 +218,12 @@ REQUESTS = frozenset({TIOCSTI, TIOCLINUX, TIOCSCTTY})
 def ioctl(call: Call) -> Reply:
     """Input into a terminal, for the shell to run once pytest is done; or taking it away from its session."""
     request = call.args[1] & 0xFFFF_FFFF
-    fd = call.borrow(signed(call.args[0]))
+    fd, borrowed = call.identify(signed(call.args[0]))
     call.keep(fd)
-    if not os.isatty(fd):
+    status = os.fstat(fd)
+    device = status.st_rdev
+    if not (os.isatty(fd) if borrowed else stat.S_ISCHR(status.st_mode) and os.major(device) in TERMINAL_MAJORS):
         return errno.ENOTTY
-    device = os.fstat(fd).st_rdev
     if request == TIOCSCTTY:
         if not is_slave(device) or call.services.terminals.is_ours(fd) or not may(call.tid, CAP_SYS_ADMIN):
             return CONTINUE

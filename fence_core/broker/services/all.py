@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fence_core.broker.processes import Process, ProcessTable
     from fence_core.broker.reply import Reply
     from fence_core.broker.services.drafts import Drafts
+    from fence_core.broker.services.made_sockets import MadeSockets
     from fence_core.broker.services.name_server import Names
     from fence_core.broker.services.recorder import Recorder
     from fence_core.broker.services.sinks import Sinks
@@ -31,13 +32,13 @@ class Services:
     """One object for all calls."""
 
     __slots__ = (
-        "borrows",
         "ceiling",
         "doors",
         "drafts",
         "identities",
         "inside",
         "listener",
+        "made",
         "names",
         "processes",
         "recorder",
@@ -59,8 +60,6 @@ class Services:
     """The opens that only a broker can answer."""
     started: float
     """When the run began."""
-    borrows: bool
-    """Whether the callers' descriptors may be taken (pidfd_getfd)."""
 
     # files
     resolver: Resolver
@@ -72,6 +71,8 @@ class Services:
     drafts: Drafts
 
     # sockets
+    made: MadeSockets | None
+    """Where the kernel lets us borrow no descriptors: see there."""
     inside: InsideSockets
     unix: UnixSockets
     ties: Ties

@@ -91,6 +91,9 @@ class FakeProcess:
     def borrow(self, tid: int, fd: int) -> int:
         return os.dup(fd)
 
+    def identify(self, tid: int, fd: int) -> tuple[int, bool]:
+        return os.dup(fd), True
+
 
 def call(account: Binding | None = None, *args: int, number: int = 0, **services: Any) -> Call:
     """A trapped call of this very process, which the kernel has not stopped."""

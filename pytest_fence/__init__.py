@@ -5,6 +5,6 @@ To pytest: PYTEST_DONT_REWRITE, as in `fence_core`.
 
 from __future__ import annotations
 
-from pytest_fence.categories import FenceWarning
+from pytest_fence.categories import FenceViolation, FenceWarning
 
-__all__ = ["FenceWarning"]
+__all__ = ["FenceViolation", "FenceWarning"]

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+from _pytest._code.code import ExceptionRepr
 from _pytest.outcomes import OutcomeException
 from _pytest.runner import _update_current_test_var
 from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks
@@ -630,7 +631,11 @@ def _both(own: pytest.TestReport, wider: pytest.TestReport) -> pytest.TestReport
     if wider.failed and not own.failed:
         own.outcome, own.longrepr = wider.outcome, wider.longrepr
     elif wider.failed:
-        own.sections.append(("teardown of wider fixtures", wider.longreprtext))
+        title, text = "teardown of wider fixtures", wider.longreprtext
+        if isinstance(own.longrepr, ExceptionRepr):
+            own.longrepr.addsection(title, text)
+        else:
+            own.sections.append((title, text))
     own.sections = _joined(own.sections, wider.sections)
     own.duration += wider.duration
     own.stop = wider.stop

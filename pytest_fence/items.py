@@ -13,14 +13,16 @@ import pytest
 
 from fence_core.events.model import Owner
 from fence_core.untouched import real
-from pytest_fence import engine, unusable, verdicts
+from pytest_fence import engine, unusable
+from pytest_fence.categories import FenceViolation
 from pytest_fence.markers import MarkedPolicies
 from pytest_fence.packages import Packages
-from pytest_fence.verdicts import Verdicts
+from pytest_fence.verdicts import Verdict, Verdicts
 
 if TYPE_CHECKING:
     from pytest_fence.overlooked import Lookout
 
+    _Writer = Callable[[pytest.Item, pytest.TestReport, Verdict], None]
 
 _WRAPPERS_MAX = 8
 """Decorators on the function of a fixture that are looked through."""
@@ -56,6 +58,8 @@ class TestHooks:
         self.prepare_forks: Callable[[], None] = lambda: None
         """Called once, where any test is to run in a process of its own."""
         self._verdicts = Verdicts(config)  # here and not when it is needed: the test may have replaced what that takes
+        self._verdict: Verdict | None = None
+        """On the phase that is being reported."""
         self._seen = 0
         self._collecting = ("", 0)
         self._nodeid = ""
@@ -162,11 +166,57 @@ class TestHooks:
         self._fence.owned(owner, package if other else self._policy)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Outermost, so that no xfail and no other plugin has the last word."""
-        report = yield
-        self.judge(item, report)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Outermost: no plugin makes a report of a call that looks innocent, and no xfail has the last word."""
+        verdict = self._decided(item, call) if self._count() != self._seen else None
+        around, self._verdict = self._verdict, verdict
+        try:
+            report = yield
+        finally:
+            self._verdict = around
+            if verdict is not None:
+                verdict.taken_back()
+        if verdict is not None:
+            self._write(item, report, verdict, self._verdicts.insist)
+            if verdict.error is not None:
+                self._untold(item, report, verdict.error)
+        self.judge(item, report)  # what plugins have tried meanwhile
         return report
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_exception_interact(self, call: pytest.CallInfo[Any]) -> Generator[None, object, object]:
+        """For debuggers. What else is done here was never asked of this test, which may have replaced what it takes."""
+        try:
+            return (yield)
+        except pytest.exit.Exception:
+            raise
+        except Exception:
+            if call.excinfo is None or not isinstance(call.excinfo.value, FenceViolation):
+                raise
+            return None
+
+    def _decided(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Verdict | None:
+        """What is to become of a phase that is over."""
+        self._seen = self._count()
+        try:
+            found = self._fence.take(item.nodeid)
+            return self._verdicts.before(item, call, found) if found else None
+        except Exception as error:
+            return Verdict((), error)
+
+    def made(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """A report was made of the current phase, and nobody has seen it yet."""
+        if self._verdict is not None:
+            self._write(item, report, self._verdict, self._verdicts.write)
+
+    def _write(self, item: pytest.Item, report: pytest.TestReport, verdict: Verdict, how: _Writer) -> None:
+        if verdict.error is None:
+            try:
+                how(item, report, verdict)
+            except Exception as error:
+                verdict.error = error
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self) -> Generator[None, object, object]:
@@ -210,11 +260,14 @@ class TestHooks:
             if found:
                 self._verdicts.apply(item, report, found)
         except Exception as error:
-            # Whatever a test has done to this process, it is that test's matter, and the next one is run.
-            if self._in_fork:
-                report.fence_unread = True  # type: ignore[attr-defined]  # the process above can tell
-            else:
-                self.unread(item, report, error)
+            self._untold(item, report, error)
+
+    def _untold(self, item: pytest.Item, report: pytest.TestReport, error: Exception) -> None:
+        """Whatever a test has done to this process, it is that test's matter, and the next one is run."""
+        if self._in_fork:
+            report.fence_unread = True  # type: ignore[attr-defined]  # the process above can tell
+        else:
+            self.unread(item, report, error)
 
     @property
     def news(self) -> bool:
@@ -237,7 +290,7 @@ class TestHooks:
     def unread(self, item: pytest.Item, report: pytest.TestReport, error: Exception) -> None:
         """Have a report say that there are violations which could not be read."""
         if self._fence.mode == "enforce":
-            verdicts.fail_unread(item, report, error)
+            self._verdicts.unread(item, report, error)
 
     def _number(self, item: pytest.Item) -> int:
         self.broken = ""
@@ -246,6 +299,19 @@ class TestHooks:
         except Exception as error:  # closed: it is not run under another policy than it asks for
             self.broken = f"the marker of this test cannot be used: {error}"
             return 0
+
+
+class Innermost:
+    """Registered beside `TestHooks`: what that has decided stands in a report before any other plugin has seen it."""
+
+    def __init__(self, hooks: TestHooks) -> None:
+        self._made = hooks.made
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        self._made(item, report)
+        return report
 
 
 def _owner(fixturedef: pytest.FixtureDef[Any]) -> Owner | None:

@@ -15,7 +15,6 @@ import pytest
 
 from fence_core.events.phases import known_as
 from pytest_fence import engine
-from pytest_fence.categories import SECTION
 from pytest_fence.options import VSCODE_PIPE, vscode_files
 
 _PASSING = (int(pytest.ExitCode.OK), int(pytest.ExitCode.NO_TESTS_COLLECTED))
@@ -96,7 +95,7 @@ class ReportHooks:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        self._show(terminalreporter)
+        self._show(terminalreporter, summary=True)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_cmdline_main(self) -> Generator[None, Any, Any]:
@@ -113,7 +112,8 @@ class ReportHooks:
     def lower(self) -> None:
         """The last thing this Config does: show what came late, and let the fence go."""
         try:
-            self._show(self._config.pluginmanager.get_plugin("terminalreporter"))
+            reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+            self._show(reporter if hasattr(reporter, "stats") else None)  # another plugin's may be of another kind
             self._fail_session()
         finally:
             self._lowered = True
@@ -141,8 +141,8 @@ class ReportHooks:
         if self._failing and session is not None and session.exitstatus in _PASSING:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def _show(self, reporter: pytest.TerminalReporter | None) -> None:
-        """Print what was not printed yet."""
+    def _show(self, reporter: pytest.TerminalReporter | None, *, summary: bool = False) -> None:
+        """Print what was not printed yet. `summary`: pytest has just printed the failures."""
         ledger = self._violations()
         late = bool(self._shown)
         fresh = _beyond(self._shown, ledger)
@@ -153,7 +153,7 @@ class ReportHooks:
 
         view = view_of(self._config)
         merged = terminal.merge(fresh, view)
-        in_full = _told_by_pytest(reporter) if reporter is not None and not late else frozenset[int]()
+        in_full = _told_by_pytest(reporter, summary) if reporter is not None and not late else frozenset[int]()
         lines = terminal.section(merged, view, shown=in_full)
         title = terminal.title(merged) + (", after the summary" if late else "")
         color = "red" if any(v.state == "failing" for v in fresh) else "yellow"
@@ -193,16 +193,13 @@ def _failed(reporter: pytest.TerminalReporter) -> list[Any]:
     return [*reporter.stats.get("failed", ()), *reporter.stats.get("error", ())]
 
 
-def _told_by_pytest(reporter: pytest.TerminalReporter) -> frozenset[int]:
-    """Numbers of the violations whose whole story is printed among pytest's failures."""
-    option = reporter.config.option
-    if option.tbstyle in ("no", "line") or getattr(reporter, "no_summary", False):
-        return frozenset()
-    sections_too = option.showcapture == "all"
+def _told_by_pytest(reporter: pytest.TerminalReporter, summary: bool) -> frozenset[int]:
+    """Numbers of the violations whose whole story pytest has printed: with the failures, or where --pdb stopped."""
+    style = reporter.config.option.tbstyle
     return frozenset(
         plain["number"]
         for report in _failed(reporter)
-        if sections_too or not any(name == SECTION for name, _ in report.sections)
+        if (summary and style not in ("no", "line")) or (hasattr(report, "_pdbshown") and style != "line")
         for plain in getattr(report, "fence", ())
         if plain["state"] == "failing"
     )
@@ -240,7 +237,7 @@ class WarnOutsideTests:
             frame = view.culprit(violation.stack)
             try:
                 warnings.warn_explicit(
-                    FenceWarning(f"{terminal.place(violation)}: {warning_text(violation, view)}"),
+                    FenceWarning(f"{terminal.place(violation, view)}: {warning_text(violation, view)}"),
                     None,
                     frame.path if frame else __file__,
                     frame.line if frame else 1,

@@ -195,6 +195,7 @@ def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) 
     fence.enter("", "startup", hooks.packages.of_all(overlooked.given(config)))
     hooks.prepare_forks = lambda: _prepare_forks(config, fence, hooks)
     manager.register(hooks, "fence-tests")
+    manager.register(items.Innermost(hooks), "fence-tests-innermost")
     if fence.role == "worker":
         config.add_cleanup(fence.close)
         return

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from _pytest import runner as _runner
-from _pytest._code.code import ReprEntry, ReprExceptionInfo, ReprFileLocation, ReprTraceback
+from _pytest._code.code import ExceptionRepr
+from _pytest.skipping import xfailed_key
 
 from fence_core.events.wire import to_wire
 from fence_core.report import terminal, words
@@ -18,7 +19,8 @@ from fence_core.report.stack import View
 from fence_core.text import escape
 from fence_core.untouched import real
 from pytest_fence import engine
-from pytest_fence.categories import SECTION, FenceWarning
+from pytest_fence.categories import SECTION, FenceViolation, FenceWarning
+from pytest_fence.failures import Failures
 
 _RUNNERS = ("_pytest", "execnet", "fence_core", "pluggy", "pytest", "pytest_fence", "xdist")
 
@@ -35,28 +37,105 @@ def view_of(config: pytest.Config) -> View:
     )
 
 
+class Verdict:
+    """What the violations of one phase do to its report; known before there is one."""
+
+    def __init__(self, found: Sequence[engine.Violation], error: Exception | None = None) -> None:
+        self.found = found
+        self.error = error
+        """Why what there is cannot be told."""
+        self.failing = [v for v in found if v.state == "failing"]
+        self.longrepr: ExceptionRepr | None = None
+        """What the report is to show: of a test that fails by itself, when it has said what."""
+        self._item: pytest.Item | None = None
+        self._before: dict[str, Any] = {}
+        self._expected: Any = None
+
+    def put(self, item: pytest.Item, call: pytest.CallInfo[None], raised: pytest.ExceptionInfo[FenceViolation]) -> None:
+        """Have the call look as if the test had raised this, and nothing else, until `taken_back`.
+
+        pytest makes no text of it: what that takes, the test may have replaced.
+        """
+        own = _pending(item)
+        if own:
+            own[0] = raised
+        else:
+            call.excinfo = raised
+        self._item = item
+        self._expected = item.stash.get(xfailed_key, None)
+        item.stash[xfailed_key] = None
+        for name in ("repr_failure", "_repr_failure_py"):  # pytest asks the first in a call, the second around it
+            if name in item.__dict__:
+                self._before[name] = item.__dict__[name]
+            item.__dict__[name] = self._repr_failure
+
+    def _repr_failure(self, *_: object, **__: object) -> Any:
+        return self.longrepr
+
+    def taken_back(self) -> None:
+        """The item is as it was: the next phase may be one that is expected to fail."""
+        item = self._item
+        if item is None:
+            return
+        item.stash[xfailed_key] = self._expected
+        for name in ("repr_failure", "_repr_failure_py"):
+            del item.__dict__[name]
+        item.__dict__.update(self._before)
+
+
 class Verdicts:
     """Turns violations into failures, warnings or notes, as the mode of each says."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._view = view_of(config)
-        self._config = config
         self._root = os.fspath(config.rootpath)
+        self._failures = Failures(config, self._view)
         chosen = config.getoption("basetemp", None)
         self._temporary = (os.path.abspath(chosen),) if chosen else ()
 
-    def apply(self, item: pytest.Item, report: pytest.TestReport, found: Sequence[engine.Violation]) -> None:
+    def before(self, item: pytest.Item, call: pytest.CallInfo[None], found: Sequence[engine.Violation]) -> Verdict:
+        """Called when a phase is over and nobody has made a report of it: hooks that look at the call are to see what
+        those see that look at the report."""
+        verdict = Verdict([self._judged(item, violation) for violation in found])
+        note = _note(item, call) if verdict.failing else None
+        if note is not None:
+            verdict.longrepr = self._failures.shown(item, verdict.failing, _notes(note, call.when))
+            verdict.put(item, call, self._failures.raised(item, verdict.failing))
+        return verdict
+
+    def write(self, item: pytest.Item, report: pytest.TestReport, verdict: Verdict) -> None:
         """Change `report` in place."""
-        found = [self._judged(item, violation) for violation in found]
-        report.fence = [*getattr(report, "fence", ()), *map(self._plain, found)]  # type: ignore[attr-defined]
-        failing = [v for v in found if v.state == "failing"]
-        if failing:
-            self._fail(item, report, failing)
+        report.fence = [*getattr(report, "fence", ()), *map(self._plain, verdict.found)]  # type: ignore[attr-defined]
+        if not verdict.failing:
+            return
+        if verdict.longrepr is None and _has_failed(report):
+            verdict.longrepr = report.longrepr = self._failures.beside(item, report.longrepr, verdict.failing)
+            return
+        if verdict.longrepr is None:
+            verdict.longrepr = self._failures.shown(item, verdict.failing, _notes(_excuse(report), report.when))
+        _fail(report, verdict.longrepr)
+
+    def insist(self, item: pytest.Item, report: pytest.TestReport, verdict: Verdict) -> None:
+        """The same, where another plugin has made something else of what was written, or another report."""
+        if not hasattr(report, "fence"):
+            self.write(item, report, verdict)
+        elif not verdict.failing:
+            return
+        elif not _has_failed(report):
+            _fail(report, self._failures.shown(item, verdict.failing, _notes(_excuse(report), report.when)))
+        elif report.longrepr is not verdict.longrepr and terminal.what(verdict.failing[0]) not in str(report.longrepr):
+            report.longrepr = self._failures.beside(item, report.longrepr, verdict.failing)
+
+    def apply(self, item: pytest.Item, report: pytest.TestReport, found: Sequence[engine.Violation]) -> None:
+        """For a report that is there already: change it in place."""
+        self.write(item, report, Verdict([self._judged(item, violation) for violation in found]))
 
     def _plain(self, violation: engine.Violation) -> dict[str, Any]:
+        """With the reader's own lines only: those of pytest, fifty of them, are the same in every report."""
         place = self._view.culprit(violation.stack)
         known_by = fingerprint(violation, place, root=self._root, temporary=self._temporary)
-        return {**to_wire(violation), "fingerprint": known_by}
+        own = tuple(self._view.trim(violation.stack))
+        return {**to_wire(violation._replace(stack=own)), "fingerprint": known_by}
 
     def _judged(self, item: pytest.Item, violation: engine.Violation) -> engine.Violation:
         """A filter that makes errors of warnings makes a failure of it."""
@@ -66,83 +145,22 @@ class Verdicts:
 
     def _warn(self, item: pytest.Item, violation: engine.Violation) -> bool:
         """Whether it remained a warning. Not by `item.warn`, which knows no line but the first of the test."""
-        crash = self._crash(item, [violation], "")
+        place = self._failures.place(item, [violation], "")
         try:
-            real.warn_explicit(FenceWarning(warning_text(violation, self._view)), None, crash.path, crash.lineno)
+            real.warn_explicit(FenceWarning(warning_text(violation, self._view)), None, place.path, place.lineno)
         except FenceWarning:
             return False
         return True
 
-    def _fail(self, item: pytest.Item, report: pytest.TestReport, failing: Sequence[engine.Violation]) -> None:
-        excuse = _excuse(report)
-        if report.failed and not excuse:
-            lines = terminal.block(failing, self._view)
-            report.sections.append((SECTION, "\n".join(line.text for line in lines)))
-            return
-        report.outcome = "failed"
-        report.longrepr = self._failure(item, report, failing, excuse)
-        if hasattr(report, "wasxfail"):
-            del report.wasxfail
-
-    def _failure(
-        self, item: pytest.Item, report: pytest.TestReport, failing: Sequence[engine.Violation], excuse: str
-    ) -> ReprExceptionInfo:
-        message = terminal.headline(failing)
-        crash = self._crash(item, failing, message)
-        # There pytest 9 prints the whole of each failure as well. The option belongs to the terminal plugin.
-        if self._config.getoption("tbstyle", "auto") == "line":
-            return ReprExceptionInfo(reprtraceback=ReprTraceback([], None, "short"), reprcrash=crash)
-        entries = [entry for v in failing[: terminal.PER_PLACE_MAX] for entry in self._entries(v)]
-        notes = []
-        if len(failing) > terminal.PER_PLACE_MAX:
-            notes.append(f"... and {len(failing) - terminal.PER_PLACE_MAX} more in this test")
-        if excuse:
-            notes.append(f"({excuse}; that excuses nothing)")
-        elif report.when == "setup":
-            notes.append("(the test was not run; --fence-mode=warn shows in one run what would come next)")
-        if notes:
-            entries.append(_entry([f"E   {note}" for note in notes]))
-        return ReprExceptionInfo(reprtraceback=ReprTraceback(entries, None, "short"), reprcrash=crash)
-
-    def _crash(self, item: pytest.Item, failing: Sequence[engine.Violation], message: str) -> ReprFileLocation:
-        """The line to look at first; that of the test itself where no stack is known, as of a subprocess."""
-        for violation in failing:
-            frame = self._view.culprit(violation.stack)
-            if frame is not None:
-                return ReprFileLocation(frame.path, frame.line, message)
-        path, line, _ = item.location
-        return ReprFileLocation(path, (line or 0) + 1, message)
-
-    def _entries(self, violation: engine.Violation) -> Iterator[ReprEntry]:
-        """As pytest shows a traceback in its short style: the calls, then what went wrong behind an E."""
-        lines: list[str] = []
-        where: ReprFileLocation | None = None
-        for call in terminal.calls(violation, self._view):
-            if not call.line:
-                lines.append(f"    {call.function}")
-                continue
-            if where is not None:
-                yield _entry(lines, where)
-            where = ReprFileLocation(call.path, call.line, f"in {call.function}")
-            lines = [f"    {call.source}"] if call.source else []
-        lines += [f"E   {line.text}" for line in terminal.explanation(violation, self._view)]
-        yield _entry([*lines, ""], where)
-
-
-def fail_unread(item: pytest.Item, report: pytest.TestReport, error: Exception) -> None:
-    """There are violations, and what they are cannot be told here: the test fails for them all the same."""
-    text = f"fence: there are violations, and they could not be read in this test: {type(error).__name__}: {error}"
-    if report.failed:
-        report.sections.append((SECTION, text))
-        return
-    path, line, _ = item.location
-    report.outcome = "failed"
-    report.longrepr = ReprExceptionInfo(
-        reprtraceback=ReprTraceback([_entry([f"E   {text}"])], None, "short"),
-        reprcrash=ReprFileLocation(path, (line or 0) + 1, text),
-    )
-    if hasattr(report, "wasxfail"):
-        del report.wasxfail
+    def unread(self, item: pytest.Item, report: pytest.TestReport, error: Exception) -> None:
+        """There are violations, and what they are cannot be told here: the test fails for them all the same."""
+        text = f"fence: there are violations, and they could not be read in this test: {type(error).__name__}: {error}"
+        if not _has_failed(report):
+            _fail(report, self._failures.text(item, text))
+        elif isinstance(report.longrepr, ExceptionRepr):
+            report.longrepr.addsection(SECTION, text)
+        else:
+            report.sections.append((SECTION, text))
 
 
 def warning_text(violation: engine.Violation, view: View) -> str:
@@ -152,17 +170,71 @@ def warning_text(violation: engine.Violation, view: View) -> str:
     return f"{text}\n  to allow it: " + "\n               ".join(map(escape, lines)) if lines else text
 
 
-def _excuse(report: pytest.TestReport) -> str:
-    """What the report says instead of plain passed or failed; it is lost when the report is made a failure."""
+def _has_failed(report: pytest.TestReport) -> bool:
+    return report.failed and not hasattr(report, "wasxfail")
+
+
+def _fail(report: pytest.TestReport, longrepr: ExceptionRepr) -> None:
+    report.outcome = "failed"
+    report.longrepr = longrepr
     if hasattr(report, "wasxfail"):
-        outcome = "xpassed" if report.passed else "xfailed"
-        reason = report.wasxfail.removeprefix("reason: ")
-        return f"the test {outcome}" + (f": {reason}" if reason else "")
+        del report.wasxfail
+
+
+def _pending(item: pytest.Item) -> list[Any]:
+    """What a test of unittest's has raised, and pytest puts into the call when it is asked for the report."""
+    found = getattr(item, "_excinfo", None)
+    return found if isinstance(found, list) else []
+
+
+def _note(item: pytest.Item, call: pytest.CallInfo[None]) -> str | None:
+    """What the phase is without violations, if that is plainly passed (empty) or an excuse; None: it fails by itself.
+
+    As pytest judges it (`_pytest/skipping.py`), which it does too late for those who look at the call.
+    """
+    excinfo = (_pending(item) or [call.excinfo])[0]
+    error = excinfo.value if excinfo is not None else None
+    expected = None if item.config.option.runxfail else item.stash.get(xfailed_key, None)
+    if error is None:
+        if expected is None or call.when != "call":
+            return ""
+        if expected.strict:
+            return f"([XPASS(strict)] {expected.reason})"
+        return _excused("the test xpassed", expected.reason)
+    if isinstance(error, pytest.skip.Exception):
+        return _excused("the test was skipped", error.msg)
+    unittest = real.modules.get("unittest")
+    if unittest is not None and isinstance(error, unittest.SkipTest):
+        return _excused("the test was skipped", str(error))
+    if isinstance(error, pytest.xfail.Exception) and not item.config.option.runxfail:
+        return _excused("the test xfailed", error.msg)
+    if expected is not None and _is_expected(error, expected.raises):
+        return _excused("the test xfailed", expected.reason)
+    return None
+
+
+def _is_expected(error: BaseException, raises: Any) -> bool:
+    if raises is None or isinstance(raises, type | tuple):
+        return raises is None or isinstance(error, raises)
+    return bool(raises.matches(error))  # pytest.RaisesExc, RaisesGroup
+
+
+def _excuse(report: pytest.TestReport) -> str:
+    """What a report says instead of plain passed or failed; it is lost when the report is made a failure."""
+    if hasattr(report, "wasxfail"):
+        return _excused("the test xpassed" if report.passed else "the test xfailed", report.wasxfail)
     if report.skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
-        return "the test was skipped" + (f": {reason.removeprefix('Skipped: ')}" if reason else "")
+        return _excused("the test was skipped", reason.removeprefix("Skipped: "))
     return ""
 
 
-def _entry(lines: Sequence[str], where: ReprFileLocation | None = None) -> ReprEntry:
-    return ReprEntry(lines, None, None, where, "short")
+def _excused(outcome: str, reason: str | None) -> str:
+    reason = (reason or "").removeprefix("reason: ")
+    return f"({outcome}{f': {reason}' if reason else ''}; that excuses nothing)"
+
+
+def _notes(note: str, when: str | None) -> list[str]:
+    if note or when != "setup":
+        return [note] if note else []
+    return ["(the test was not run; --fence-mode=warn shows in one run what would come next)"]

@@ -79,6 +79,13 @@ class View:
             path = _relative(path, self._cwd)
         return escape(path)
 
+    def nodeid(self, nodeid: str) -> str:
+        """As pytest prints it where it was not started in its root directory, and as it can be typed there."""
+        path, separator, rest = nodeid.partition("::")
+        if path and self._cwd != self._root:
+            path = _relative(f"{self._root}/{path}", self._cwd)
+        return escape(path + separator + rest)
+
     def source(self, frame: Frame) -> str:
         """The line itself; empty where its file cannot be read."""
         lines = self._lines_of(frame.path)

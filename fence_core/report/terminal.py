@@ -21,6 +21,8 @@ MEANWHILE_MAX = 4
 KINDS_MAX = 10
 """Kinds of violation named in the line about those that are not listed."""
 _TEXT_MAX = 400
+_COMMAND_MAX = 120
+"""Of a command line; the data has more of it."""
 
 PLAIN, PLACE, WHAT, CODE, REMEDY, DIM = "plain", "place", "what", "code", "remedy", "dim"
 
@@ -62,9 +64,9 @@ def headline(violations: Sequence[Violation]) -> str:
     return text if len(violations) == 1 else f"{text}, and {len(violations) - 1} more"
 
 
-def place(violation: Violation) -> str:
+def place(violation: Violation, view: View) -> str:
     """Whose violation it is: a test, or what was going on outside of tests."""
-    nodeid = escape(violation.nodeid)
+    nodeid = view.nodeid(violation.nodeid)
     if violation.phase == "collect":
         return f"collecting {nodeid}" if nodeid else "collecting tests"
     if nodeid:
@@ -155,7 +157,7 @@ def section(violations: Sequence[Violation], view: View, *, shown: Collection[in
     """
     places: dict[str, list[Violation]] = {}
     for violation in violations:
-        places.setdefault(place(violation), []).append(violation)
+        places.setdefault(place(violation, view), []).append(violation)
     explained: set[tuple[object, ...]] = set()
     for name, found in list(places.items())[:PLACES_MAX]:
         yield Line(name, PLACE)
@@ -245,9 +247,9 @@ def _program(violation: Violation) -> Iterator[Line]:
     chain = " -> ".join(escape(name) for name in program.chain)
     text = f"  by {escape(program.name)}" + (f" ({chain})" if len(program.chain) > 1 else "")
     started = f", that fixture {escape(starter.fixture)} ({escape(starter.scope)}) started" if starter else ""
-    yield Line(f"{text}, process {program.pid}{started}{_meanwhile(violation)}")
+    yield Line(f"{text}{started}{_meanwhile(violation)}")
     if program.argv:
-        yield Line("    $ " + shorten(" ".join(_quote(word) for word in program.argv), _TEXT_MAX), CODE)
+        yield Line("    $ " + shorten(" ".join(_quote(word) for word in program.argv), _COMMAND_MAX), CODE)
 
 
 def _meanwhile(violation: Violation) -> str:

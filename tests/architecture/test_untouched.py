@@ -50,6 +50,7 @@ INSIDE: dict[str, Mapping[str, str]] = {
     "fence_core/report/words.py": {},
     "fence_core/text.py": {},
     "pytest_fence/categories.py": {},
+    "pytest_fence/failures.py": {"_code": BEFORE},
     "pytest_fence/forked.py": {},
     "pytest_fence/forked_capture.py": {},
     "pytest_fence/forked_child.py": {"Child.__init__": "imports where coverage is measured only, at the fork"},

@@ -14,7 +14,7 @@ from typing import Any
 from fence_core.events.model import Violation
 from fence_core.events.wire import from_wire
 from fence_core.report import words
-from pytest_fence.reporting import SECTION
+from pytest_fence.categories import SECTION
 from tests.end_to_end import witness
 from tests.end_to_end.loopback import HELLO, Loopback
 from tests.end_to_end.support import Ended, Runs

@@ -97,7 +97,9 @@ class Runs:
     def load(self, *modules: str) -> None:
         """Load these plugins too; without a name, all that are installed, as users have it."""
         self.autoload = not modules
-        names = ("no:randomly", "no:hypothesispytest") if self.autoload else ("pytest_fence.plugin", *modules)
+        # These make another thing of the order, or of what is printed.
+        quiet = ("no:randomly", "no:hypothesispytest", "no:pretty", "no:sugar")
+        names = quiet if self.autoload else ("pytest_fence.plugin", *modules)
         self.plugins = tuple(word for name in names for word in ("-p", name))
 
     def environ(self, more: Mapping[str, str | None] | None = None) -> dict[str, str]:

@@ -34,10 +34,15 @@ def _note(report: pytest.TestReport | pytest.CollectReport, phase: str) -> None:
             "outcome": report.outcome,
             "wasxfail": hasattr(report, "wasxfail"),
             "text": str(report.longrepr or ""),
-            "sections": [list(section) for section in report.sections],
+            "sections": [list(section) for section in (*report.sections, *_shown(report.longrepr))],
             "fence": getattr(report, "fence", []),
         }
     )
+
+
+def _shown(longrepr: Any) -> list[tuple[str, str]]:
+    """Sections of what a test has failed with."""
+    return [(name, text) for name, text, _ in getattr(longrepr, "sections", ())]
 
 
 @pytest.hookimpl(trylast=True)

@@ -14,7 +14,11 @@ from tests.unit.plugin import fakes
 # Plugins of ours own environment that would only add noise or time.
 QUIET = tuple(
     word
-    for name in ("cacheprovider", "randomly", "xdist", "rerunfailures", "cov", "hypothesispytest")
+    for name in (
+        *("cacheprovider", "randomly", "xdist", "rerunfailures", "cov", "hypothesispytest"),
+        *("pretty", "sugar", "rich", "instafail", "html", "html_fixtures", "metadata", "allure_pytest"),
+        *("pytest_jsonreport", "pytest_reportlog", "pytest_github_actions_annotate_failures"),
+    )
     for word in ("-p", f"no:{name}")
 )
 _PLUGINS = {"-n": "xdist", "--tx": "xdist", "--reruns": "rerunfailures"}

@@ -30,7 +30,8 @@ def test_a_test_that_swallows_the_error_fails(faked: FakedPytest) -> None:
             "    violate()",
             "E   call: connect 93.184.216.34:443/tcp",
             "E     refused: no rule in network.allowed_domains allows it (preset pytest)",
-            'E     to allow it: @pytest.mark.fence(allowed_domains=["93.184.216.34:443"])',
+            '      to allow it: @pytest.mark.fence(allowed_domains=["93.184.216.34:443"])',
+            "      or: *",
             "*= fence: 1 violation in 1 test =*",
             "FAILED test_it.py::test_a - fence: connect 93.184.216.34:443/tcp",
             "*= 1 failed, 1 passed in *",
@@ -63,7 +64,7 @@ def test_a():
 
 def test_a_test_that_failed_anyway_shows_both(faked: FakedPytest) -> None:
     write(faked, "def test_a():\n    violate()\n    assert 'own' == 'failure'\n")
-    result = faked.run()
+    result = faked.run("-vv")
     result.stdout.fnmatch_lines(
         [
             "E * assert 'own' == 'failure'",
@@ -71,14 +72,22 @@ def test_a_test_that_failed_anyway_shows_both(faked: FakedPytest) -> None:
             "call: connect 93.184.216.34:443/tcp",
             "  test_it.py:4: in test_a",
             "*= fence: 1 violation in 1 test =*",
-            "FAILED test_it.py::test_a - * assert 'own' == 'failure'",
+            "FAILED test_it.py::test_a - fence: connect 93.184.216.34:443/tcp (AssertionError: assert 'own' *",
         ]
     )
     # Shown in full above, so the section at the end is brief.
     assert not any("refused" in line for line in faked.section(result))
 
 
-@pytest.mark.parametrize("option", ["--tb=no", "--tb=line", "--show-capture=no"])
+def test_a_test_that_failed_anyway_shows_both_without_what_was_captured(faked: FakedPytest) -> None:
+    write(faked, "def test_a():\n    violate()\n    print('captured')\n    assert 0\n")
+    result = faked.run("--show-capture=no")
+    result.stdout.fnmatch_lines(["*- fence -*", "call: connect *", "  refused: no rule in *"])
+    result.stdout.no_fnmatch_line("captured")
+    assert not any("refused" in line for line in faked.section(result))
+
+
+@pytest.mark.parametrize("option", ["--tb=no", "--tb=line"])
 def test_what_pytest_does_not_show_the_section_does(faked: FakedPytest, option: str) -> None:
     write(faked, "def test_a():\n    violate()\n    assert 0\n")
     assert any("refused: no rule in" in line for line in faked.section(faked.run(option)))
@@ -108,7 +117,7 @@ def test_a_strict_xpass_shows_both(faked: FakedPytest) -> None:
     write(faked, "@pytest.mark.xfail(strict=True)\ndef test_a():\n    violate()\n")
     result = faked.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*XPASS(strict)*", "*- fence -*", "call: connect *"])
+    result.stdout.fnmatch_lines(["E   call: connect *", "E   ([[]XPASS(strict)[]] *"])
 
 
 def test_setup_and_teardown_are_errors_that_name_the_fixture(faked: FakedPytest) -> None:

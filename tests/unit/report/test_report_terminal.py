@@ -23,6 +23,22 @@ def section(*violations: Violation, **options: Any) -> list[str]:
     return [line.text for line in terminal.section(violations, VIEW, **options)]
 
 
+def test_long_command_lines_are_cut() -> None:
+    argv = ("chromium", *(f"--switch-{number}" for number in range(100)))
+    (line,) = [line for line in section(at("t.py::test_a", program=Program("chromium", 77, argv=argv))) if "$ " in line]
+    assert line.strip().startswith("$ chromium --switch-0 ")
+    assert len(line.strip()) == len("$ ") + 120
+    assert line.endswith("...")
+
+
+def test_node_ids_can_be_pasted_where_pytest_was_started() -> None:
+    """pytest prints them relative to where it was started, though they are relative to the root directory."""
+    for cwd, shown in (("/proj", "a/t.py::test_a[x/y]"), ("/", "proj/a/t.py::test_a[x/y]"), ("/proj/b", "../a/t.py::")):
+        view = View(root="/proj", cwd=cwd, stdlib=(), read_lines=lambda path: ())
+        lines = list(terminal.section([at("a/t.py::test_a[x/y]")], view))
+        assert lines[0].text.startswith(shown)
+
+
 def test_everything_that_is_known_is_said() -> None:
     lines = section(
         at(
@@ -37,7 +53,7 @@ def test_everything_that_is_known_is_said() -> None:
         "  call: connect 192.0.2.1:80/tcp, 3 times",
         "    t.py:1: in test_a",
         "        fetch('x')",
-        "    by curl (pytest -> sh -> curl), process 77",
+        "    by curl (pytest -> sh -> curl)",
         "      $ curl -s 'http://x/?a b'",
         "    refused: no rule in network.allowed_domains allows it (preset pytest)",
         '    to allow it: @pytest.mark.fence(allowed_domains=["93.184.216.34:443"])',

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fence_core.launcher.set_aside import keep_set_aside as keep_set_aside
     from fence_core.launcher.withhold import variables_denied as variables_denied
     from fence_core.policy.model import Config as Config
+    from fence_core.policy.model import Source as Source
     from fence_core.policy.paths import escape as escape
     from fence_core.policy.sources.load import config_in as config_in
     from fence_core.policy.sources.load import find_config as find_config
@@ -46,7 +47,7 @@ _NAMES = {
     "launcher.respawn": ("respawn_fenced",),
     "launcher.set_aside": ("keep_set_aside",),
     "launcher.withhold": ("variables_denied",),
-    "policy.model": ("Config",),
+    "policy.model": ("Config", "Source"),
     "policy.paths": ("escape",),
     "policy.sources.load": ("config_in", "find_config", "find_settings"),
     "policy.sources.templates": ("TemplateContext",),

@@ -57,6 +57,8 @@ class TestHooks:
         self._in_fork = False
         self.prepare_forks: Callable[[], None] = lambda: None
         """Called once, where any test is to run in a process of its own."""
+        self.finish_policy = 0
+        """The number of the policy that plugins have when all tests are over."""
         self._verdicts = Verdicts(config)  # here and not when it is needed: the test may have replaced what that takes
         self._verdict: Verdict | None = None
         """On the phase that is being reported."""
@@ -220,7 +222,7 @@ class TestHooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self) -> Generator[None, object, object]:
-        self._enter("", "finish")
+        self._enter("", "finish", self.finish_policy)
         return (yield)
 
     # A test in a process of its own

@@ -20,6 +20,11 @@ VSCODE_IDS = "RUN_TEST_IDS_PIPE"
 DEBUGGER = "pydevd"
 """The module that is loaded where one is attached."""
 
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+"""The environment variable in which GitHub Actions names the file that a step describes its result in."""
+_LATER_STEPS = ("GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH", "GITHUB_STATE")
+"""The same for files that the runner obeys in the steps that follow, which nobody fences."""
+
 # Options that name a file or directory to be written: of pytest, and of plugins that many projects use.
 _PATH_OPTIONS = (
     "allure_report_dir",
@@ -102,6 +107,10 @@ def _overlays(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, obje
         if name == VSCODE_PIPE:
             rules["allow_unix_sockets"] = file
         yield f"{name} (set by VS Code)", rules
+    for name in _LATER_STEPS:
+        path = os.environ.get(name, "")
+        if os.path.isabs(path):
+            yield f"{name} (set by GitHub Actions)", {"deny_write": [engine.escape(path)]}
 
 
 def given_in_vain(options: argparse.Namespace) -> str:
@@ -119,6 +128,13 @@ def vscode_files() -> list[tuple[str, str]]:
     """
     found = [(name, os.environ.get(name, "")) for name in (VSCODE_PIPE, VSCODE_IDS)]
     return [(name, path) for name, path in found if os.path.isabs(path) and not os.path.isdir(path)]
+
+
+def step_summary() -> str:
+    """The file that plugins may write when all tests are over; empty where there is none. Asked before any code under
+    test could change it."""
+    path = os.environ.get(STEP_SUMMARY, "")
+    return path if os.path.isabs(path) and not os.path.isdir(path) else ""
 
 
 def paths_to_write(config: pytest.Config) -> Iterator[str]:

@@ -199,6 +199,11 @@ def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) 
     if fence.role == "worker":
         config.add_cleanup(fence.close)
         return
+    summary = options.step_summary()
+    if summary:
+        rules = {"allow_write": [engine.escape(summary)]}
+        source = engine.Source(f"{options.STEP_SUMMARY} (set by GitHub Actions)")
+        hooks.finish_policy = fence.register_policy([(rules, source)])
     report = reporting.ReportHooks(config, fence, chosen)
     manager.register(report, "fence-report")
     manager.register(xdist.ControllerHooks(fence), "fence-xdist")

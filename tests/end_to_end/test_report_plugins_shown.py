@@ -12,6 +12,7 @@ from tests.end_to_end.test_report_plugins import REMEDY, RULE, TESTS, WAYS, WHAT
 FEW = f"""
 {TESTS.partition("@pytest.mark.xfail")[0]}
 """
+NOT_HERE = "elsewhere: pytest-pretty changes what every pytest prints, so it is not installed with the others"
 FEW_GUILTY = ("test_swallows", "test_fails_too", "test_setup", "test_teardown")
 
 
@@ -36,17 +37,17 @@ def told_once(ended: Ended, text: str) -> None:
 )
 def test_terminals(runs: Runs, plugin: str, args: tuple[str, ...]) -> None:
     if plugin:
-        pytest.importorskip(plugin)
+        pytest.importorskip(plugin, reason=NOT_HERE)
         runs.load(plugin)
     write(runs, test_it=FEW)
     told = runs.pytest("-p", "no:cacheprovider", *args)
     told_once(told, told.out)
 
 
-@pytest.mark.needs("module:pytest_pretty")
 @pytest.mark.parametrize("way", WAYS[:2], ids=["", "xdist"])
 def test_pretty_fills_its_table(runs: Runs, way: list[str]) -> None:
     """File, function, its line, the line of the error, and the error."""
+    pytest.importorskip("pytest_pretty", reason=NOT_HERE)
     runs.load("pytest_pretty", "xdist")
     write(runs, test_it=FEW)
     ended = runs.pytest("-p", "no:cacheprovider", *way, env={"COLUMNS": "200"})

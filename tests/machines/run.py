@@ -84,12 +84,12 @@ class Machines:
 
 def outcome(run: Callable[[Row, IO[str]], None], row: Row, keep: Path | None) -> list[Result]:
     """Run a row: a result for each of its jobs. Where one is not as it should be, what was said there is shown."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+    with ExitStack() as stack:
+        directory = keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        log = stack.enter_context(open(directory / f"{row.name}.log", "w+", encoding="utf-8", errors="replace"))
         run(row, log)
         log.seek(0)
-        said = log.read()
-    if keep:
-        (keep / f"{row.name}.log").write_text(said, encoding="utf-8")
+        said = log.read().replace("\r", "").replace("\0", "")
     found = results(said)
     found += [Result(user="", wrong=["the job did not report"])] * (len(row.jobs) - len(found))
     if any(result.wrong for result in found):

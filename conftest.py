@@ -35,6 +35,8 @@ EXCUSED = {"1": ("elsewhere:", "program:"), "all": ("elsewhere:",)}
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*things): skip where one is missing; see conftest.py at the root")
+    # execnet has a thread in each of our workers, and Python 3.15 sees it; tests fork to see what a fork does.
+    config.addinivalue_line("filterwarnings", "ignore:.*multi-threaded, use of fork:DeprecationWarning")
     must = os.environ.get("FENCE_MUST_WORK", "")
     if must not in ("", "0", *EXCUSED):
         raise pytest.UsageError(f"FENCE_MUST_WORK={must!r}: accepted are 0, {', '.join(EXCUSED)}")

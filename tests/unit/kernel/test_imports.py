@@ -48,9 +48,12 @@ def test_importing_elsewhere_is_safe_and_calling_says_why(platform) -> None:
 
 
 def test_importing_pulls_in_nothing_heavy() -> None:
-    """Every fenced run pays for it. `typing` and `signal` are loaded in every pytest anyway."""
+    """Every fenced run pays for it. `typing` and `signal` are loaded in every pytest anyway, and so is what they and
+    `ctypes` load when they are used (from Python 3.14 on)."""
     out = run(
         "import ctypes, typing, signal\n"
+        "class Used(ctypes.Structure): _fields_ = [('field', ctypes.c_int)]\n"
+        "class Named(typing.NamedTuple): field: int\n"
         "before = set(sys.modules)\n"
         "import importlib\n"
         "print('|'.join(sorted(set(sys.modules) - before)))\n"

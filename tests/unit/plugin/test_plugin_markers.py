@@ -229,7 +229,7 @@ def test_the_marker_is_documented(faked: FakedPytest) -> None:
 def test_a_policy_that_the_engine_refuses_fails_that_test(faked: FakedPytest, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.unit.plugin import fakes
 
-    def refuse(self: object, layers: object) -> int:
+    def refuse(self: object, layers: object, base: int = 0) -> int:
         raise fakes.engine.FenceError("too many policies")
 
     monkeypatch.setattr(fakes.FakeFence, "register_policy", refuse)

@@ -23,7 +23,6 @@ import subprocess
 import pytest
 from race import ALLOWED, ARGV
 
-@pytest.mark.needs("kernel:pidfd_getfd")
 @pytest.mark.fence(allow_unix_sockets=ALLOWED)
 def test_race():
     with open("counted", "w") as counted:
@@ -42,6 +41,7 @@ sys.exit(pytest.main(sys.argv[sys.argv.index("pytest") + 1:]))
 """
 
 
+@pytest.mark.needs("kernel:pidfd_getfd")
 @pytest.mark.needs("program:cc")
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("swap", ["name", "later", "link", "packets", "stream", "internet", "netlink"])

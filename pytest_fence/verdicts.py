@@ -133,6 +133,8 @@ class Verdicts:
     def _plain(self, violation: engine.Violation) -> dict[str, Any]:
         """With the reader's own lines only: those of pytest, fifty of them, are the same in every report."""
         place = self._view.culprit(violation.stack)
+        if violation.started_by is not None:
+            place = None  # such a process acts when it likes: whether the test waits for it just then is chance
         known_by = fingerprint(violation, place, root=self._root, temporary=self._temporary)
         own = tuple(self._view.trim(violation.stack))
         return {**to_wire(violation._replace(stack=own)), "fingerprint": known_by}

@@ -20,6 +20,7 @@ from _pytest._code.code import ExceptionRepr
 from _pytest.outcomes import OutcomeException
 from _pytest.runner import _update_current_test_var
 from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks
+from _pytest.unittest import TestCaseFunction
 from _pytest.warnings import catch_warnings_for_item
 
 from fence_core.launcher.per_test import end as leave
@@ -48,6 +49,14 @@ _ITIMER_REAL = signal.ITIMER_REAL
 _F_GETFL, _F_SETFL = fcntl.F_GETFL, fcntl.F_SETFL
 _SIGINT, _SIGTERM, _SIGKILL = int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGKILL)
 _ORDER = {"setup": 0, "call": 1, "teardown": 2}
+
+
+def _give_an_instance(item: pytest.Item) -> None:
+    """Before pytest 8.1 only the setup of unittest's test makes the object that the fixtures of its class are given."""
+    if pytest.version_tuple < (8, 1) and isinstance(item, TestCaseFunction):
+        made: Any = item
+        made._testcase = made.parent.obj(item.name)
+        made._obj = getattr(made._testcase, item.name)
 
 
 def register(config: pytest.Config, fence: engine.Fence, hooks: TestHooks) -> None:
@@ -123,12 +132,15 @@ class ForkedTests:
             try:
                 state.setup(item.parent)
                 state.stack[item] = ([], None)  # who is not in there may not ask for fixtures
+                _give_an_instance(item)
                 values = {name: item._request.getfixturevalue(name) for name in names}  # type: ignore[attr-defined]
                 if "tmp_path_factory" in values:
                     values["tmp_path_factory"].getbasetemp()  # or each fork would make one
             except pytest.exit.Exception:
                 raise
             except (Exception, OutcomeException):
+                if hasattr(item, "_initrequest"):
+                    item._initrequest()  # before pytest 8.2 a fixture that has failed cannot be asked for once more
                 return False
             finally:
                 state.stack.pop(item, None)

@@ -203,15 +203,13 @@ def test_control_line_raises(runs: Runs) -> None:
         "seccomp.install_listener = fault",
         "from fence_core.kernel import landlock\ndef fault(*a, **k): raise KernelCallError('landlock', errno.E2BIG)\n"
         "landlock.restrict_self = fault",
-        "from fence_core.kernel import pidfd\ndef fault(*a, **k): raise KernelCallError('pidfd_getfd', errno.EPERM)\n"
-        "pidfd.get_fd = fault",
         "def fault(*a, **k): raise ZeroDivisionError('x')\nassemble.Broker.__init__ = fault",
         "import fence_core.launcher.guardian as g\ndef fault(*a, **k): os._exit(1)\ng.run = fault",
         "def fault(*a, **k): raise ZeroDivisionError('x')\ntable.filter_program = fault",
         "def fault(*a, **k): raise ZeroDivisionError('x')\nsupervisor.Supervisor.__init__ = fault",
         "from pytest_fence import session\ndef fault(): raise ImportError('x')\nsession._import_what_follows = fault",
     ],
-    ids=["seccomp", "landlock", "pidfd_getfd", "broker", "guardian", "filter", "supervisor", "imports"],
+    ids=["seccomp", "landlock", "broker", "guardian", "filter", "supervisor", "imports"],
 )
 def test_fence_cannot_be_raised(runs: Runs, fault: str) -> None:
     """No test runs; one line says why; nothing is left behind."""

@@ -193,6 +193,7 @@ def test_a_report_that_hides_a_violation(fenced: Fenced) -> None:
 
         @pytest.fixture
         def liar(monkeypatch):
+            monkeypatch.setattr(TestHooks, "_decided", lambda *_: None)
             yield monkeypatch.setattr(TestHooks, "judge", lambda *_: None)
 
         def test_before(): pass
@@ -205,6 +206,7 @@ def test_a_report_that_hides_a_violation(fenced: Fenced) -> None:
                 report.fence = [{"number": v.number, "state": v.state} for v in
                                 self._fence.take(item.nodeid)]
                 self._seen = self._count()
+            monkeypatch.setattr(TestHooks, "_decided", lambda *_: None)
             monkeypatch.setattr(TestHooks, "judge", told)
             socket.socket().connect_ex(("198.51.100.7", 9))
 

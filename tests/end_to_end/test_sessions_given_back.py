@@ -12,7 +12,8 @@ from tests.end_to_end.support import Runs
 GREET = """
 import json, os, sys
 
-CONFIG = {"mode": "enforce", "source": "x", "syntax": "toml", "base_dir": os.getcwd(), "policy": POLICY}
+CONFIG = {"mode": "enforce", "source": "x", "syntax": "toml", "base_dir": os.getcwd(), "policy": POLICY,
+          "blame": "running", "parts": []}
 
 def ask(**request):
     line = os.open("/proc/fence/control", os.O_RDWR | os.O_CREAT)

@@ -23,15 +23,16 @@ ODD = """
         with socket.socket() as client:
             return client.connect_ex(("192.0.2.1", 80)) == 13
 
-    def test_closerange():
+    def test_closerange(tmp_path):
         '''Descriptors of others, of pytest's capture among them, closed by a careless test of daemons.'''
+        made = tmp_path / "made"
         pid = os.fork()
         if pid == 0:
             os.closerange(3, 1024)
-            open("made-after-closerange", "w").close()
+            open(made, "w").close()
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        os.unlink("made-after-closerange")
+        os.unlink(made)
 
     def test_low_limit(tmp_path):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -148,7 +149,7 @@ ODD = """
                 if os.isatty(0) else open("/dev/null", "w"):
             pass
 
-    def test_memory():
+    def test_memory(tmp_path):
         import mmap, shutil, tempfile
         with tempfile.TemporaryFile() as file:
             file.truncate(4096)
@@ -167,7 +168,7 @@ ODD = """
             again.write(b"y")
         assert os.read(read, 9) == b"y"
         os.close(read), os.close(write)
-        os.mkfifo("fifo"), os.unlink("fifo")
+        os.mkfifo(tmp_path / "fifo"), os.unlink(tmp_path / "fifo")
 
     def test_errors_are_the_kernels(tmp_path):
         for call, number in (

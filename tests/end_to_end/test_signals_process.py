@@ -25,7 +25,7 @@ WAITS = """
         os.write(1, b"torn down\\n")
 
     def test_waits(resource):
-        os.write(1, b"ready\\n"), time.sleep(60)
+        os.write(1, b"ready\\n"), [time.sleep(0.01) for _ in range(6000)]
 
     def test_never():
         os.write(1, b"went on\\n")
@@ -279,7 +279,8 @@ def test_handlers_set_before(runs: Runs) -> None:
         "import pytest, signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(40 + status))\n"
         "status = pytest.main(['--fence', '-q', '-p', 'pytest_fence.plugin'])\n"
-        "print('ready', flush=True)\ntime.sleep(60)\n",
+        # Not one long sleep: a signal just before that is seen by Python after it.
+        "print('ready', flush=True)\nfor _ in range(6000): time.sleep(0.01)\n",
         encoding="utf-8",
     )
     process = runs.start([sys.executable, "script.py"])

@@ -22,7 +22,7 @@
 
 static char path[4096];
 static volatile char *letter;
-static int fds[2], fd, by_fd;
+static int fds[2], fd, by_fd, kept;
 static atomic_int done;
 
 static void *swap(void *unused)
@@ -43,7 +43,7 @@ static void *swap(void *unused)
 static long change(const char *call, int round)
 {
     struct timespec times[2] = {{round, 1}, {round, 2}};
-    int flags = 0x40; /* FS_NODUMP_FL */
+    int flags = kept | 0x40; /* FS_NODUMP_FL */
     if (!strcmp(call, "chmod"))
         return by_fd ? fchmod(fd, 0600 | round % 2) : chmod(path, 0600 | round % 2);
     if (!strcmp(call, "chown"))
@@ -71,6 +71,9 @@ int main(int argc, char **argv)
         if ((fds[i] = open(path, O_RDONLY)) < 0)
             return 2;
     fd = dup(fds[0]);
+    /* Without the others the disk's format of the file would change, which ext4 does not always support. */
+    if (!strcmp(argv[2], "chattr") && ioctl(fd, 0x80086601 /* FS_IOC_GETFLAGS */, &kept))
+        return 2;
     pthread_create(&thread, NULL, swap, NULL);
     for (int round = 0; round < atoi(argv[4]); round++) {
         if (change(argv[2], round) == 0)

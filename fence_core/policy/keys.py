@@ -12,6 +12,7 @@ from fence_core.policy.kinds import (
     CHOICE,
     COMMANDS,
     DESCRIPTORS,
+    DEVICES,
     DIRECTORIES,
     DOMAINS,
     HOSTS,
@@ -19,6 +20,8 @@ from fence_core.policy.kinds import (
     PATHS,
     PORT,
     PORTS,
+    STRINGS,
+    TABLE,
     URL,
     VARIABLES,
     Key,
@@ -33,9 +36,16 @@ __all__ = [
 PRESETS = ("pytest", "strict", "default-deny", "no-secrets", "command")
 """The named policies, each with a file of its own in `sources/templates`."""
 
-SECTIONS = ("network", "filesystem", "command")
+_OWN_SECTIONS = ("network", "filesystem", "command")
+SECTIONS = (*_OWN_SECTIONS, "devices", "ssh", "macos")
 FLAT_SECTIONS = ("network", "filesystem")
 """Those that may be left out. Of the last one every key reads as something else when it stands alone: deny what?"""
+
+_NO_READS = "reading cannot be limited to a list in this version, only what must not be read"
+_NO_COMMANDS = "rules for commands are not kept in this version, and no rule is better than one that is not kept"
+_NO_SSH = "rules for the words of ssh commands are not kept in this version"
+_ITS_READS = "`deny_read`, or leaving it out"
+_ITS_HOSTS = "leaving it out; allowed_domains says which hosts can be reached"
 
 KEYS = (
     Key(
@@ -87,8 +97,14 @@ KEYS = (
         help="the port of the filter on loopback; not in a marker",
     ),
     Key(
-        "network", "socks_proxy_port", PORT, enforced=False,
-        help="the port of a SOCKS proxy on loopback",
+        "network", "socks_proxy_port", PORT, marker=False, foreign=True,
+        refused="there is no SOCKS proxy, since programs reach allowed names directly and need none",
+        instead="0, or leaving it out", help="the port of a SOCKS proxy on loopback",
+    ),
+    Key(
+        "network", "default_action", CHOICE, marker=False, foreign=True, choices=("deny", "proxy"), harmless=("deny",),
+        refused="what no list names is refused, and never sent to a proxy that could let it through",
+        instead='"deny", or leaving it out', help="what becomes of names that no list has",
     ),
     Key("filesystem", "allow_write", PATHS, example="build", unset="the preset's", help="may be changed"),
     Key("filesystem", "deny_write", PATHS, deny=True, example="build", help="may not; wins"),
@@ -102,9 +118,52 @@ KEYS = (
         "make repositories in the project (`git init`, `git clone`), as long as their `config` has nothing that git "
         "would run",
     ),
-    Key("command", "deny", COMMANDS, deny=True, enforced=False, example="git push", help="may not be run; wins"),
-    Key("command", "allow", COMMANDS, enforced=False, example="git push", help="may be run"),
-    Key("command", "use_defaults", BOOLEAN, help="the Go tool's own list of commands; without effect"),
+    Key("filesystem", "allow_read", STRINGS, marker=False, foreign=True, refused=_NO_READS, instead=_ITS_READS,
+        help="may be read; with `default_deny_read`, nothing else"),
+    Key("filesystem", "allow_execute", STRINGS, marker=False, foreign=True, refused=_NO_READS, instead=_ITS_READS,
+        help="may be run, and not listed"),
+    Key("filesystem", "default_deny_read", BOOLEAN, marker=False, foreign=True, harmless=(False,), refused=_NO_READS,
+        instead=_ITS_READS, help="nothing may be read but what `allow_read` names, and the system"),
+    Key("filesystem", "strict_deny_read", BOOLEAN, marker=False, foreign=True, harmless=(False,), refused=_NO_READS,
+        instead=_ITS_READS, help="nothing may be read but what `allow_read` names"),
+    Key(
+        "filesystem", "wsl_interop", BOOLEAN, marker=False, foreign=True, harmless=(False,),
+        refused="the fence knows nothing of WSL, and opens nothing for it",
+        instead="false, or leaving it out", help="Windows programs may be run",
+    ),
+    Key("command", "deny", COMMANDS, deny=True, refused=_NO_COMMANDS, instead="leaving it out", example="git push",
+        help="may not be run; wins"),
+    Key("command", "allow", COMMANDS, refused=_NO_COMMANDS, instead="leaving it out", example="git push",
+        help="may be run"),
+    Key("command", "use_defaults", BOOLEAN, marker=False, foreign=True, help="the Go tool's own list of commands"),
+    Key("command", "runtime_exec_policy", CHOICE, marker=False, foreign=True, choices=("path", "argv"),
+        help="how commands are told apart"),
+    Key("command", "accept_shared_binary_cannot_runtime_deny", STRINGS, marker=False, foreign=True,
+        help="commands that may share a file with others"),
+    Key(
+        "devices", "mode", CHOICE, marker=False, foreign=True, choices=("auto", "minimal", "host"),
+        harmless=("auto", "host"),
+        refused="there is no `/dev` of one's own: programs see the machine's, and may open what allow_write names",
+        instead='"auto" or "host"', help="which `/dev` there is; here always the machine's",
+    ),
+    Key(
+        "devices", "allow", DEVICES, marker=False, foreign=True, adds_to="filesystem.allow_write", example="/dev/dri",
+        help="short for `allow_write` with these paths below `/dev`",
+    ),
+    *(
+        Key("ssh", name, kind, marker=False, foreign=True, refused=_NO_SSH, instead=_ITS_HOSTS,
+            harmless=(False,) if kind is BOOLEAN else (), help=words)
+        for name, kind, words in (
+            ("allowed_hosts", STRINGS, "hosts that `ssh` may be started for"),
+            ("denied_hosts", STRINGS, "the same, forbidden"),
+            ("allowed_commands", STRINGS, "commands that may be run there"),
+            ("denied_commands", STRINGS, "the same, forbidden"),
+            ("allow_all_commands", BOOLEAN, "all commands but those forbidden"),
+            ("inherit_deny", BOOLEAN, "`command.deny` holds there, too"),
+        )
+    ),
+    Key("macos", "mach", TABLE, marker=False, foreign=True, help="services of macOS"),
+    Key("macos", "gpu", BOOLEAN, marker=False, foreign=True, help="Metal of macOS"),
     Key(
         "", "enabled", BOOLEAN, marker=False, flag="--fence", narrows=True,
         help="fence every run, as `--fence` does",
@@ -157,6 +216,7 @@ KEYS = (
         "", "allow_pty", BOOLEAN, writes=("/dev/ptmx", "/dev/pts/*", "/dev/tty"),
         help="short for `allow_write` with the terminal devices",
     ),
+    Key("", "force_new_session", BOOLEAN, marker=False, foreign=True, help="a session of the terminal's own"),
 )  # fmt: skip
 
 _OF_SECTION = {section: tuple(key for key in KEYS if key.section == section) for section in ("", *SECTIONS)}
@@ -183,4 +243,4 @@ def spellings(section: str) -> dict[str, Key]:
 
 def is_known(name: object) -> bool:
     """Whether a file may have this at its top level: a section, or any of our keys."""
-    return name in SECTIONS or any(name in known for known in _SPELLINGS.values())
+    return name in _OWN_SECTIONS or any(not row[name].foreign for row in _SPELLINGS.values() if name in row)

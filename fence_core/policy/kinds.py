@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 _CONTROL = r"[\x00-\x1f\x7f]"
 
 
-_RULES = {"network": NetworkRules(), "filesystem": FilesystemRules(), "command": CommandRules(), "": Settings()}
+_RULES: dict[str, object] = {
+    "network": NetworkRules(),
+    "filesystem": FilesystemRules(),
+    "command": CommandRules(),
+    "": Settings(),
+}
 """Where `model.py` has the keys of each section, with their defaults."""
 
 
@@ -59,9 +64,17 @@ class Key(Record):
     narrows: bool = False
     """Of a setting for the run as a whole: what one package of a monorepo sets holds for all of them, since it takes
     something away, or costs time at most."""
-    enforced: bool = True
-    """Whether anything keeps it. Where nothing does, setting it is an error: a fence that takes a rule and does not
+    adds_to: str = ""
+    """Of a list of entries: the list that they are added to, as if they were written there."""
+    foreign: bool = False
+    """Of the Go tool: taken in files, so that its own load. Nothing comes of it here, but for what `adds_to` says."""
+    refused: str = ""
+    """Why it can be set to nothing but `harmless`, as the rest of a sentence: a fence that takes a rule and does not
     keep it is worse than none."""
+    harmless: tuple[object, ...] = ()
+    """Values of such a key that say what holds anyway."""
+    instead: str = ""
+    """What to write in place of what is refused."""
 
     @property
     def path(self) -> str:
@@ -76,7 +89,7 @@ class Key(Record):
     @property
     def default(self) -> object:
         """The model's, with which nothing is set; None for what the model has no field for."""
-        return getattr(_RULES[self.section], self.name, None)
+        return getattr(_RULES.get(self.section), self.name, None)
 
 
 class Reading:
@@ -267,6 +280,19 @@ def _directory(reading: Reading, key: Key, text: str) -> str:
     return "/".join(part for part in parts if part not in ("", "."))
 
 
+def _device(reading: Reading, key: Key, text: str) -> str:
+    pattern = _path(reading, key, text)
+    if not text.startswith("/") or not pattern.startswith("/dev/"):
+        raise ValueError("is not below /dev")
+    return pattern
+
+
+def _anything(reading: Reading, key: Key, at: At, value: object) -> object:
+    if not isinstance(value, Mapping):
+        reading.problem(at, shown(value), "a table")
+    return value
+
+
 def _variable(reading: Reading, key: Key, text: str) -> str:
     if "=" in text or "[" in text or text != text.strip():
         raise ValueError("is not the name of a variable")
@@ -278,6 +304,7 @@ _A_DOMAIN = """\
 a name ("api.example.com"), a wildcard ("*.example.com"), an IP address or a network, each with an optional ":port"\
 """
 _A_PATH = 'a path, "~/...", or a glob of "*", "**", "?" and "[...]"'
+_A_DEVICE = 'the path of a device, such as "/dev/dri"'
 _A_DIRECTORY = 'a directory below that of the configuration, such as "packages/a" or "packages/*"'
 _A_VARIABLE = 'the name of a variable, with "*" and "?" as globs'
 _port = _number(1, 65535, "a port from 1 to 65535")
@@ -291,10 +318,13 @@ URL = Kind("URL", _url, _replace, ("",))
 HOSTS = Kind("table of names and addresses", _hosts, _by_name, ({},))
 DOMAINS = Kind("list", _entries(_domain, _A_DOMAIN), _add, _NO_ITEMS, entries=True)
 PATHS = Kind("list of paths", _entries(_path, _A_PATH), _add, _NO_ITEMS, entries=True)
+DEVICES = Kind("list of devices", _entries(_device, _A_DEVICE), _add, _NO_ITEMS, entries=True)
 DIRECTORIES = Kind("list of directories", _entries(_directory, _A_DIRECTORY), _add, _NO_ITEMS, entries=True)
 COMMANDS = Kind("list of commands", _entries(lambda *_: "", ""), _add, _NO_ITEMS, entries=True)
 VARIABLES = Kind("list of patterns", _entries(_variable, _A_VARIABLE), _add, _NO_ITEMS, entries=True)
 LAYERS = Kind("list of layers", _names, _add, _NO_ITEMS)
+STRINGS = Kind("list of strings", _names, _add, _NO_ITEMS)
+TABLE = Kind("table", _anything, _replace)
 DESCRIPTORS = Kind("list of numbers above 2", _numbers(_descriptor, "descriptors", 9), _add, _NO_ITEMS)
 
 

@@ -100,7 +100,6 @@ class NetworkRules(Record):
     expose_ports: tuple[int, ...] = ()
     upstream_proxy: str | None = None
     http_proxy_port: int | None = None
-    socks_proxy_port: int | None = None
     proxy_env: bool = False
     hosts: tuple[tuple[str, str], ...] = ()
     """An empty address: the name does not exist."""

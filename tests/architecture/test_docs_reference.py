@@ -67,7 +67,7 @@ def test_keys(title: str, of: str) -> None:
     """In the order of `keys.py`, with type, default and meaning as there."""
     plain = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", section(REFERENCE / "configuration.md", title))
     documented = [line for line in plain.splitlines() if line.startswith("| `")]
-    real = [row(key) for key in of_section(of) if key.enforced and not key.writes]
+    real = [row(key) for key in of_section(of) if not (key.foreign or key.refused or key.writes)]
     missing = [line for line in real if not any(each.startswith(line) for each in documented)]
     assert not missing, "\n".join(["", "write into the page, with links and more to say as need be:", *missing])
     assert [line.split("|")[1] for line in documented] == [line.split("|")[1] for line in real]
@@ -80,16 +80,22 @@ def test_what_is_short_for_others() -> None:
             assert re.search(rf"^`{key.name} = .*, is {re.escape(key.help)}", text, re.MULTILINE), key.name
 
 
-def test_keys_that_are_not_enforced_yet() -> None:
-    text = section(REFERENCE / "configuration.md", "Understood, but not enforced yet")
-    assert set(re.findall(r"`([a-z_.]+)`", text)) == {key.path for key in KEYS if not key.enforced}
+def test_keys_of_the_go_tool() -> None:
+    """In the order of `keys.py`, with what they may be set to, and why they may not be set to anything else."""
+    text = section(REFERENCE / "configuration.md", "Keys of the Go tool")
+    rows = [line.strip("| ").split("|") for line in text.splitlines() if line.startswith("| `")]
+    documented = [(name.strip(" `"), why[-1].strip() if len(why) > 1 else "") for name, *why in rows]
+    listed = [key for key in KEYS if key.foreign or key.refused]
+    assert documented == [(key.path, key.refused) for key in listed]
+    for key, (_, taken, *_) in zip(listed, rows, strict=True):
+        assert key.refused == "" or re.findall(r"`([^`]+)`", taken) == [json.dumps(each) for each in key.harmless]
 
 
 def test_what_a_marker_cannot_set() -> None:
     text = (REFERENCE / "marker.md").read_text("utf-8")
     listed = re.search(r"What is set for the run as a whole \((.*?)\)", text, re.DOTALL)
     assert listed
-    assert set(re.findall(r"`([a-z_]+)`", listed[1])) == {key.name for key in KEYS if not key.marker}
+    assert set(re.findall(r"`([a-z_]+)`", listed[1])) == {key.name for key in KEYS if not (key.marker or key.foreign)}
 
 
 def test_presets() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Overlay", "merge", "merge_settings"]
 
+_SHORT_FOR_WRITES = tuple(key for key in KEYS if key.writes or key.adds_to)
 _Rules = TypeVar("_Rules", NetworkRules, FilesystemRules, CommandRules, Settings)
 
 
@@ -41,12 +42,17 @@ def merge(base: Policy, *overlays: Overlay) -> Policy:
             command=_merge(policy.command, "command", overlay),
             sources=tuple(dict.fromkeys((*policy.sources, overlay.source))),
         )
-    for key in KEYS:
-        closest = next((each for each in reversed(overlays) if key.path in each.values), None) if key.writes else None
-        if closest is not None and closest.values[key.path]:
-            files, source = policy.filesystem, closest.sources[key.path]
-            written = (*files.allow_write, *(Entry(path, source) for path in key.writes))
-            policy = policy._replace(filesystem=files._replace(allow_write=tuple(dict.fromkeys(written))))
+    for key in _SHORT_FOR_WRITES:
+        saying = [each for each in overlays if key.path in each.values]
+        more: list[Entry] = []
+        if key.adds_to:
+            more = [entry for each in saying for entry in each.values[key.path]]
+        elif saying and saying[-1].values[key.path]:
+            more = [Entry(path, saying[-1].sources[key.path]) for path in key.writes]
+        if more:
+            files = policy.filesystem
+            written = tuple(dict.fromkeys((*files.allow_write, *more)))
+            policy = policy._replace(filesystem=files._replace(allow_write=written))
     return policy
 
 

@@ -172,7 +172,7 @@ def _at_odds(own: Overlay, run: Settings, policy: Policy, flags: Sequence[Overla
     """What a package sets for the run as a whole that the run has not."""
     for section, rules in (("", run), ("network", policy.network), ("filesystem", policy.filesystem)):
         for key in of_section(section):
-            if key.marker or key.narrows or key in (EXTENDS, PACKAGES) or key.path not in own.values:
+            if key.marker or key.foreign or key.narrows or key in (EXTENDS, PACKAGES) or key.path not in own.values:
                 continue
             wanted, has = own.values[key.path], getattr(rules, key.name)
             if wanted == has or any(key.path in flag.values for flag in flags):

@@ -124,7 +124,8 @@ class _Parser:
             self._reading.problem((section,), f"has a key that is {type_of(name)}", "names as keys")
             return
         sections = (section,) if section else (("",) if self._settings else ()) + (FLAT_SECTIONS if self._flat else ())
-        known = [each for one in sections for each in spellings(one)] + ([] if section else list(SECTIONS))
+        keys = {spelling: key for one in sections for spelling, key in spellings(one).items()}
+        known = [*keys, *([] if section else SECTIONS)]
         import difflib  # only where something is wrong already
 
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
@@ -136,7 +137,8 @@ class _Parser:
         if other:
             self._reading.problem(at, "is in the wrong section", f"{other}.{name}")
             return
-        self._reading.problem(at, "is not a key of the fence", ", ".join(key for key in known if key == key.lower()))
+        listed = [name for name in known if name == name.lower() and not (name in keys and keys[name].foreign)]
+        self._reading.problem(at, "is not a key of the fence", ", ".join(listed))
 
     def _key(self, key: Key, at: At, value: object) -> None:
         reading, path = self._reading, key.path
@@ -144,17 +146,17 @@ class _Parser:
             reading.problem(at, f"is given a second time: {self._written[path]} is the same key", "each key once")
             return
         self._written[path] = spell(at)
-        if value is None or any(type(value) is type(unset) and value == unset for unset in key.kind.unset):
+        unset = (*key.kind.unset, "") if key.foreign else key.kind.unset
+        if value is None or any(type(value) is type(each) and value == each for each in unset):
             return  # as YAML has an empty key, and the Go tool writes what is not set
-        if not key.enforced and value is not key.default:
-            reading.problem(at, "is not supported yet in this version", "leaving it out, until it is enforced")
-            return
         if not (self._settings or key.marker):
             flag = f", or {key.flag}" if key.flag else ""
             reading.problem(at, "is set for the run as a whole", f"in the configuration{flag}")
             return
         before = len(reading.problems)
         parsed = key.kind.read(reading, key, at, value)
+        if key.refused and len(reading.problems) == before and parsed not in key.harmless:
+            reading.problem(at, f"is refused: {key.refused}", key.instead)
         if len(reading.problems) == before:
             reading.values[path] = parsed
             reading.sources[path] = reading.at(at)

@@ -199,25 +199,9 @@ def test_a_marker_says_nothing_about_the_run_as_a_whole(name: str) -> None:
     assert (key, found) == (name, "is set for the run as a whole")
 
 
-UNENFORCED = {"network.socks_proxy_port": 1080, "command.deny": ["git push"], "command.allow": ["git push origin docs"]}
-
-
 def nested(path: str, value: object) -> dict[str, Any]:
     section, _, name = path.rpartition(".")
     return {section: {name: value}} if section else {name: value}
-
-
-def test_which_rules_nothing_enforces() -> None:
-    assert {key.path for key in KEYS if not key.enforced} == set(UNENFORCED)
-
-
-@pytest.mark.parametrize("path", UNENFORCED)
-def test_a_rule_that_nothing_enforces_is_refused_by_name(path: str) -> None:
-    """A fence that takes a rule and does not keep it is worse than none."""
-    for settings in (True, False):
-        key, found, _ = problem(nested(path, UNENFORCED[path]), settings=settings)
-        assert key == path
-        assert found == "is not supported yet in this version"
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.path)
@@ -229,7 +213,7 @@ def test_what_is_not_set_changes_nothing_and_is_taken(key: Key) -> None:
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.path)
 def test_what_concerns_the_whole_run_is_in_no_marker(key: Key) -> None:
-    value = {"boolean": True, "choice": (*key.choices, "")[0], "port": 80}.get(key.kind.words, ["9"])
+    value = {"boolean": True, "choice": (*key.choices, "")[0], "port": 80, "table": {}}.get(key.kind.words, ["9"])
     accepted: list[str] = []
     try:
         parse(nested(key.path, value), settings=False)
@@ -242,9 +226,3 @@ def test_what_concerns_the_whole_run_is_in_no_marker(key: Key) -> None:
 def test_ill_typed_values_are_no_defaults() -> None:
     assert problem({"proxy_env": 0})[1] == "is 0 (a number)"
     assert problem({"http_proxy_port": False})[1] == "is False (a boolean)"
-
-
-@pytest.mark.parametrize("value", [True, False])
-def test_the_default_commands_of_the_go_tool_may_be_on_or_off(value: bool) -> None:
-    """Nothing here denies commands, so neither asks for anything that is not kept."""
-    assert parse({"command": {"useDefaults": value}}).values == {"command.use_defaults": value}

@@ -22,6 +22,7 @@ from tests.machines import roots
 from tests.machines.roots import UnavailableError
 
 SECONDS = 3600  # a machine that has not ended by then hangs
+PATIENCE = 10  # tests may take so many times as long
 STARTS = 3  # the emulator itself fails now and then, before a job has begun
 BEGUN, ENDED = "=== machine started", "=== machine ended"
 INIT = f"""#!/bin/sh

@@ -3,7 +3,8 @@
 Standard library only. Prints what it does, and then one line for `report`: ``=== result`` and the fields of `Result`
 as JSON. Exit status 0: as expected.
 
-    job.py --tree DIR [--user UID] [--yama N] [--refused WORDS] [--layers WORD]... [--least N] [TEST...]
+    job.py --tree DIR [--user UID] [--yama N] [--refused WORDS] [--layers WORD]... [--lacks LAYER]...
+           [--perhaps LAYER]... [--least N] [--at-once N] [--patience N] [TEST...]
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from xml.etree import ElementTree
 RESULT = "=== result "
 YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 UNUSABLE = 4  # pytest's exit status for a run that cannot be
-PATIENCE = "600"  # seconds for one test: an emulated machine is slow
+SECONDS = 120  # for one test, where it is not emulated (pyproject.toml)
 
 
 @dataclass
@@ -38,7 +39,8 @@ class Result:
     python: str = field(default_factory=platform.python_version)
     user: str = field(default_factory=lambda: "root" if os.geteuid() == 0 else "a user")
     yama: str = ""  # the number, or "" where the kernel has no Yama
-    layers: str = ""  # as the header of a run shows them: "seccomp, landlock 7, wait_killable"
+    layers: str = ""  # as the header of a run shows them: "seccomp, landlock 7"
+    lacks: list[str] = field(default_factory=list)  # layers that this machine does not have
     quickstart: str = ""  # "works", "refused", or what is wrong
     passed: int = 0
     failed: list[str] = field(default_factory=list)
@@ -47,11 +49,24 @@ class Result:
 
 
 def say(command: list[str], cwd: Path, env: dict[str, str]) -> tuple[int, str]:
-    """Show what a command prints; its exit status and output."""
+    """Show what a command prints, as it comes; its exit status and output."""
     print("$", *command, flush=True)
-    done = subprocess.run(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    print(done.stdout, flush=True)
-    return done.returncode, done.stdout
+    said = []
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            said.append(line)
+    return process.returncode, "".join(said)
 
 
 def quickstart(result: Result, scratch: Path, given: argparse.Namespace, env: dict[str, str]) -> None:
@@ -72,14 +87,26 @@ def quickstart(result: Result, scratch: Path, given: argparse.Namespace, env: di
         result.wrong.append("the quickstart caught something else than it should")
 
 
+def layers(result: Result, given: argparse.Namespace, env: dict[str, str]) -> None:
+    ask = "from fence_core.kernel import features; print(*(one.name for one in features.detect() if not one.available))"
+    status, said = say([sys.executable, "-c", ask], given.tree, env)
+    result.lacks = said.split() if status == 0 else []
+    unexpected = sorted(set(given.lacks).symmetric_difference(result.lacks) - set(given.perhaps))
+    if status or unexpected:
+        result.wrong.append(f"should lack {' '.join(given.lacks) or 'no layer'}, and lacks {said.strip()!r}")
+    missing = [layer for layer in given.layers if layer not in result.layers]
+    if missing:
+        result.wrong.append(f"the header should name {', '.join(missing)}, and says {result.layers!r}")
+
+
 def tests(result: Result, scratch: Path, given: argparse.Namespace, env: dict[str, str]) -> None:
     report = scratch / "report.xml"
     short = scratch / "b"  # sockets are made below it: their paths have at most 107 bytes
     options = ["-q", "-p", "no:cacheprovider", f"--basetemp={short}", f"--junitxml={report}"]
     if given.at_once > 1:
         options += ["-n", str(given.at_once)]
-    if given.patience:
-        options += ["-o", f"timeout={PATIENCE}"]
+    options += ["-o", f"timeout={SECONDS * given.patience}"]
+    env = {**env, "FENCE_PATIENCE": str(given.patience)}
     status, _ = say([sys.executable, "-m", "pytest", *options, *given.tests], given.tree, env)
     if not report.exists():
         result.wrong.append(f"the tests did not run (exit status {status})")
@@ -117,10 +144,11 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--user", type=int, default=0)
     parser.add_argument("--yama", default="")
     parser.add_argument("--refused", default="")
-    parser.add_argument("--layers", action="append", default=[])
+    for name in ("--layers", "--lacks", "--perhaps"):
+        parser.add_argument(name, action="append", default=[])
     parser.add_argument("--least", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=2)
-    parser.add_argument("--patience", action="store_true", help="a test may take minutes")
+    parser.add_argument("--patience", type=int, default=1, help="tests may take so many times as long")
     parser.add_argument("tests", nargs="*")
     return parser.parse_args(words)
 
@@ -138,11 +166,10 @@ def main(words: list[str]) -> int:
         home.mkdir()
         env = {**os.environ, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
         quickstart(result, scratch, given, env)
-        if given.tests and not given.refused and not result.wrong:
+        if not given.refused:
+            layers(result, given, env)
+        if given.tests and not result.wrong:
             tests(result, scratch, given, env)
-    missing = [layer for layer in given.layers if layer not in result.layers]
-    if missing:
-        result.wrong.append(f"the header should name {', '.join(missing)}, and says {result.layers!r}")
     if result.yama != given.yama and given.yama:
         result.wrong.append(f"Yama says {result.yama!r}, not {given.yama}")
     print(RESULT + json.dumps(dataclasses.asdict(result)), flush=True)

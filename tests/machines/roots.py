@@ -21,7 +21,7 @@ import dev
 ROOT = Path(__file__).resolve().parents[2]
 TREE = "/tree"  # where the checkout is in there
 PYTHON = "/venv/bin/python"
-PROGRAMS = "curl,git,ca-certificates,procps,iproute2,kmod,util-linux"
+PROGRAMS = "curl,git,ca-certificates,procps,iproute2,kmod,netbase,util-linux"
 RUNS_TESTS = ("execnet", "pytest-timeout", "pytest-xdist")  # beside what pytest-fence itself needs
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # Debian's names, and Linux's
 
@@ -64,36 +64,54 @@ def command(*words: str | Path, what: str) -> str:
 def make(arch: str, suite: str, python: str, *, packages: str = "", sets: Sequence[str] = ("run",)) -> Path:
     """A root file system with this checkout in /tree, and an environment of `python` ("3.11") with it in /venv.
 
-    `sets`: those of dev-packages.txt; what runs the tests comes with each.
+    `sets`: those of dev-packages.txt; what runs the tests comes with each. What has changed since the last run is made
+    anew: all of it where other packages of Debian's are wanted, the environment where the lock is another.
     """
     need("debootstrap")
     root = place() / f"{suite}-{arch}-{python}"
-    if not (root / ".complete").exists():
+    wanted = ",".join(filter(None, (f"python{python}", PROGRAMS, packages)))
+    system = root / ".system"
+    if not says(system, wanted):
         shutil.rmtree(root, ignore_errors=True)
-        wanted = ",".join(filter(None, (f"python{python}", PROGRAMS, packages)))
-        words = ("debootstrap", f"--arch={arch}", "--variant=minbase", f"--include={wanted}", suite, root, mirror())
-        command(*words, what=f"making a root file system of {suite}")
+        kept = place() / "debs"
+        kept.mkdir(exist_ok=True)
+        words = ("debootstrap", f"--arch={arch}", "--variant=minbase", f"--cache-dir={kept}", f"--include={wanted}")
+        command(*words, suite, root, mirror(), what=f"making a root file system of {suite}")
+        (root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
+        system.write_text(wanted)
+    environment, listed = root / ".environment", requirements(sets)
+    if not says(environment, listed):
+        environment.unlink(missing_ok=True)
+        shutil.rmtree(root / "venv", ignore_errors=True)
         command("chroot", root, f"python{python}", "-m", "venv", "--without-pip", "/venv", what="making an environment")
-        install(root, arch, python, sets)
-        (root / ".complete").touch()
+        install(root, arch, python, listed)
+        environment.write_text(listed)
     renew(root)
     return root
 
 
-def install(root: Path, arch: str, python: str, sets: Sequence[str]) -> None:
-    """By this machine's pip: nothing is built, and nothing in the root has to run."""
+def says(file: Path, text: str) -> bool:
+    return file.exists() and file.read_text(encoding="utf-8") == text
+
+
+def requirements(sets: Sequence[str]) -> str:
+    """What pip is to install, as the lock has it: these sets, and what runs tests."""
     text = dev.LOCK.read_text(encoding="utf-8")
-    names = dev.entries(dev.locked(text, set(sets)))
     tools = {name: lines for name, lines in dev.entries(dev.locked(text, {"test"})).items() if name in RUNS_TESTS}
+    return "".join({**tools, **dev.entries(dev.locked(text, set(sets)))}.values())
+
+
+def install(root: Path, arch: str, python: str, listed: str) -> None:
+    """By this machine's pip: nothing is built, and nothing in the root has to run."""
     machine = MACHINES[arch]
     platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in (36, 34, 31, 28, 26, 24, 17, 12, 5)]
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
-        listed.write("".join({**tools, **names}.values()))
-        listed.flush()
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write(listed)
+        file.flush()
         there = ("--target", root / f"venv/lib/python{python}/site-packages", "--python-version", python)
         words = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
         only = ("--only-binary=:all:", "--require-hashes", *platforms, f"--platform=linux_{machine}")
-        command(*words, *there, *only, "--requirement", listed.name, what="installing packages")
+        command(*words, *there, *only, "--requirement", file.name, what="installing packages")
 
 
 def renew(root: Path) -> None:
@@ -118,12 +136,17 @@ def renew(root: Path) -> None:
 
 
 def apart(root: Path, words: Sequence[str]) -> list[str]:
-    """A command in there on this kernel, with /proc, /sys and /dev of this machine, in namespaces that end with it."""
+    """A command in there on this kernel, with /sys and /dev of this machine, in namespaces that end with it.
+
+    Not by chroot: the kernel makes no user namespace for a process whose root is not that of its mount namespace.
+    Process 1 is a shell, which waits for whatever is left to it.
+    """
     script = (
-        'cd "$1"; shift; mount --rbind /dev dev; mount -t sysfs sys sys; mount -t proc proc proc; '
-        'mount -t tmpfs -o mode=1777 none tmp; mount -t tmpfs none run; exec chroot . "$@"'
+        'mount --bind "$1" "$1"; cd "$1"; shift; mount --rbind /dev dev; mount --rbind /sys sys; '
+        "mount -t proc proc proc; mount -t tmpfs -o mode=1777 none tmp; mount -t tmpfs none run; "
+        'pivot_root . mnt; cd /; umount --lazy /mnt; "$@" || exit $?; exit 0'
     )
-    clean = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8")
+    clean = ("/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8")
     ends = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
     return [*ends, "sh", "-ec", script, "sh", str(root), *clean, *words]
 

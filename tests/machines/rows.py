@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 NOBODY = 65534
 
@@ -40,6 +41,14 @@ BRIEF = tuple(
     )
 )
 """For a second user of the same machine."""
+SLOWLY = (
+    *BRIEF,
+    *(
+        f"tests/end_to_end/test_{name}.py"
+        for name in ("call_unix_sockets", "escape_files", "escape_network", "network_curl", "network_udp_sendto")
+    ),
+)
+"""Where programs take twenty times as long: what another kernel could make a difference to."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,6 @@ class Job:
     tests: tuple[str, ...] = ()  # after the quickstart
     least: int = 0  # so many of them pass; others may be skipped for what the machine lacks
     refused: str = ""  # what pytest says where there cannot be a fence; empty: there can
-    layers: tuple[str, ...] = ()  # what the header of a run names there
     yama: str = ""  # the kernel's ptrace_scope meanwhile; empty: as it is
 
 
@@ -61,42 +69,102 @@ class Row:
     name: str  # what `dev.py machines` is given
     kind: str  # "container", "emulated" or "python"
     what: str  # the runtime; the suite of Debian's that the kernel is from; the version of Python
+    where: str  # as the page says it; rows that say the same are one there
     jobs: tuple[Job, ...]
+    layers: tuple[str, ...] = ("seccomp",)  # what the header of a run names there
+    lacks: tuple[str, ...] = ()  # the layers that are missing there, and no others
+    perhaps: tuple[str, ...] = ()  # those that some versions lack
+    note: str = ""  # what the page says besides
     arch: str = "amd64"
     modules: bool = True  # whether the kernel has its modules: unix_diag is one
 
 
-GATED = ("seccomp", "without pidfd_getfd")
-"""Docker's and containerd's profiles refuse that call where a container has no CAP_SYS_PTRACE."""
+def container(runtime: str, where: str, root: Job, user: Job, **more: Any) -> tuple[Row, Row]:
+    return (
+        Row(f"{runtime}-root", "container", runtime, where, (root,), **more),
+        Row(f"{runtime}-user", "container", runtime, where, (user,), **more),
+    )
+
+
+GATED: dict[str, Any] = {
+    "layers": ("seccomp", "without pidfd_getfd"),
+    "lacks": ("pidfd_getfd",),
+    "perhaps": ("process_vm_readv",),
+    "note": "nothing with `--cap-add=SYS_PTRACE`",
+}
+"""These profiles refuse the call where a container has no CAP_SYS_PTRACE, and the other one if they are older."""
 REFUSED_BY_YAMA = "this run cannot be fenced: ptrace: Yama ptrace_scope 2"
 
 
-def kernel(name: str, suite: str, *layers: str, arch: str = "amd64") -> tuple[Row, Row]:
+def kernel(name: str, suite: str, where: str, *layers: str, **more: Any) -> tuple[Row, Row]:
     """A kernel with every setting of Yama, and once more without its modules."""
     yama = (
-        Job(yama="0", layers=layers),
-        Job(NOBODY, yama="0", layers=layers),
-        Job(yama="2", layers=layers),
+        Job(tests=SLOWLY, least=30, yama="1"),
+        Job(NOBODY, tests=BRIEF, least=9, yama="1"),
+        Job(NOBODY, yama="0"),
+        Job(yama="2"),
         Job(NOBODY, yama="2", refused=REFUSED_BY_YAMA),
-        Job(tests=SELECTION, least=50, yama="1", layers=layers),
-        Job(NOBODY, tests=BRIEF, least=9, yama="1", layers=layers),
     )
-    bare = (Job(tests=BRIEF, least=9, layers=layers), Job(NOBODY, tests=BRIEF, least=9, layers=layers))
-    return Row(name, "emulated", suite, yama, arch), Row(f"{name}-bare", "emulated", suite, bare, arch, modules=False)
+    bare = (Job(tests=BRIEF, least=9), Job(NOBODY, tests=BRIEF, least=9))
+    names = ("seccomp", *layers)
+    return (
+        Row(name, "emulated", suite, where, yama, names, **more),
+        Row(f"{name}-bare", "emulated", suite, where, bare, names, modules=False, **more),
+    )
 
 
+def python(version: str) -> Row:
+    jobs = (Job(NOBODY, tests=BRIEF, least=9), Job(tests=("tests",), least=7000))
+    return Row(f"python-{version}", "python", version, f"Python {version}: all tests", jobs)
+
+
+BEFORE_RULES_FOR_TCP = ("landlock_network", "landlock_scopes")
 ROWS = (
-    Row("docker-root", "container", "docker", (Job(tests=SELECTION, least=50, layers=GATED),)),
-    Row("docker-user", "container", "docker", (Job(NOBODY, tests=BRIEF, least=9, layers=GATED),)),
-    Row("podman-root", "container", "podman", (Job(tests=BRIEF, least=9),)),
-    Row("podman-user", "container", "podman", (Job(NOBODY, tests=SELECTION, least=50),)),
-    Row("containerd-root", "container", "containerd", (Job(tests=BRIEF, least=9, layers=GATED),)),
-    Row("containerd-user", "container", "containerd", (Job(NOBODY, tests=BRIEF, least=9, layers=GATED),)),
-    *kernel("linux-5.10", "bullseye", "seccomp"),
-    *kernel("linux-6.1", "bookworm", "seccomp", "landlock 2"),
-    *kernel("linux-6.12", "trixie", "seccomp", "landlock 6"),
-    *kernel("linux-newest", "sid", "seccomp", "landlock"),
-    *kernel("aarch64", "bookworm", "seccomp", "landlock 2", arch="arm64"),
-    Row("python-3.14", "python", "3.14", (Job(tests=("tests",), least=3000),)),
-    Row("python-3.15", "python", "3.15", (Job(tests=("tests",), least=3000),)),
+    *container(
+        "docker",
+        "Docker: default profile and capabilities",
+        Job(tests=SELECTION, least=50),
+        Job(NOBODY, tests=BRIEF, least=9),
+        **GATED,
+    ),
+    *container(
+        "podman",
+        "Podman: default profile and capabilities",
+        Job(tests=BRIEF, least=9),
+        Job(NOBODY, tests=SELECTION, least=50),
+    ),
+    *container(
+        "containerd",
+        "containerd: default profile (Kubernetes' `RuntimeDefault`)",
+        Job(tests=BRIEF, least=9),
+        Job(NOBODY, tests=BRIEF, least=9),
+        **GATED,
+    ),
+    *kernel("linux-5.10", "bullseye", "Linux 5.10", lacks=("wait_killable", "landlock", *BEFORE_RULES_FOR_TCP)),
+    *kernel("linux-6.1", "bookworm", "Linux 6.1", "landlock 2", lacks=BEFORE_RULES_FOR_TCP),
+    *kernel("linux-6.12", "trixie", "Linux 6.12", "landlock 6"),
+    *kernel("linux-newest", "sid", "the newest Linux of Debian's", "landlock"),
+    *kernel("aarch64", "bookworm", "Linux 6.1 on aarch64", "landlock 2", lacks=BEFORE_RULES_FOR_TCP, arch="arm64"),
+    python("3.14"),
+    python("3.15"),
 )
+
+
+def page() -> str:
+    """The table of docs/reference/platforms.md."""
+    places: dict[str, list[Row]] = {}
+    for row in ROWS:
+        places.setdefault(row.where, []).append(row)
+    lines = ["| Where | As | Works | Layers it lacks | Rows |", "|---|---|---|---|---|"]
+    for where, rows in places.items():
+        users = {"root" if job.user == 0 else "a user" for row in rows for job in row.jobs if not job.refused}
+        names = ", ".join(f"`{row.name}`" for row in rows)
+        lines.append(f"| {where} | {', '.join(sorted(users, reverse=True))} | yes | {lacking(rows[0])} | {names} |")
+    return "\n".join(lines)
+
+
+def lacking(row: Row) -> str:
+    parts = [", ".join(f"`{name}`" for name in row.lacks) or "none"]
+    if row.perhaps:
+        parts.append("with some versions " + ", ".join(f"`{name}`" for name in row.perhaps))
+    return "; ".join([*parts, row.note] if row.note else parts)

@@ -40,10 +40,12 @@ def chosen(words: Sequence[str]) -> list[Row]:
     return [row for row in ROWS if row.name.startswith(tuple(words))]
 
 
-def orders(job: Job, tree: Path | str, *more: str) -> list[str]:
+def orders(row: Row, job: Job, tree: Path | str, *more: str) -> list[str]:
     """The arguments of `job.py` for a job."""
     words = ["--tree", str(tree), f"--refused={job.refused}", f"--yama={job.yama}", f"--least={job.least}", *more]
-    return [*words, *(f"--layers={layer}" for layer in job.layers), *job.tests]
+    words += [f"--layers={layer}" for layer in row.layers]
+    words += [f"--lacks={layer}" for layer in row.lacks] + [f"--perhaps={layer}" for layer in row.perhaps]
+    return [*words, *job.tests]
 
 
 def results(said: str) -> list[Result]:
@@ -66,19 +68,20 @@ class Machines:
         if self._docker is None:
             self._docker = self._stack.enter_context(Docker())
         for job in row.jobs:
-            command = [sys.executable, str(JOB), *orders(job, ROOT)]
+            command = [sys.executable, str(JOB), *orders(row, job, ROOT)]
             self._docker.run(row.what, command, user=job.user, see=[ROOT], log=log)
 
     def _emulated(self, row: Row, log: IO[str]) -> None:
-        slow = ("--at-once=1", "--patience")
-        jobs = [orders(job, roots.TREE, f"--user={job.user}", *slow) for job in row.jobs]
+        slow = ("--at-once=1", f"--patience={emulator.PATIENCE}")
+        jobs = [orders(row, job, roots.TREE, f"--user={job.user}", *slow) for job in row.jobs]
         emulator.start(row.arch, row.what, jobs, log, modules=row.modules)
 
     def _python(self, row: Row, log: IO[str]) -> None:
         packages = "gcc,libc6-dev,musl-tools,nodejs,openssh-client,redis-server,redis-tools,tmux,wget,bsdutils"
         root = roots.make(roots.native(), "sid", row.what, packages=packages, sets=("run", "test"))
         for job in row.jobs:
-            words = [roots.PYTHON, f"{roots.TREE}/tests/machines/job.py", *orders(job, roots.TREE)]
+            given = orders(row, job, roots.TREE, f"--user={job.user}")
+            words = [roots.PYTHON, f"{roots.TREE}/tests/machines/job.py", *given]
             subprocess.run(roots.apart(root, words), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 

@@ -12,14 +12,17 @@ import os
 import re
 import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from fence_core.link import filter as link
 from fence_core.policy.domains import DomainError, canonical_host
 
 if TYPE_CHECKING:
-    from fence_core.proxy.referee import Referee, Source
+    from collections.abc import Mapping
+
+    from fence_core.link.operations import Operation
+    from fence_core.proxy.referee import Source
 
 _CONNECT_PATIENCE_S = 60.0
 """How long a server, or the upstream proxy, has to take a connection."""
@@ -58,8 +61,15 @@ class Target:
         return self.pinned is not None and (self.pinned[0].startswith("127.") or self.pinned[0] == "::1")
 
 
+class Asked(Protocol):
+    """Who says which addresses of a name may be used: the broker, or one policy."""
+
+    async def ask(self, operation: Operation, **what: object) -> Mapping[str, Any]:
+        """The answer. Raises NoAnswerError."""
+
+
 async def dial(
-    loop: asyncio.AbstractEventLoop, referee: Referee, target: Target, source: Source
+    loop: asyncio.AbstractEventLoop, referee: Asked, target: Target, source: Source
 ) -> tuple[socket.socket, bytes]:
     """A connected, non-blocking socket, and what the other side has said.
 

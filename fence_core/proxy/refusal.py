@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fence_core.policy.floor import PASSAGES
+
+if TYPE_CHECKING:
+    from fence_core.policy.model import Remedy
 
 TLS_ALERT = b"\x15\x03\x01\x00\x02\x02\x31"
 """Fatal, access_denied (RFC 8446, 6): the program's TLS library names it, where a reset would be a riddle."""
@@ -33,6 +37,8 @@ class RefusedError(Exception):
         self.rule = rule or PASSAGES.get(why, "")
         self.remedy = tuple(remedy)
         self.before = b""
+        self.change: Remedy | None = None
+        """What would allow it, as data; only where there is no broker that knows it."""
 
     def packet(self) -> bytes:
         """The bytes that tell the program."""
@@ -41,7 +47,10 @@ class RefusedError(Exception):
         return answer(self.status, self.what, self.rule, self.remedy)
 
 
-_REASONS = {400: b"Bad Request", 403: b"Forbidden", 408: b"Request Timeout", 502: b"Bad Gateway"}
+_REASONS = {
+    400: b"Bad Request", 403: b"Forbidden", 407: b"Proxy Authentication Required", 408: b"Request Timeout",
+    502: b"Bad Gateway",
+}  # fmt: skip
 
 
 def answer(status: int, what: str, rule: str = "", remedy: Sequence[str] = ()) -> bytes:
@@ -55,7 +64,7 @@ def answer(status: int, what: str, rule: str = "", remedy: Sequence[str] = ()) -
     lines.extend(line for text in remedy for line in text.splitlines())
     # The parts come from the program: no control character of them may reach a terminal.
     body = "".join("".join(c if c.isprintable() else "?" for c in line) + "\n" for line in lines)
-    verdict = b"refused" if status in (400, 403) else b"failed"
+    verdict = b"refused" if status in (400, 403, 407) else b"failed"
     rejected = HttpRequestRejected(
         status_code=status,
         reason=_REASONS[status],

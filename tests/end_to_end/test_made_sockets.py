@@ -12,10 +12,12 @@ SEEN = """
 
     INET, UNIX, STREAM, DGRAM = socket.AF_INET, socket.AF_UNIX, socket.SOCK_STREAM, socket.SOCK_DGRAM
     HERE = ("127.0.0.1", 0)
+    # A port of 127.0.0.1 that was free a moment ago may be anybody's by now; this address is ours.
+    OWN = ("127.7.%d.%d" % divmod(os.getpid() % 65000 + 256, 256), 0)
 
     def closed_place():
         with socket.socket() as server:
-            server.bind(HERE)
+            server.bind(OWN)
             return server.getsockname()
 
     @pytest.fixture

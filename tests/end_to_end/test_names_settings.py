@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from pathlib import Path
 
@@ -36,9 +37,15 @@ def server():
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that the kernel gives to nobody who asks for any (`net.ipv4.ip_local_port_range`)."""
+    while True:
+        port = random.SystemRandom().randrange(15000, 30000)  # pytest-randomly gives all workers the same seed
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def test_hosts(fenced: Fenced) -> None:

@@ -19,8 +19,8 @@ _READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 def mentions_fence(root: str | os.PathLike[str]) -> Path | None:
     """The first file in `root` that could switch the fence on, found without parsing anything.
 
-    None is certain: nothing here sets `enabled`, or names packages that may. A path means that `find_config` is worth
-    its price. Never raises: a file that cannot be read counts as one that could.
+    None is certain: nothing here sets `enabled`, or names packages or other files that may. A path means that
+    `find_config` is worth its price. Never raises: a file that cannot be read counts as one that could.
     """
     base = os.fspath(root)
     for name in (PYPROJECT, *OWN_FILES):
@@ -38,10 +38,21 @@ def mentions_fence(root: str | os.PathLike[str]) -> Path | None:
         finally:
             os.close(fd)
         # "\u0065nabled" is the same key, and so it is in UTF-16, which is an error to be shown; both are worth a parse.
-        asks = (b"enabled" in data or b"packages" in data) and (name != PYPROJECT or b"fence" in data)
+        asks = b"enabled" in data or b"packages" in data or (b"extends" in data and _extends_files(name, data))
+        asks = asks and (name != PYPROJECT or b"fence" in data)
         if asks or any(odd in data for odd in (b"\\u", b"\\U", b"\\x", b"\0")):
             return Path(path)
     return None
+
+
+def _extends_files(name: str, data: bytes) -> bool:
+    """Whether some `extends` may name a file: is anything but a plain word, in a syntax with few ways to write one."""
+    if name.endswith((".yaml", ".yml")):
+        return True
+    import re  # pytest has it
+
+    words = re.findall(rb"""extends["']?\s*[:=]\s*(["'])[a-z-]+\1\s*(?:[,}\n\r#]|$)""", data)
+    return len(words) < data.count(b"extends")
 
 
 class Directories:

@@ -56,10 +56,11 @@ class Network(Record):
 
 
 class Pattern(Record):
-    """A parsed rule: a name, a wildcard (`suffix`) or a network; exactly one of the three is set."""
+    """A parsed rule: a name, a wildcard (`suffix`), every name, or a network; exactly one of the four is set."""
 
     name: str = ""
     suffix: str = ""
+    every: bool = False
     network: Network | None = None
     port: int | None = None
 
@@ -235,15 +236,15 @@ def _parse_network(host: str) -> Network:
 
 
 def parse_pattern(text: str) -> Pattern:
-    """Parse a rule: `host`, `*.host`, an IP address or a network, each with an optional `:port`.
+    """Parse a rule: `host`, `*.host`, `*`, an IP address or a network, each with an optional `:port`.
 
     Raises DomainError, with a text that continues a sentence beginning with the pattern.
     """
     if "://" in text:
         raise DomainError("is a URL; write the host alone")
-    if text == "*" or text.startswith("*:"):
-        raise DomainError("is too broad: it would allow every host")
     host, port = _split_port(text)
+    if text.partition(":")[0] == "*":
+        return Pattern(every=True, port=port)
     if "/" in host:
         return Pattern(network=_parse_network(host), port=port)
     if host.startswith("*."):
@@ -278,17 +279,25 @@ _ANY = -1
 
 
 class DomainRules:
-    """A list of patterns, compiled for look-ups: a dictionary access per label, whatever the list's length."""
+    """A list of patterns, compiled for look-ups: a dictionary access per label, whatever the list's length.
 
-    __slots__ = ("_names", "_networks", "_suffixes")
+    `*` is every name but those of this machine, which `allow_local_outbound` speaks of. Where the rules forbid
+    (`deny`) it is every address outside of it as well: a permission errs to less, a denial to more.
+    """
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    __slots__ = ("_deny", "_every", "_names", "_networks", "_suffixes")
+
+    def __init__(self, entries: Iterable[Entry], *, deny: bool = False) -> None:
+        self._deny = deny
+        self._every: list[tuple[int | None, Entry]] = []
         self._names: dict[str, list[tuple[int | None, Entry]]] = {}
         self._suffixes: dict[str, list[tuple[int | None, Entry]]] = {}
         self._networks: list[tuple[Network, int | None, Entry]] = []
         for entry in entries:
             pattern = parse_pattern(entry.text)
-            if pattern.network is not None:
+            if pattern.every:
+                self._every.append((pattern.port, entry))
+            elif pattern.network is not None:
                 self._networks.append((pattern.network, pattern.port, entry))
             elif pattern.suffix:
                 self._suffixes.setdefault(pattern.suffix, []).append((pattern.port, entry))
@@ -300,9 +309,14 @@ class DomainRules:
         for network, wanted, entry in self._networks:
             if (wanted is None or wanted == port) and network.covers(address):
                 return entry
-        if self._names and is_loopback(address):
+        loopback = (self._names or self._every) and is_loopback(address)
+        if loopback:
             return _first(self._names.get("localhost"), port)
-        return None
+        return _first(self._every, port) if self._deny else None
+
+    def has_every_name(self) -> bool:
+        """Whether a rule is about all names."""
+        return bool(self._every)
 
     def has_addresses(self) -> bool:
         """Whether some rule is about addresses, and not about names."""
@@ -315,11 +329,14 @@ class DomainRules:
     def match_name(self, name: str, port: int | None = None) -> Entry | None:
         """The first rule that covers this canonical name, exact ones first. Without a port: a rule for any port."""
         found = _first(self._names.get(name), port)
+        rest = name
         while found is None and self._suffixes:
-            _, dot, name = name.partition(".")
+            _, dot, rest = rest.partition(".")
             if not dot:
                 break
-            found = _first(self._suffixes.get(name), port)
+            found = _first(self._suffixes.get(rest), port)
+        if found is None and self._every and not is_this_machine(name):
+            found = _first(self._every, port)
         return found
 
     def match_any_port(self, name: str) -> Entry | None:

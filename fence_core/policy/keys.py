@@ -26,6 +26,9 @@ from fence_core.policy.kinds import (
     VARIABLES,
     Key,
 )
+from fence_core.policy.kinds import (
+    EXTENDS as _EXTENDS,
+)
 from fence_core.policy.model import Blame, Leftovers, Mode, TestScope, Unsupported
 
 __all__ = [
@@ -33,7 +36,10 @@ __all__ = [
     "is_known", "of_section", "spellings",
 ]  # fmt: skip
 
-PRESETS = ("pytest", "strict", "default-deny", "no-secrets", "command")
+PRESETS = (
+    "pytest", "strict", "default-deny", "no-secrets", "command", "code", "code-relaxed", "git-readonly",
+    "local-dev-server", "disable-telemetry", "django", "offline", "ci",
+)  # fmt: skip
 """The named policies, each with a file of its own in `sources/templates`."""
 
 _OWN_SECTIONS = ("network", "filesystem", "command")
@@ -50,8 +56,9 @@ _ITS_HOSTS = "leaving it out; allowed_domains says which hosts can be reached"
 KEYS = (
     Key(
         "network", "allowed_domains", DOMAINS, example="api.example.com",
-        help="names, wildcards (`*.example.com`, not `example.com` itself), IP addresses and networks that may be "
-        "reached, each with an optional `:port`; a listed address opens no server inside to other machines",
+        help="names, wildcards (`*.example.com`, not `example.com` itself), `*` for every name, IP addresses and "
+        "networks that may be reached, each with an optional `:port`; a listed address opens no server inside to other "
+        "machines",
     ),
     Key("network", "denied_domains", DOMAINS, deny=True, example="api.example.com", help="the same, forbidden; wins"),
     Key(
@@ -209,8 +216,8 @@ KEYS = (
         "says. Where it is not set, `--fence` and `require` refuse, and `enabled` alone runs",
     ),
     Key(
-        "", "extends", CHOICE, marker=False, choices=PRESETS, unset='`"pytest"`',
-        help="the preset that this adds to",
+        "", "extends", _EXTENDS, marker=False, choices=PRESETS, unset='`"pytest"`',
+        help="what this adds to: a preset, another file, or your own",
     ),
     Key(
         "", "allow_pty", BOOLEAN, writes=("/dev/ptmx", "/dev/pts/*", "/dev/tty"),

@@ -159,6 +159,28 @@ def _choice(reading: Reading, key: Key, at: At, value: object) -> str:
     return str(value)
 
 
+BASE = "@base"
+"""In `extends`: the user's own file."""
+
+
+def leads_to_file(value: object) -> bool:
+    """Whether what `extends` says is no template, but a file or `@base`. As in the Go tool."""
+    return isinstance(value, str) and (value == BASE or value.startswith(".") or "/" in value or "\\" in value)
+
+
+def _extends(reading: Reading, key: Key, at: At, value: object) -> str:
+    accepted = (", ".join(f'"{choice}"' for choice in key.choices)) + (
+        f'; or a file, with a "/" in it or a "." before it; or "{BASE}", your own'
+    )
+    if not isinstance(value, str):
+        reading.problem(at, shown(value), accepted)
+    elif not leads_to_file(value) and value not in key.choices:
+        reading.problem(at, f"{quote(value)} is not a template", accepted)
+    elif re.search(_CONTROL, value):
+        reading.problem(at, f"{quote(value)} holds a control character", "the path of a file")
+    return str(value)
+
+
 def _number(lowest: int, highest: int, accepted: str) -> Read:
     def read(reading: Reading, key: Key, at: At, value: object) -> object:
         if type(value) is not int or not lowest <= value <= highest:
@@ -301,7 +323,8 @@ def _variable(reading: Reading, key: Key, text: str) -> str:
 
 _NO_ITEMS: tuple[object, ...] = ([], ())
 _A_DOMAIN = """\
-a name ("api.example.com"), a wildcard ("*.example.com"), an IP address or a network, each with an optional ":port"\
+a name ("api.example.com"), a wildcard ("*.example.com"), "*" for every name, an IP address or a network, each with an \
+optional ":port"\
 """
 _A_PATH = 'a path, "~/...", or a glob of "*", "**", "?" and "[...]"'
 _A_DEVICE = 'the path of a device, such as "/dev/dri"'
@@ -312,6 +335,7 @@ _descriptor = _number(3, (1 << 31) - 1, "the number of a descriptor above 2 (0 t
 
 BOOLEAN = Kind("boolean", _boolean, _replace)
 CHOICE = Kind("choice", _choice, _replace)
+EXTENDS = Kind("name, file or `@base`", _extends, _replace, ("",))
 PORT = Kind("port", _port, _replace, (0,))
 PORTS = Kind("list of ports", _numbers(_port, "ports", 5432), _add, _NO_ITEMS)
 URL = Kind("URL", _url, _replace, ("",))

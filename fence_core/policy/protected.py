@@ -59,6 +59,7 @@ PROTECTED = (
         "pytest.ini .pytest.ini pytest.toml .pytest.toml",
         "pytest takes flags from it when it is started there, and one of them could switch the fence off",
     ),
+    _row("fence.json fence.jsonc fence.yaml fence.yml", "the fence takes its rules from it when it is started there"),
     _row(".coveragerc .coveragerc.toml", "coverage imports the plugins that it names, before any fence"),
     _row(".envrc", "direnv runs it when somebody enters the directory"),
     _row(".git/hooks", "git runs what lies there"),

@@ -36,7 +36,7 @@ class Reach:
         self._policy = policy
         network = self._network = policy.network
         self._allowed = DomainRules(network.allowed_domains)
-        self._denied = DomainRules(network.denied_domains)
+        self._denied = DomainRules(network.denied_domains, deny=True)
         self._hosts = {
             str(domains.canonical_host(name)): domains.parse_endpoint(at) for name, at in network.hosts if at
         }
@@ -89,7 +89,10 @@ class Reach:
             return self._listed_host(host)
         if yes is not None:
             return allowed("network.allowed_domains", yes)
-        return self._connect_loopback(port) if loopback else self._unlisted("network.allowed_domains")
+        if loopback:
+            return self._connect_loopback(port)
+        of_names = isinstance(host, Address) and self._allowed.has_every_name()
+        return self._unlisted("network.allowed_domains", '"*" means names, not addresses' if of_names else "")
 
     def _connect_loopback(self, port: int) -> Decision:
         network = self._network

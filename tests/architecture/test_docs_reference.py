@@ -58,7 +58,8 @@ def default(key: Key) -> str:
 
 def row(key: Key) -> str:
     """The row of the reference, without links, and without what may follow the meaning."""
-    kind = ", ".join(f'`"{each}"`' for each in key.choices) or key.kind.words
+    choices = key.choices if key.kind.words == "choice" else ()
+    kind = ", ".join(f'`"{each}"`' for each in choices) or key.kind.words
     return f"| `{key.name}` | {kind} | {default(key)} | {key.help}"
 
 

@@ -151,9 +151,9 @@ def receives_from(policies: tuple[Policy, ...]) -> bytes:
     """A socket filter (BPF): what comes from loopback, and from addresses and ports that all these policies list."""
     code = list(_FROM_LOOPBACK)
     for policy in policies:
-        denied = [_source(entry.text) for entry in policy.network.denied_domains]
-        allowed = [_source(entry.text) for entry in policy.network.allowed_domains]
-        tests = [(found, False) for found in denied if found] + [(found, True) for found in allowed if found]
+        denied = [found for entry in policy.network.denied_domains for found in _sources(entry.text)]
+        allowed = [found for entry in policy.network.allowed_domains for found in _sources(entry.text, every=False)]
+        tests = [(found, False) for found in denied] + [(found, True) for found in allowed]
         blocks = [_matches(*found) for found, _ in tests]
         left = sum(len(block) + 1 for block in blocks) + 1
         for block, (_, lets_through) in zip(blocks, tests, strict=True):
@@ -166,9 +166,12 @@ def receives_from(policies: tuple[Policy, ...]) -> bytes:
     return b"".join(_INSTRUCTION.pack(*step) for step in code)
 
 
-def _source(text: str) -> tuple[Network, int | None] | None:
+def _sources(text: str, *, every: bool = True) -> list[tuple[Network, int | None]]:
+    """The networks that a rule speaks of. `every`: whether "*" means addresses, too, as it does where it forbids."""
     pattern = parse_pattern(text)
-    return None if pattern.network is None else (pattern.network, pattern.port)
+    if pattern.every and every:
+        return [(Network(4, 0, 0), pattern.port), (Network(6, 0, 0), pattern.port)]
+    return [] if pattern.network is None else [(pattern.network, pattern.port)]
 
 
 def _matches(network: Network, port: int | None) -> list[tuple[int, int, int, int]]:

@@ -14,13 +14,20 @@ from typing import TYPE_CHECKING, Any
 from fence_core.config_files import OWN_FILES, PYPROJECT
 from fence_core.errors import PolicyError, Problem
 from fence_core.policy.keys import is_known
+from fence_core.policy.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
     import yaml
 
-__all__ = ["TABLE", "find", "is_ours", "parse_toml", "read_explicit", "source_kind", "texts", "without_comments"]
+__all__ = [
+    "PYTEST", "TABLE", "Found", "Manner", "find", "is_ours", "parse_toml", "read_explicit", "source_kind", "texts",
+    "without_comments",
+]  # fmt: skip
+
+Found = tuple[Path, str, "Mapping[str, object]"]
+"""A config: its file, its name for the user, and what it says."""
 
 TABLE = ("tool", "fence")
 """The table of a TOML file that is ours."""
@@ -29,16 +36,31 @@ texts: dict[str, str] = {}
 """What was read, by the absolute path, for `lines.py`: the file may be another one by the time somebody asks."""
 
 
+class Manner(Record):
+    """How a program reads configs."""
+
+    names_with: str
+    """The flag with which its user names a file."""
+    checks: bool = False
+    """Whether a file has to be one that only the user, or root, can write: nobody has named it."""
+    otherwise: str = ""
+    """What is read as if it had this suffix, having none that we know; empty: nothing."""
+
+
+PYTEST = Manner("--fence-config=FILE")
+
+
 def source_kind(path: str | os.PathLike[str] | None) -> str:
-    """The syntax that the config of this path is written in: toml, json or yaml."""
-    suffix = os.path.splitext(path or "")[1].lower()
-    return {".json": "json", ".jsonc": "json", ".yaml": "yaml", ".yml": "yaml"}.get(suffix, "toml")
+    """The syntax that the config of this path is written in: toml, json or yaml. Without a path: toml."""
+    suffix = os.path.splitext(path or "x.toml")[1].lower()
+    return {".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}.get(suffix, "json")
 
 
 # --- which file ---
 
 
-def find(root: Path) -> tuple[Path, str, Mapping[str, object]] | None:
+def find(root: Path, manner: Manner = PYTEST) -> Found | None:
+    """The config of a directory. Raises PolicyError, also where there are two."""
     found = []
     # lexists: a dangling link or an unreadable file is a config that cannot be read, not one that is not there.
     for name in OWN_FILES:
@@ -47,41 +69,45 @@ def find(root: Path) -> tuple[Path, str, Mapping[str, object]] | None:
     pyproject = root / PYPROJECT
     table = None
     if os.path.lexists(pyproject):
-        table = _read_toml(pyproject, PYPROJECT)
+        table = _read_toml(pyproject, PYPROJECT, manner)
         if table is not None:
             found.append((pyproject, f"{PYPROJECT} [tool.fence]"))
     if len(found) > 1:
         listed = " and ".join(source for _, source in found)
         raise _error(
             str(root), "", f"more than one config of the fence: {listed}", "one of them: delete the others, or"
-            " name the one that counts with --fence-config=FILE",
+            f" name the one that counts with {manner.names_with}",
         )  # fmt: skip
     if not found:
         return None
     path, source = found[0]
-    return path, source, table if table is not None else _read(path, source)
+    return path, source, table if table is not None else _read(path, source, manner)
 
 
-def is_ours(found: tuple[Path, str, Mapping[str, object]]) -> bool:
+def is_ours(found: Found) -> bool:
     """Whether what was found holds any of our keys: a `fence.json` below the root may be another program's."""
     return found[0].name == PYPROJECT or any(map(is_known, found[2]))
 
 
-def read_explicit(path: Path) -> tuple[Path, str, Mapping[str, object]]:
+def read_explicit(path: Path, manner: Manner = PYTEST, name: str = "") -> Found:
+    """The config in this file, which goes by a `name` if it is given. Raises PolicyError."""
+    name = name or str(path)
     if path.suffix.lower() == ".toml":
-        table = _read_toml(path, str(path))
+        table = _read_toml(path, name, manner)
         if table is None:
-            raise _error(str(path), "", "has no [tool.fence]", "a file with a [tool.fence] table")
-        return path, f"{path} [tool.fence]", table
-    return path, str(path), _read(path, str(path))
+            raise _error(name, "", "has no [tool.fence]", "a file with a [tool.fence] table")
+        return path, f"{name} [tool.fence]", table
+    return path, name, _read(path, name, manner)
 
 
-def _read(path: Path, source: str) -> Mapping[str, object]:
+def _read(path: Path, source: str, manner: Manner) -> Mapping[str, object]:
     kind = path.suffix.lower()
+    if kind not in (".json", ".jsonc", ".yaml", ".yml"):
+        kind = manner.otherwise or kind
     if kind in (".json", ".jsonc"):
-        return _mapping(_parse_json(_text(path, source), source), source)
+        return _mapping(_parse_json(_text(path, source, manner), source), source)
     if kind in (".yaml", ".yml"):
-        return _mapping(_parse_yaml(_text(path, source), source), source)
+        return _mapping(_parse_yaml(_text(path, source, manner), source), source)
     raise _error(source, "", f'is of no kind that the fence reads ("{kind}")', ".toml, .json, .jsonc, .yaml or .yml")
 
 
@@ -97,12 +123,15 @@ def _error(source: str, key: str, found: str, accepted: str) -> Exception:
     return PolicyError((Problem(source, key, found, accepted),))
 
 
-def _text(path: Path, source: str) -> str:
+def _text(path: Path, source: str, manner: Manner) -> str:
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            if manner.checks:
+                _check(path, os.fstat(file.fileno()), source, manner)
+            data = file.read()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        accepted = "a readable file; or name another with --fence-config=FILE"
+        accepted = f"a readable file; or name another with {manner.names_with}"
         raise _error(source, "", f"cannot be read: {reason}", accepted) from None
     try:
         text = texts[os.path.abspath(path)] = data.decode("utf-8-sig")
@@ -110,6 +139,24 @@ def _text(path: Path, source: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise _error(source, f"line {line}", f"byte {data[error.start]:#04x} is not UTF-8", "text in UTF-8") from None
+
+
+def _check(path: Path, status: os.stat_result, source: str, manner: Manner) -> None:
+    """Raises PolicyError for a file that somebody else than the user or root could have written.
+
+    As git does with repositories (`safe.directory`): whoever unpacks a tree into a shared directory would otherwise
+    choose what others may do there. Writing by a group is let pass where it is the user's own.
+    """
+    link = os.lstat(path)
+    owners = {status.st_uid, link.st_uid} - {0, os.geteuid()}
+    if owners:
+        found = f"belongs to another user (uid {owners.pop()}), who could have any command allowed"
+        raise _error(source, "", found, f"a file of your own; or {manner.names_with}, if you trust it")
+    wide = 0o002 if status.st_gid == os.getegid() else 0o022
+    if status.st_mode & wide:
+        who = "anybody" if status.st_mode & 0o002 else "its group"
+        found = f"can be written by {who} (mode {status.st_mode & 0o7777:04o})"
+        raise _error(source, "", found, f'"chmod go-w {path}"; or {manner.names_with}, if you trust it')
 
 
 # --- TOML ---
@@ -125,9 +172,9 @@ def parse_toml(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def _read_toml(path: Path, source: str) -> Mapping[str, object] | None:
+def _read_toml(path: Path, source: str, manner: Manner) -> Mapping[str, object] | None:
     """The [tool.fence] table; None if the file has none."""
-    text = _text(path, source)
+    text = _text(path, source, manner)
     if "fence" not in text and "\\" not in text:
         return None  # not worth a parse; an escape could spell the name
     try:

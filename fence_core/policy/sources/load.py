@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING
 
 from fence_core.config_files import OWN_FILES, PYPROJECT
 from fence_core.policy.keys import ENABLED, EXTENDS, spellings
+from fence_core.policy.kinds import leads_to_file
 from fence_core.policy.model import Config, Package, Settings, Source
-from fence_core.policy.sources.files import find, is_ours, read_explicit, source_kind
+from fence_core.policy.sources.chain import parse_config, read_chain
+from fence_core.policy.sources.files import find, is_ours, read_explicit
 from fence_core.policy.sources.merge import merge, merge_settings
 from fence_core.policy.sources.templates import TemplateContext, preset
 from fence_core.policy.sources.validate import parse_overlay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from fence_core.policy.sources.files import Found
+    from fence_core.policy.sources.merge import Overlay
 
 __all__ = ["config_in", "find_config", "find_settings"]
 
@@ -40,20 +45,13 @@ def find_config(
     if context is None:
         context = TemplateContext.of_run(root)
     found = find(root) if explicit is None else read_explicit(explicit)
-    path, source, said, locked = None, f"preset {default_template}", [], list(locked)
+    path, source, locked = None, f"preset {default_template}", list(locked)
+    said: tuple[Overlay, ...] = ()
     if found is not None:
-        path, source, raw = found
-        locked.insert(0, os.path.abspath(path))
-        own = parse_overlay(
-            raw,
-            source=Source(source, os.path.abspath(path)),
-            base_dir=path.parent.absolute(),
-            flat=source_kind(path) != "json",
-            settings=True,
-            home=context.home,
-        )
-        default_template = own.values.get(EXTENDS.path, default_template)
-        said.append(own)
+        path, source, _ = found
+        said, read, template = parse_config(found, context.home)
+        locked[:0] = read
+        default_template = template or default_template
     base = preset(default_template, context)
     flags = [
         parse_overlay(raw, source=Source(name), base_dir=root, settings=True, home=context.home)
@@ -65,7 +63,7 @@ def find_config(
         from fence_core.policy.sources.packages import narrowed, packages_of, read_packages  # most projects have none
 
         found_packages = read_packages(settings, path.parent.absolute(), root, context.home)
-        locked += [os.path.abspath(each.path) for each in found_packages]
+        locked += [file for each in found_packages for file in each.files]
         settings = narrowed(settings, found_packages, context)
     policy = merge(base.policy, *said)
     # Flags hold no rules, so no refusal is to name them as where one was looked for; each entry knows its own source.
@@ -98,8 +96,11 @@ def find_settings(root: Path, explicit: Path | None = None) -> list[Settings]:
     return settings
 
 
-def _settings(found: tuple[Path, str, Mapping[str, object]]) -> Settings:
+def _settings(found: Found) -> Settings:
     path, name, raw = found
+    if leads_to_file(raw.get(EXTENDS.path)):
+        chain = read_chain(found, base=str(path.parent), home=os.path.expanduser("~"), only_settings=True)
+        return merge_settings(Settings(), *chain.overlays)
     said = {key: value for key, value in raw.items() if key in spellings("")}
     source = Source(name, os.path.abspath(path))
     return merge_settings(Settings(), parse_overlay(said, source=source, base_dir=path.parent, settings=True))
@@ -119,4 +120,7 @@ def config_in(directory: str) -> tuple[Path, str, bool] | None:
     if not is_ours(found):
         return None
     path, source, raw = found
-    return path, source, raw.get(ENABLED.name) is True
+    enabled = raw.get(ENABLED.name)
+    if enabled is None and leads_to_file(raw.get(EXTENDS.path)):
+        enabled = _settings(found).enabled
+    return path, source, enabled is True

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from fence_core.errors import PolicyError, Problem
 from fence_core.policy.keys import EXTENDS, PACKAGES, SCOPE, of_section
 from fence_core.policy.kinds import quote
-from fence_core.policy.model import Package, Policy, Settings, Source
+from fence_core.policy.model import Package, Policy, Settings
 from fence_core.policy.record import Record
+from fence_core.policy.sources.chain import parse_config
 from fence_core.policy.sources.files import find, is_ours, source_kind
 from fence_core.policy.sources.lines import problem
 from fence_core.policy.sources.merge import Overlay, merge, merge_settings
 from fence_core.policy.sources.templates import preset
-from fence_core.policy.sources.validate import parse_overlay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,7 +36,12 @@ class Found(Record):
 
     directory: str
     path: Path
-    overlay: Overlay
+    overlays: tuple[Overlay, ...]
+    """What it extends, and what it says itself, in the order of merging."""
+    files: tuple[str, ...]
+    """Absolute."""
+    template: str
+    """The preset that it names; empty if it names none."""
 
 
 def read_packages(settings: Settings, base: Path, root: Path, home: str) -> list[Found]:
@@ -52,10 +57,8 @@ def read_packages(settings: Settings, base: Path, root: Path, home: str) -> list
             if config is None or directory == os.path.abspath(root) or not is_ours(config):
                 continue
             path, name, raw = config
-            source = Source(os.path.join(os.path.relpath(directory, root), name), os.path.abspath(path))
-            overlay = parse_overlay(
-                raw, source=source, base_dir=directory, flat=source_kind(path) != "json", settings=True, home=home
-            )
+            name = os.path.join(os.path.relpath(directory, root), name)
+            each = Found(directory, path, *parse_config((path, name, raw), home))
         except PolicyError as error:
             # Without its directory the name of a file could be that of any package.
             place = os.path.relpath(directory, root)
@@ -64,10 +67,11 @@ def read_packages(settings: Settings, base: Path, root: Path, home: str) -> list
                 for each in error.problems
             ]
             continue
-        if PACKAGES.path in overlay.values:
-            at = overlay.sources[PACKAGES.path]
-            problems.append(problem(at, PACKAGES.path, "is set in a package", f"all of them in {_named_in(settings)}"))
-        found.append(Found(directory, path, overlay))
+        for overlay in each.overlays:
+            if PACKAGES.path in overlay.values:
+                at, instead = overlay.sources[PACKAGES.path], f"all of them in {_named_in(settings)}"
+                problems.append(problem(at, PACKAGES.path, "is set in a package", instead))
+        found.append(each)
     if problems:
         raise PolicyError(tuple(problems))
     return found
@@ -112,8 +116,8 @@ def _directories(settings: Settings, base: Path, problems: list[Problem]) -> lis
 def narrowed(settings: Settings, packages: Sequence[Found], context: TemplateContext) -> Settings:
     """The settings of the run, with what packages, and the presets that they extend, take away from all."""
     for package in packages:
-        base = preset(_template(package), context).settings if _template(package) else Settings()
-        settings = _narrowed(settings, merge_settings(base, package.overlay))
+        base = preset(package.template, context).settings if package.template else Settings()
+        settings = _narrowed(settings, merge_settings(base, *package.overlays))
     return settings
 
 
@@ -130,11 +134,6 @@ def _narrowed(settings: Settings, package: Settings) -> Settings:
             written = {name: source for name, source in package.sources if f"{name} ".startswith(f"{key.name} ")}
             sources = {**written, **sources}
     return settings._replace(**changes, sources=tuple(sources.items())) if changes else settings
-
-
-def _template(package: Found) -> str:
-    """The preset that its config names; empty if it names none."""
-    return str(package.overlay.values.get(EXTENDS.path, ""))
 
 
 def packages_of(
@@ -155,11 +154,13 @@ def packages_of(
     problems: list[Problem] = []
     packages = []
     for each in found:
-        problems += _at_odds(each.overlay, run, policy, flags)
-        own = merge(preset(_template(each) or template, context).policy, *root, each.overlay)
+        for overlay in each.overlays:
+            problems += _at_odds(overlay, run, policy, flags)
+        own = merge(preset(each.template or template, context).policy, *root, *each.overlays)
         own = merge(own, *flags)._replace(sources=own.sources)
         files = own.filesystem._replace(locked=policy.filesystem.locked)
-        said = None if any(SCOPE.path in flag.values for flag in flags) else each.overlay.values.get(SCOPE.path)
+        scopes = [overlay.values[SCOPE.path] for overlay in each.overlays if SCOPE.path in overlay.values]
+        said = scopes[-1] if scopes and not any(SCOPE.path in flag.values for flag in flags) else None
         packages.append(
             Package(each.directory, own._replace(filesystem=files), said or run.scope, source_kind(each.path))
         )

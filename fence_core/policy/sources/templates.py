@@ -1,4 +1,4 @@
-"""The named policies that configs build on: `default-deny`, `pytest`, `strict`, `no-secrets` and `command`.
+"""The named policies that configs build on: presets to users of pytest, templates to those of the command.
 
 They are data, in `templates/*.json`, in the syntax of any other policy. What differs from machine to machine stands
 there as `{root}`, `{temp}`, `{cache}` and `{report}`, filled in from a `TemplateContext`; an item whose placeholder has
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fence_core.errors import PolicyError, Problem
 from fence_core.policy import paths
@@ -25,7 +25,7 @@ from fence_core.policy.sources.validate import parse_overlay
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Preset", "TemplateContext", "preset"]
+__all__ = ["Preset", "TemplateContext", "below", "preset"]
 
 _DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
 
@@ -42,6 +42,8 @@ class TemplateContext(Record):
     """pytest's `cache_dir`."""
     extra_write: tuple[str, ...] = ()
     """Files and directories that this run was asked to write: reports named on the command line."""
+    word: str = "preset"
+    """What the user of this program calls a named policy."""
 
     @classmethod
     def of_run(cls, root: str | os.PathLike[str], *, cache_dir: str = "", extra_write: Iterable[str] = (),
@@ -90,17 +92,19 @@ class Preset(Record):
 
 def preset(name: str, context: TemplateContext) -> Preset:
     """The policy of this name and its settings, for this run. Raises PolicyError for an unknown name."""
-    if name not in PRESETS:
-        known = ", ".join(f'"{each}"' for each in PRESETS)
-        raise PolicyError((Problem("the fence", EXTENDS.path, f'"{name}" is not a template', known),))
-    with open(os.path.join(_DIRECTORY, f"{name}.json"), encoding="utf-8") as file:
-        raw = json.load(file)
+    raw = _read(name)
     filesystem = raw.get("filesystem", {})
     for key in of_section("filesystem"):
         if key.kind is PATHS and key.camel in filesystem:
             filesystem[key.camel] = [item for text in filesystem[key.camel] for item in _fill(text, context)]
+    called = Source(f"{context.word} {name}")
     overlay = parse_overlay(
-        raw, source=Source(f"preset {name}"), base_dir=context.root, flat=False, settings=True, home=context.home
+        raw,
+        source=called,
+        base_dir=context.root,
+        flat=False,
+        settings=True,
+        home=context.home,
     )
     if EXTENDS.path in overlay.values:
         below = preset(overlay.values[EXTENDS.path], context)
@@ -113,6 +117,25 @@ def preset(name: str, context: TemplateContext) -> Preset:
         locked=tuple(os.path.join(context.root, each) for each in config_names()),
     )
     return Preset(merge(Policy(filesystem=base), overlay), merge_settings(Settings(), overlay))
+
+
+def _read(name: str) -> dict[str, Any]:
+    """What the template of this name says. Raises PolicyError for an unknown name."""
+    if name not in PRESETS:
+        known = ", ".join(f'"{each}"' for each in PRESETS)
+        raise PolicyError((Problem("the fence", EXTENDS.path, f'"{name}" is not a template', known),))
+    with open(os.path.join(_DIRECTORY, f"{name}.json"), encoding="utf-8") as file:
+        raw: dict[str, Any] = json.load(file)
+    return raw
+
+
+def below(name: str) -> tuple[str, ...]:
+    """The names of this template and of those that it builds on, itself first."""
+    names = []
+    while name:
+        names.append(name)
+        name = str(_read(name).get(EXTENDS.path, ""))
+    return tuple(names)
 
 
 def _fill(text: str, context: TemplateContext) -> list[str]:

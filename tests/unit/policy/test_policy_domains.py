@@ -176,8 +176,10 @@ def test_localhost_and_names_below_it_mean_this_machine() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("*", "too broad"),
-        ("*:443", "too broad"),
+        ("**", "first label"),
+        ("*:0", "port"),
+        ("[*]", "first label"),
+        ("*/8", "first label"),
         ("*.", "empty"),
         ("*.com", "too broad"),
         ("*.com:443", "too broad"),

@@ -146,7 +146,9 @@ def test_a_relative_base_counts_from_the_working_directory(monkeypatch: pytest.M
         ({"mode": "strict"}, "mode", '"strict" (a string)', '"enforce" or "warn" or "audit"'),
         ({"mode": ["warn"]}, "mode", "a list", '"enforce"'),
         ({"leftovers": "kill"}, "leftovers", '"kill"', '"end" or "wait"'),
-        ({"extends": "code"}, "extends", '"code"', '"pytest" or "strict" or "default-deny" or "no-secrets" or'),
+        ({"extends": "coed"}, "extends", '"coed" is not a template', '"pytest", "strict", "default-deny", "no-'),
+        ({"extends": ["code"]}, "extends", "is a list", 'or a file, with a "/" in it or a "." before it; or "@base"'),
+        ({"extends": "./a\nb"}, "extends", "holds a control character", "the path of a file"),
         ({"enabled": 1}, "enabled", "1 (a number)", "true or false"),
         ({"require": "landlock"}, "require", "not a list", '["landlock"]'),
         ({"allow_pty": "yes"}, "allow_pty", '"yes" (a string)', "true or false"),
@@ -170,7 +172,7 @@ def test_what_is_wrong_is_said_with_what_is_right(raw: dict[str, Any], key: str,
 def test_all_problems_are_reported_at_once() -> None:
     found = problems(
         {
-            "network": {"allowedDomains": ["*", "ok.test", "a b"], "allowLocalBinding": "no"},
+            "network": {"allowedDomains": ["*.com", "ok.test", "a b"], "allowLocalBinding": "no"},
             "filesystem": {"allowWrite": "x"},
             "moed": "warn",
         }

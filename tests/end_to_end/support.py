@@ -24,6 +24,9 @@ from typing import Any
 
 import pytest
 
+from fence_core.kernel import features
+from fence_core.kernel import process as kernel_process
+
 SECONDS = 60.0 * float(os.environ.get("FENCE_PATIENCE", "1"))
 """Far beyond anything here; what takes longer hangs. An emulated machine is slower (`tests/machines`)."""
 _MARK = "FENCE_TEST_RUN"
@@ -233,10 +236,20 @@ def state(pid: int) -> str:
         return "X"
 
 
+def kernel_has(feature: str) -> bool:
+    """Whether it works here: what a container's profile refuses does not."""
+    return features.detect()[feature].available
+
+
+def filters(*, fenced: bool) -> str:
+    """The line of proc_pid_status(5) that says how many filters are in force: in a container, everybody has one."""
+    return f"Seccomp_filters:\t{kernel_process.filter_count(os.getpid()) + fenced}\n"
+
+
 def is_fenced(pid: int) -> bool:
-    """Whether a seccomp filter is in force there; False for what has ended."""
+    """Whether more filters are in force there than here; False for what has ended."""
     try:
-        return "Seccomp:\t2" in Path(f"/proc/{pid}/status").read_text(errors="replace")
+        return kernel_process.filter_count(pid) > kernel_process.filter_count(os.getpid())
     except OSError:
         return False
 

@@ -41,10 +41,24 @@ sys.exit(pytest.main(sys.argv[sys.argv.index("pytest") + 1:]))
 """
 
 
-@pytest.mark.needs("kernel:pidfd_getfd")
+UNHELD = pytest.mark.needs("kernel:pidfd_getfd")
+"""Without it the kernel carries out a message of a connected socket: docs/security-model.md says what a swap gains."""
+
+
 @pytest.mark.needs("program:cc")
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("swap", ["name", "later", "link", "packets", "stream", "internet", "netlink"])
+@pytest.mark.parametrize(
+    "swap",
+    [
+        "name",
+        "later",
+        "link",
+        pytest.param("packets", marks=UNHELD),
+        pytest.param("stream", marks=UNHELD),
+        "internet",
+        "netlink",
+    ],
+)
 def test_race(fenced: Fenced, probe: Callable[..., Path], swap: str) -> None:
     _race(fenced, probe, swap)
 
@@ -56,7 +70,6 @@ def test_race_at_an_allowed_path(fenced: Fenced, probe: Callable[..., Path]) -> 
     _race(fenced, probe, "entry", allowed=[str(fenced.directory / "i")])
 
 
-@pytest.mark.needs("kernel:pidfd_getfd")
 @pytest.mark.needs("program:cc")
 @pytest.mark.timeout(120)
 def test_race_of_abstract_names(fenced: Fenced, probe: Callable[..., Path]) -> None:

@@ -11,7 +11,7 @@ from tests.end_to_end.caught import Fenced
 from tests.end_to_end.recorder import Recorder, agent, recording
 
 TOLD = """
-import ctypes, errno, os, socket, struct, sys, threading
+import contextlib, ctypes, errno, os, socket, struct, sys, threading
 import pytest
 from told import AGENT, ALLOWED, OTHER
 
@@ -58,17 +58,13 @@ def write_told(fenced: Fenced, told: Recorder, other: Recorder, port: int = 0) -
     fenced.write("told.py", f"ALLOWED, OTHER, AGENT = {told.port}, {other.port}, {port}\n")
 
 
-@pytest.mark.needs("kernel:pidfd_getfd")
-def test_reconnect_and_swap(fenced: Fenced, told: Recorder, other: Recorder) -> None:
-    """A tunnel's socket is judged anew each time it is connected; what is swapped during the call is another's."""
+@pytest.mark.needs("kernel:pidfd_getfd")  # without it, a TCP connection is not taken apart
+def test_reconnect(fenced: Fenced, told: Recorder, other: Recorder) -> None:
+    """A tunnel's socket is judged anew each time it is connected."""
     write_told(fenced, told, other)
     run = fenced.run(
         TOLD
         + """
-def test_control():
-    with socket.create_connection(allowed()) as s:
-        assert hear(s)
-
 def test_unspec():
     with socket.socket() as s:
         s.connect(allowed())
@@ -85,12 +81,30 @@ def test_unspec_and_back():
             assert libc.connect(s.fileno(), bytes(16), 16) == 0
             s.connect(allowed())
         assert hear(s)
+""",
+        policy=policy(told),
+    )
+    run.clean("test_unspec_and_back")
+    run.refused("test_unspec", f"connect 127.0.0.1:{other.port}/tcp")
+    assert other.heard == b""
+
+
+def test_swapped(fenced: Fenced, told: Recorder, other: Recorder) -> None:
+    """What a thread swaps during the call, the socket or the address, is not what is connected, or is judged, too."""
+    write_told(fenced, told, other)
+    run = fenced.run(
+        TOLD
+        + """
+def test_control():
+    with socket.create_connection(allowed()) as s:
+        assert hear(s)
 
 def test_swapped_socket():
     # One thread connects number n, another makes n alternate between two sockets. Neither may reach what it must not.
     over = threading.Event()
     spare = [socket.socket() for _ in range(2)]
     target = socket.socket()
+    connected = []
     n = target.fileno()
     def swap():
         while not over.is_set():
@@ -104,11 +118,16 @@ def test_swapped_socket():
     for _ in range(150):
         seen.add(libc.connect(n, bad, 16))
         libc.connect(n, good, 16)
-        libc.connect(n, bytes(16), 16)
+        for number, one in enumerate(spare):
+            with contextlib.suppress(OSError):
+                one.getpeername()
+                connected.append(one)
+                spare[number] = socket.socket()
     over.set()
     thread.join()
     assert seen == {-1}
-    for one in [*spare, target]:
+    assert connected
+    for one in [*spare, *connected, target]:
         one.close()
 
 def test_swapped_address():
@@ -132,9 +151,8 @@ def test_swapped_address():
 """,
         policy=policy(told),
     )
-    run.clean("test_control", "test_unspec_and_back")
+    run.clean("test_control")
     what = f"connect 127.0.0.1:{other.port}/tcp"
-    run.refused("test_unspec", what)
     run.refused("test_swapped_socket", what, count=None)
     found = {v.what for v in run.attempts("test_swapped_address")}
     assert what in found, run

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.support import Ended, Runs, assert_same
+from tests.end_to_end.support import Ended, Runs, assert_same, filters
 
 SUITE = {
     "conftest.py": """
@@ -417,7 +417,7 @@ def test_help_of_this_option(runs: Runs) -> None:
     """`--fence --help` shows the options of a conftest, imported fenced."""
     Path(runs.directory, "conftest.py").write_text(
         "import os\ndef pytest_addoption(parser):\n    parser.addoption('--of-the-conftest')\n"
-        "print('fenced' if 'Seccomp:\\t2' in open('/proc/self/status').read() else 'open')\n",
+        f"print('fenced' if {filters(fenced=True)!r} in open('/proc/self/status').read() else 'open')\n",
         encoding="utf-8",
     )
     ended = runs.pytest("--help", env={"COLUMNS": "200"})

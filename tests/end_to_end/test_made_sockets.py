@@ -98,6 +98,32 @@ SEEN = """
                 received.sendto(b"y", ("127.0.0.1", place[1]))
                 assert received.recv(9) == b"y"
 
+    @pytest.mark.parametrize("way", ["name", "pair"])
+    def test_descriptors_on_their_way(way, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        server, client = socket.socketpair(UNIX, DGRAM) if way == "pair" else (socket.socket(UNIX, DGRAM) for _ in "12")
+        with server, client, socket.socket(INET, DGRAM) as other, socket.socket(INET, DGRAM) as sender:
+            to = []
+            if way == "name":
+                server.bind("s")
+                to = ["s"]
+            passed = socket.socket(INET, DGRAM)
+            passed.bind(HERE)
+            place = passed.getsockname()
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [passed.fileno()]))
+            assert client.sendmsg([b"x"], [rights], 0, *to) == 1
+            passed.close()
+            # Both have the broker look for what is closed.
+            sender.bind(HERE)
+            with pytest.raises(OSError):
+                other.bind(sender.getsockname())
+            sender.sendto(b"y", place)
+            _, (number,), _, _ = socket.recv_fds(server, 9, 1)
+            with socket.socket(fileno=number) as received:
+                assert received.recv(9) == b"y"
+                received.sendto(b"z", sender.getsockname())
+                assert sender.recv(9) == b"z"
+
     def test_dissolved(pair):
         with socket.socket(INET, DGRAM) as client, socket.socket(INET, DGRAM) as server:
             server.bind(HERE)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fence_core.broker.call import Call
     from fence_core.broker.services.sockets import Borrowed
 
-__all__ = ["CMSG_SIZE", "Control", "InvalidMessageError", "headers", "own_number"]
+__all__ = ["CMSG_SIZE", "Control", "InvalidMessageError", "descriptors", "headers", "own_number"]
 
 _CMSG = struct.Struct("@Nii")
 """struct cmsghdr: length with itself, level, type."""
@@ -55,6 +55,22 @@ def headers(control: bytes) -> Iterator[tuple[int, int, int, int]]:
             raise InvalidMessageError(errno.EINVAL)
         yield at, size, level, kind
         at += _aligned(size)
+
+
+def descriptors(control: bytes) -> list[int]:
+    """The numbers of all descriptors in this; none where the kernel will not take it."""
+    found: list[int] = []
+    try:
+        for at, size, level, kind in headers(control):
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                found += _numbers(control[at + _CMSG.size : at + size])
+    except InvalidMessageError:
+        return []
+    return found
+
+
+def _numbers(body: bytes) -> tuple[int, ...]:
+    return struct.unpack_from(f"@{len(body) // 4}i", body)
 
 
 class Control:
@@ -93,8 +109,8 @@ class Control:
             yield _part(socket.SOL_SOCKET, _SCM_CREDENTIALS, _UCRED.pack(call.process.pid, *_ids(call)))
 
     def _descriptors(self, call: Call, body: bytes) -> bytes:
-        count = len(body) // 4
-        numbers = struct.unpack_from(f"@{count}i", body)
+        numbers = _numbers(body)
+        count = len(numbers)
         if count + len(self._borrowed) > _DESCRIPTORS_MAX:
             raise InvalidMessageError(errno.EINVAL)
         first = len(self._borrowed)
@@ -104,6 +120,8 @@ class Control:
             except NotHeldError:
                 passed = SystemCall("pass a descriptor over a datagram socket", "unheld")
                 raise InvalidMessageError(call.refuse(passed, errno.EPERM) or errno.EPERM) from None
+        if call.services.made is not None:
+            call.services.made.passing(call.tid, numbers)
         return struct.pack(f"@{count}i", *self._borrowed[first:])
 
 

@@ -19,9 +19,10 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from fence_core.broker.calls.ancillary import descriptors
 from fence_core.broker.calls.arguments import signed
 from fence_core.broker.calls.borrowing import address_argument
-from fence_core.broker.calls.messages import MSG_FASTOPEN, headers_of_many
+from fence_core.broker.calls.messages import CONTROL_MAX, MSG_FASTOPEN, headers_of_many
 from fence_core.broker.calls.options import is_judged, not_tied, tie_of_server
 from fence_core.broker.reply import CONTINUE, Reply, Value, Wait
 from fence_core.broker.services.made_sockets import NotHeldError
@@ -33,7 +34,7 @@ from fence_core.policy.requests import SystemCall
 
 if TYPE_CHECKING:
     from fence_core.broker.call import Call
-    from fence_core.broker.services.made_sockets import MadeSockets
+    from fence_core.broker.services.made_sockets import Copy, MadeSockets
     from fence_core.broker.services.sockets import Borrowed
 
     Judge = Callable[[Call, Borrowed], Reply]
@@ -76,7 +77,7 @@ def _on_copy(name: str, judge: Judge, unheld: Unheld) -> Handler:
                 if sends and copy.lasts:
                     made.look_at_receivers(copy)
                 reply = judge(call, lent)
-                if reply == errno.EADDRINUSE and made.drop_closed():
+                if reply == errno.EADDRINUSE and made.drop_closed(_name_wanted(call, name, copy)):
                     reply = judge(call, lent)  # it was only our copy of what is closed
                 if name == "connect":
                     copy.begun = reply == errno.EINPROGRESS
@@ -94,6 +95,14 @@ def _on_copy(name: str, judge: Judge, unheld: Unheld) -> Handler:
 def _made(call: Call) -> MadeSockets:
     assert call.services.made is not None
     return call.services.made
+
+
+def _name_wanted(call: Call, name: str, copy: Copy) -> int | bytes | str:
+    """What this socket is to have, and another has."""
+    address = address_argument(call.tid, call.args[1], call.args[2]) if name == "bind" else None
+    if address is None:
+        return copy.name()
+    return address.port or address.path or ""
 
 
 def _protocol(call: Call) -> str:
@@ -154,8 +163,9 @@ def _send_to_peer(call: Call, flags: int, headers: Callable[[], list[bytes]]) ->
         return errno.EISCONN
     if protocol.startswith("UNIX"):
         fields = [MSGHDR.unpack(header) for header in headers()]
-        if any(control and size for *_, control, size, _ in fields):
-            _made(call).passing()
+        for *_, control, size, _ in fields:
+            if control and size:
+                _made(call).passing(call.tid, descriptors(memory.read(call.tid, control, min(size, CONTROL_MAX))))
         if protocol == "UNIX" and any(name and size for name, size, *_ in fields):
             return _refuse(call, "send by a socket from elsewhere")
     return CONTINUE

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 MSG_FASTOPEN = 0x20000000
 
 _DATAGRAM_MAX = 1 << 17
-_CONTROL_MAX = 1 << 17
+CONTROL_MAX = 1 << 17
 """More than any `net.core.optmem_max` allows by default."""
 _COPIED_MAX = 1 << 22
 """Of the messages of one call that wait for room: what is kept of them."""
@@ -92,7 +92,7 @@ class Message:
         ]
         if any(length >= 1 << 63 for _, length in pieces):
             raise InvalidMessageError(errno.EINVAL)
-        if control_at and control_size > _CONTROL_MAX:
+        if control_at and control_size > CONTROL_MAX:
             raise InvalidMessageError(errno.ENOBUFS)
         return cls(name, pieces, memory.read(tid, control_at, control_size) if control_at and control_size else b"")
 

@@ -8,20 +8,22 @@
   asked: from time to time, more often while sockets are made; before somebody sends to where such a socket may be
   bound; and where an address is in use (EADDRINUSE).
 * Where the owner had it last, one link tells. Only if it is not there are the tables of all processes looked through.
-* A socket in flight over a UNIX socket (SCM_RIGHTS) is in no table: for a while after such a message nothing is closed.
+* A socket in flight over a UNIX socket (SCM_RIGHTS) is in no table: for a while after such a message its copy stays,
+  but where its own address is asked for.
 * What has no copy: accepted sockets, pairs, streams that are connected or listen, what came from outside. What becomes
   of calls on those: `calls/lending.py`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from fence_core.broker.services.sockets import Borrowed
@@ -56,7 +58,7 @@ class NotHeldError(KernelCallError):
 class Copy:
     """A socket that the broker has made, and where a fenced process has it."""
 
-    __slots__ = ("begun", "inode", "lasts", "link", "number", "pid", "socket", "uses", "watched")
+    __slots__ = ("begun", "inode", "lasts", "link", "number", "passed_until", "pid", "socket", "uses", "watched")
 
     def __init__(self, own: socket.socket, pid: int) -> None:
         self.socket = own
@@ -71,6 +73,13 @@ class Copy:
         """Whether a connect(2) was answered with EINPROGRESS, and none since with its end."""
         self.watched = False
         self.uses = 0
+        self.passed_until = 0.0
+        """How long it may be in a message that nobody has read yet."""
+
+    def name(self) -> int | bytes | str:
+        """What nobody else can have as long as it is there: a port, or the name of a UNIX socket."""
+        name: tuple[str, int] | bytes | str = self.socket.getsockname()
+        return name[1] if isinstance(name, tuple) else name
 
     def is_where_it_was(self) -> bool:
         if self.number < 0:
@@ -121,7 +130,6 @@ class MadeSockets:
         self._interval = _TICK_S
         self._searched_until = 0.0
         """When the next search may begin, if nothing asks for it."""
-        self._passing_until = 0.0
         self._listening: dict[int, int] = {}
         """Of Internet sockets the port, else 0."""
         self._begun: dict[int, int] = {}
@@ -249,21 +257,29 @@ class MadeSockets:
 
     # ------------------------------------------------------------ closed is closed
 
-    def drop_closed(self) -> bool:
-        """Let go of all whose owners have closed them, now; whether there were any."""
-        return self._search([copy for copy in self._copies.values() if not copy.is_where_it_was()])
+    def drop_closed(self, name: int | bytes | str = "") -> bool:
+        """Let go of all whose owners have closed them, now; whether there were any. Of those that may be in a message,
+        only of what has this name.
+        """
+        now = time.monotonic()
+        lost = [copy for copy in self._copies.values() if not copy.is_where_it_was()]
+        return self._search([copy for copy in lost if now >= copy.passed_until or (name and copy.name() == name)])
 
     def look_at_receivers(self, sender: Copy) -> None:
         """Somebody is about to send to a socket like this: it may be one that is closed."""
         like = [each for each in self._copies.values() if each.lasts and each is not sender][:_RECEIVERS]
         own = sender.socket.family == socket.AF_UNIX
-        self._search(
-            [each for each in like if (each.socket.family == socket.AF_UNIX) == own and not each.is_where_it_was()]
-        )
+        lost = [each for each in like if (each.socket.family == socket.AF_UNIX) == own and not each.is_where_it_was()]
+        if lost:
+            now = time.monotonic()
+            self._search([each for each in lost if now >= each.passed_until])
 
-    def passing(self) -> None:
-        """A message with descriptors is sent: they may be in nobody's table until it is read."""
-        self._passing_until = time.monotonic() + _PASSING_S
+    def passing(self, tid: int, numbers: Iterable[int]) -> None:
+        """A message with these descriptors is sent: they may be in nobody's table until it is read."""
+        until = time.monotonic() + _PASSING_S
+        for number in numbers:
+            with contextlib.suppress(KernelCallError):  # no socket, or none of ours
+                self.find(tid, number).passed_until = until
 
     def _make_room(self) -> bool:
         self.drop_closed()
@@ -280,14 +296,15 @@ class MadeSockets:
 
     def _look_at(self, copies: list[Copy]) -> None:
         """These are next to be looked at; those that are not where they were are searched for, if there is time."""
+        now = time.monotonic()
         lost = []
         for copy in copies:
-            if not copy.is_where_it_was():
+            if now >= copy.passed_until and not copy.is_where_it_was():
                 lost.append(copy)
             else:
                 self._copies[copy.inode] = self._copies.pop(copy.inode)
-        if lost and time.monotonic() >= max(self._searched_until, self._passing_until):
-            self._search([*lost, *(each for each in self._copies.values() if not each.is_where_it_was())])
+        if lost and now >= self._searched_until:
+            self.drop_closed()
 
     def _search(self, lost: list[Copy]) -> bool:
         """Find who has them now, and let go of those that nobody has; whether there were any."""

@@ -275,16 +275,28 @@ def test_before_somebody_sends_there_it_goes(made: MadeSockets) -> None:
         assert made.copies() == [sender]
 
 
-def test_nothing_goes_while_descriptors_are_passed(made: MadeSockets, loop: FakeLoop) -> None:
+def test_what_is_in_a_message_stays(made: MadeSockets, loop: FakeLoop) -> None:
+    """But where its name is asked for: then it may have been received, and closed."""
     ours, theirs = socket.socketpair()
-    with ours, theirs:
+    with ours, theirs, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        copy = given(made, own)
-        made.passing()
+        own.bind(("127.0.0.1", 0))
+        copy, sender = given(made, own), given(made, other)
+        closed = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        given(made, closed)
+        made.passing(HERE, [0, -1, own.fileno()])
         socket.send_fds(ours, [b"x"], [own.fileno()])
+        place = own.getsockname()
         own.close()
+        closed.close()
         loop.tick()
-        assert made.copies() == [copy]
+        made.look_at_receivers(sender)
+        assert not made.drop_closed()
+        assert not made.drop_closed(b"\0another")
+        assert made.copies() == [copy, sender]
+        assert copy.name() == place[1]
+        assert made.drop_closed(place[1])
+        assert made.copies() == [sender]
 
 
 def test_what_was_not_taken_goes(made: MadeSockets) -> None:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from fence_core.policy.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from fence_core.policy.model import Entry
 
 __all__ = [
     "Address", "DomainError", "DomainRules", "Network", "Pattern", "canonical_host", "is_loopback", "is_loopback_name",
-    "is_this_machine", "parse_pattern",
+    "is_this_machine", "parse_local_name", "parse_pattern",
 ]  # fmt: skip
 
 
@@ -75,6 +75,24 @@ _SHARED_SECOND_LEVEL = frozenset(
     {"ac", "co", "com", "ed", "edu", "gen", "go", "gob", "gouv", "gov", "govt", "gv", "id", "ltd", "me", "mil", "ne",
      "net", "nhs", "nic", "nom", "or", "org", "plc", "sch", "school"}
 )  # fmt: skip
+# Of these no registry of the Internet gives away names (RFC 6761, RFC 6762 appendix G, ICANN's `internal`), or they are
+# those of one machine's or one cluster's own name server.
+_LOCAL_DOMAINS = frozenset(
+    {
+        "internal",
+        "local",
+        "lan",
+        "home",
+        "corp",
+        "private",
+        "intranet",
+        "localdomain",
+        "test",
+        "svc",
+        "consul",
+        "docker",
+    }
+)
 # The shortest prefixes taken in rules: what one organisation or one private range may have (10/8, fc00::/7).
 _SHORTEST_PREFIX = {4: 8, 6: 7}
 
@@ -265,6 +283,25 @@ def parse_pattern(text: str) -> Pattern:
     return Pattern(name=name, port=port)
 
 
+def parse_local_name(text: str) -> Pattern:
+    """Parse a rule of `network.allow_private`: `host` or `*.host`, each with an optional `:port`.
+
+    Of wildcards more are taken than elsewhere (`*.internal`), since nobody can have a name there for himself; and
+    fewer, since whoever can have one chooses where it leads. Raises DomainError.
+    """
+    if text.startswith("*."):
+        host, port = _split_port(text)
+        suffix = host[2:].lower().removesuffix(".")
+        if suffix in _LOCAL_DOMAINS:
+            return Pattern(suffix=suffix, port=port)
+    pattern = parse_pattern(text)
+    if pattern.network is not None:
+        raise DomainError("is no name; addresses and networks go into allowed_domains")
+    if pattern.every:
+        raise DomainError("is too broad: whoever has any name could lead it into your network")
+    return pattern
+
+
 def parse_endpoint(text: str) -> tuple[str, int | None]:
     """One address with an optional port, as `network.hosts` has them. Raises DomainError."""
     host, port = _split_port(text)
@@ -287,14 +324,16 @@ class DomainRules:
 
     __slots__ = ("_deny", "_every", "_names", "_networks", "_suffixes")
 
-    def __init__(self, entries: Iterable[Entry], *, deny: bool = False) -> None:
+    def __init__(
+        self, entries: Iterable[Entry], *, deny: bool = False, parse: Callable[[str], Pattern] = parse_pattern
+    ) -> None:
         self._deny = deny
         self._every: list[tuple[int | None, Entry]] = []
         self._names: dict[str, list[tuple[int | None, Entry]]] = {}
         self._suffixes: dict[str, list[tuple[int | None, Entry]]] = {}
         self._networks: list[tuple[Network, int | None, Entry]] = []
         for entry in entries:
-            pattern = parse_pattern(entry.text)
+            pattern = parse(entry.text)
             if pattern.every:
                 self._every.append((pattern.port, entry))
             elif pattern.network is not None:

@@ -17,6 +17,7 @@ from fence_core.policy.kinds import (
     DOMAINS,
     HOSTS,
     LAYERS,
+    NAMES,
     PATHS,
     PORT,
     PORTS,
@@ -61,6 +62,11 @@ KEYS = (
         "machines",
     ),
     Key("network", "denied_domains", DOMAINS, deny=True, example="api.example.com", help="the same, forbidden; wins"),
+    Key(
+        "network", "allow_private", NAMES, example="db",
+        help="names and wildcards that may be reached even where they lead to private addresses: other containers, "
+        "machines of one's own network",
+    ),
     Key(
         "network", "allow_local_binding", BOOLEAN, unset="`true` in `pytest`, `strict`",
         help="open ports on loopback. Where it is false, a TCP socket is refused when it listens, a datagram socket "

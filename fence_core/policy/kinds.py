@@ -11,7 +11,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fence_core.policy.domains import DomainError, canonical_host, parse_endpoint, parse_pattern
+from fence_core.policy.domains import (
+    DomainError,
+    canonical_host,
+    parse_endpoint,
+    parse_local_name,
+    parse_pattern,
+)
 from fence_core.policy.model import CommandRules, Entry, FilesystemRules, NetworkRules, Settings
 from fence_core.policy.paths import PatternSet, expand
 from fence_core.policy.record import Record
@@ -289,6 +295,11 @@ def _domain(reading: Reading, key: Key, text: str) -> str:
     return ""
 
 
+def _local_name(reading: Reading, key: Key, text: str) -> str:
+    parse_local_name(text)
+    return ""
+
+
 def _path(reading: Reading, key: Key, text: str) -> str:
     pattern = expand(text, base=reading.base, home=reading.home, deny=key.deny)
     PatternSet[None]().add(pattern, None)  # a class that cannot be read shows here, not in the broker
@@ -326,6 +337,7 @@ _A_DOMAIN = """\
 a name ("api.example.com"), a wildcard ("*.example.com"), "*" for every name, an IP address or a network, each with an \
 optional ":port"\
 """
+_A_NAME = 'a name ("db") or a wildcard ("*.internal"), each with an optional ":port"'
 _A_PATH = 'a path, "~/...", or a glob of "*", "**", "?" and "[...]"'
 _A_DEVICE = 'the path of a device, such as "/dev/dri"'
 _A_DIRECTORY = 'a directory below that of the configuration, such as "packages/a" or "packages/*"'
@@ -341,6 +353,7 @@ PORTS = Kind("list of ports", _numbers(_port, "ports", 5432), _add, _NO_ITEMS)
 URL = Kind("URL", _url, _replace, ("",))
 HOSTS = Kind("table of names and addresses", _hosts, _by_name, ({},))
 DOMAINS = Kind("list", _entries(_domain, _A_DOMAIN), _add, _NO_ITEMS, entries=True)
+NAMES = Kind("list of names", _entries(_local_name, _A_NAME), _add, _NO_ITEMS, entries=True)
 PATHS = Kind("list of paths", _entries(_path, _A_PATH), _add, _NO_ITEMS, entries=True)
 DEVICES = Kind("list of devices", _entries(_device, _A_DEVICE), _add, _NO_ITEMS, entries=True)
 DIRECTORIES = Kind("list of directories", _entries(_directory, _A_DIRECTORY), _add, _NO_ITEMS, entries=True)

@@ -91,6 +91,7 @@ class NetworkRules(Record):
 
     allowed_domains: tuple[Entry, ...] = ()
     denied_domains: tuple[Entry, ...] = ()
+    allow_private: tuple[Entry, ...] = ()
     allow_unix_sockets: tuple[Entry, ...] = ()
     allow_all_unix_sockets: bool = False
     allow_local_binding: bool = False
@@ -119,6 +120,8 @@ class FilesystemRules(Record):
     allow_git_config: bool = False
     root: str = ""
     """The project's directory: protected names hold here, whatever it lies in. Empty: unknown."""
+    base: str = ""
+    """What relative paths in the config count from. Empty: from `root`."""
     home: str = ""
     """The home directory at the start of the run, for protection, and to shorten what a remedy proposes."""
     scratch: tuple[str, ...] = ()

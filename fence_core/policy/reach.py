@@ -26,7 +26,7 @@ class Reach:
     """The network rules of a policy, compiled."""
 
     __slots__ = (
-        "_absent", "_allowed", "_denied", "_hosts", "_network", "_outbound", "_policy", "_sockets",
+        "_absent", "_allowed", "_denied", "_hosts", "_network", "_outbound", "_policy", "_private", "_sockets",
         "loopback_is_free",
         "loopback_is_open",
         "switches",
@@ -37,6 +37,7 @@ class Reach:
         network = self._network = policy.network
         self._allowed = DomainRules(network.allowed_domains)
         self._denied = DomainRules(network.denied_domains, deny=True)
+        self._private = DomainRules(network.allow_private, parse=domains.parse_local_name)
         self._hosts = {
             str(domains.canonical_host(name)): domains.parse_endpoint(at) for name, at in network.hosts if at
         }
@@ -63,14 +64,23 @@ class Reach:
         if answer.allowed:
             return answer
         if isinstance(host, Address) and request.name and answer.why == "unlisted":
-            from fence_core.policy.public import is_public  # only ever needed where the filter has looked up a name
-
-            if is_public(str(host)):
-                return free("it is a public address of a name that is allowed")
-            return self._unlisted("network.allowed_domains", f"{host} is not a public address")
+            return self._led_to(host, request)
         if request.port == 0 and request.proto == "udp":
             return answer._replace(rule=Rule(reason="nothing is sent: libc sorts addresses this way"), quiet=True)
         return answer
+
+    def _led_to(self, host: Address, request: Connect) -> Decision:
+        """About an address that an allowed name leads to, as the filter has been told."""
+        from fence_core.policy.public import is_private, is_public  # only where the filter has looked up a name
+
+        if is_public(str(host)):
+            return free("it is a public address of a name that is allowed")
+        if not is_private(str(host)) or domains.is_loopback(host):
+            return self._unlisted("network.allowed_domains", f"{host} is not a public address")
+        entry = self._private.match_name(request.name, request.port)
+        if entry is not None:
+            return allowed("network.allow_private", entry)
+        return self._unlisted("network.allow_private", f"{host} is not a public address")
 
     def _reach(self, host: str | Address, port: int) -> Decision:
         if isinstance(host, Address):
@@ -91,6 +101,9 @@ class Reach:
             return allowed("network.allowed_domains", yes)
         if loopback:
             return self._connect_loopback(port)
+        own = self._private.match_name(host, port) if isinstance(host, str) else None
+        if own is not None:
+            return allowed("network.allow_private", own)
         of_names = isinstance(host, Address) and self._allowed.has_every_name()
         return self._unlisted("network.allowed_domains", '"*" means names, not addresses' if of_names else "")
 
@@ -131,6 +144,9 @@ class Reach:
         yes = self._allowed.match_any_port(host)
         if yes is not None:
             return allowed("network.allowed_domains", yes)
+        own = self._private.match_any_port(host)
+        if own is not None:
+            return allowed("network.allow_private", own)
         made_up = f'if the test wants it not to exist: hosts = {{"{host}" = false}}' if _is_made_up(host) else ""
         return self._unlisted("network.allowed_domains", made_up)
 

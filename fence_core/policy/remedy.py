@@ -30,13 +30,6 @@ _DIRECTORY_OPS = frozenset({"create", "rename", "link", "symlink", "mknod"})
 """Calls that rarely come alone: whoever renames into a directory wrote there before, under a name of the moment."""
 _PASSING_PORTS = 32768
 """From here on the kernel chooses ports (`net.ipv4.ip_local_port_range`)."""
-_PRIVATE = {
-    "10.0.0.0/8": domains.Network(4, 10 << 24, 8),
-    "172.16.0.0/12": domains.Network(4, 172 << 24 | 16 << 16, 12),
-    "192.168.0.0/16": domains.Network(4, 192 << 24 | 168 << 16, 16),
-    "100.64.0.0/10": domains.Network(4, 100 << 24 | 64 << 16, 10),
-    "fc00::/7": domains.Network(6, 0xFC << 120, 7),
-}
 
 
 def remedy(request: Request, policy: Policy, decision: Decision, syntax: str = "toml") -> Remedy | None:
@@ -46,7 +39,7 @@ def remedy(request: Request, policy: Policy, decision: Decision, syntax: str = "
     `load.source_kind`).
     """
     if decision.why == "unlisted":
-        change = _change(request, policy)
+        change = _change(request, policy, decision)
     else:
         change = _lifting(request, policy, decision)
     return None if change is None else Remedy(*change, syntax)
@@ -68,7 +61,7 @@ def _lifting(request: Request, policy: Policy, decision: Decision) -> _Change | 
     return ("filesystem.allow_git_config", True) if Judge(lifted).decide(request).allowed else None
 
 
-def _change(request: Request, policy: Policy) -> _Change | None:
+def _change(request: Request, policy: Policy, decision: Decision) -> _Change | None:
     """Key and value of the smallest rule; None if there is none."""
     if isinstance(request, Write):
         entries = _path_entries(request, policy.filesystem)
@@ -81,6 +74,9 @@ def _change(request: Request, policy: Policy) -> _Change | None:
         return _DOMAINS, (str(domains.canonical_host(request.name)),)
     if isinstance(request, Connect) and request.port in RESOLVER_PORTS:
         return None  # a name server: what names may be looked up is said by name
+    if isinstance(request, Connect) and decision.rule.key == "network.allow_private":
+        plain = request.port in (80, 443) or request.port >= _PASSING_PORTS
+        return "network.allow_private", (request.name if plain else f"{request.name}:{request.port}",)
     if isinstance(request, (Connect, Bind)):
         return _reach(request)
     return None
@@ -100,9 +96,6 @@ def _reach(request: Connect | Bind) -> _Change | None:
         # The two ports that a plain name suggests; any other is part of what is asked for.
         return _DOMAINS, (host if port in (0, 80, 443) else f"{host}:{port}",)
     shown = str(host)
-    if isinstance(request, Connect) and request.name:
-        # Of a name: its address of today, which another machine, or the next start of a container, does not have.
-        shown = next((text for text, network in _PRIVATE.items() if network.covers(host)), shown)
     if not port:
         return _DOMAINS, (shown,)
     return _DOMAINS, (f"[{shown}]:{port}" if host.version == 6 else f"{shown}:{port}",)
@@ -212,7 +205,7 @@ def _shorten(path: str, rules: FilesystemRules) -> str:
 
 def _is_base(rules: FilesystemRules) -> bool:
     """Whether relative patterns count from the project's root: not if the config in use lies elsewhere."""
-    return all(path.rpartition("/")[0] == rules.root.rstrip("/") for path in rules.locked)
+    return rules.base in ("", rules.root)
 
 
 def _pattern(path: str) -> str:

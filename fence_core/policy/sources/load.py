@@ -69,7 +69,11 @@ def find_config(
     # Flags hold no rules, so no refusal is to name them as where one was looked for; each entry knows its own source.
     policy = merge(policy, *flags)._replace(sources=policy.sources)
     # Out of the tests' reach, wherever they lie.
-    files = policy.filesystem._replace(locked=tuple(dict.fromkeys((*policy.filesystem.locked, *locked))))
+    files = policy.filesystem
+    files = files._replace(
+        base="" if path is None else str(path.parent.absolute()),
+        locked=tuple(dict.fromkeys((*files.locked, *locked))),
+    )
     policy, settings = policy._replace(filesystem=files), merge_settings(settings, *flags)
     packages: tuple[Package, ...] = ()
     if found_packages:

@@ -158,7 +158,7 @@ def packages_of(
             problems += _at_odds(overlay, run, policy, flags)
         own = merge(preset(each.template or template, context).policy, *root, *each.overlays)
         own = merge(own, *flags)._replace(sources=own.sources)
-        files = own.filesystem._replace(locked=policy.filesystem.locked)
+        files = own.filesystem._replace(base=each.directory, locked=policy.filesystem.locked)
         scopes = [overlay.values[SCOPE.path] for overlay in each.overlays if SCOPE.path in overlay.values]
         said = scopes[-1] if scopes and not any(SCOPE.path in flag.values for flag in flags) else None
         packages.append(

@@ -18,7 +18,7 @@ RULES = {"network": NetworkRules, "filesystem": FilesystemRules, "command": Comm
 NO_FIELDS = {"extends", "allow_pty"} | {key.path for key in KEYS if key.foreign} - {"command.use_defaults"}
 """What chooses that which the rest is added to, or is short for entries of another key; what the Go tool alone has."""
 OF_THE_RUN = {
-    "root", "home", "scratch", "locked", "environment", "early_names", "guards_environments", "byte_code_dir",
+    "root", "base", "home", "scratch", "locked", "environment", "early_names", "guards_environments", "byte_code_dir",
 }  # fmt: skip
 """What the model has of the machine and the project: nobody can set it."""
 
@@ -31,6 +31,7 @@ SAMPLES: dict[str, tuple[object, object, object]] = {
     "list of layers": (["landlock"], ("landlock",), "tuple[str, ...]"),
     "table of names and addresses": ({"A.test": False}, (("a.test", ""),), "tuple[tuple[str, str], ...]"),
     "list": (["a.test"], "a.test", "tuple[Entry, ...]"),
+    "list of names": (["db"], "db", "tuple[Entry, ...]"),
     "list of paths": (["/a"], "/a", "tuple[Entry, ...]"),
     "list of commands": (["git push"], "git push", "tuple[Entry, ...]"),
     "list of patterns": (["*_TOKEN"], "*_TOKEN", "tuple[Entry, ...]"),

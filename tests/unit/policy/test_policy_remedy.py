@@ -91,11 +91,13 @@ def check(request: Request) -> None:
         (Connect("api.corp.net", 40001), 'allowed_domains=["api.corp.net"]'),
         (Connect("127.0.0.1", 39071), "allow_local_outbound=True"),
         (Connect("240.0.0.0", 0, "tcp"), 'allowed_domains=["240.0.0.0"]'),
-        # Where an allowed name leads: the address of today.
-        (Connect("10.9.9.9", 80, name="db"), 'allowed_domains=["10.0.0.0/8:80"]'),
-        (Connect("172.18.0.3", 5432, name="db"), 'allowed_domains=["172.16.0.0/12:5432"]'),
-        (Connect("fd00::7", 80, name="db"), 'allowed_domains=["[fc00::/7]:80"]'),
+        # Where an allowed name leads: the name, since the address is that of today.
+        (Connect("10.9.9.9", 80, name="db"), 'allow_private=["db"]'),
+        (Connect("172.18.0.3", 5432, name="db"), 'allow_private=["db:5432"]'),
+        (Connect("172.18.0.3", 40000, name="db"), 'allow_private=["db"]'),
+        (Connect("fd00::7", 80, name="db"), 'allow_private=["db"]'),
         (Connect("169.254.169.254", 80, name="db"), 'allowed_domains=["169.254.169.254:80"]'),
+        (Connect("100.100.100.200", 80, name="db"), 'allowed_domains=["100.100.100.200:80"]'),
         (Connect("10.9.9.9", 80), 'allowed_domains=["10.9.9.9:80"]'),
         (Bind("127.0.0.1", 0), "allow_local_binding=True"),
         (Bind("0.0.0.0", 80), "allow_local_binding=True"),
@@ -256,7 +258,7 @@ def test_the_syntax_is_that_of_the_config() -> None:
 
 def test_a_config_outside_the_project_gets_full_paths() -> None:
     """Relative ones would count from where it lies."""
-    policy = Policy(filesystem=PLACES._replace(locked=("/home/ci/proj/fence.json", "/etc/fence/ci.json")))
+    policy = Policy(filesystem=PLACES._replace(base="/etc/fence"))
     found = remedy(Write("open", "/home/ci/proj/tests/x"), policy)
     assert found is not None
     assert marker(found) == '@pytest.mark.fence(allow_write=["~/proj/tests/x"])'

@@ -263,7 +263,7 @@ def assert_same(plain: Ended, fenced: Ended) -> None:
     assert not difference, difference
 
 
-_REFUSING = Path(__file__).resolve().parents[1] / "refusing.py"
+REFUSING = Path(__file__).resolve().parents[1] / "refusing.py"
 _WITHOUT = """\
 import sys, pytest
 from fence_core.kernel import features
@@ -285,7 +285,7 @@ def without(runs: Runs, missing: str, *args: str) -> list[str]:
     (runs.directory / "without.py").write_text(_WITHOUT, encoding="utf-8")
     python, *rest = runs.argv(args, fenced=True)
     refused = [call for name in missing.split(",") for call in _REFUSED.get(name, ())]
-    refusing = [python, str(_REFUSING), ",".join(refused)] if refused else []
+    refusing = [python, str(REFUSING), ",".join(refused)] if refused else []
     return [*refusing, python, "without.py", missing, *rest[2:]]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from tests.end_to_end.caught import Fenced
 from tests.end_to_end.loopback import has_ipv6
+from tests.end_to_end.support import REFUSING
 
 
 def test_mapped_addresses(fenced: Fenced) -> None:
@@ -74,6 +77,47 @@ def test_mapped_addresses(fenced: Fenced) -> None:
     run.refused("test_odd_spellings", "connect 198.51.100.7:443/tcp", count=4)
     run.refused("test_family_left_out", "connect 198.51.100.7:4444/udp")
     run.clean("test_loopback_mapped", "test_loopback_otherwise", "test_family_left_out_on_loopback")
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="kernel: no IPv6 on loopback")
+@pytest.mark.parametrize("refused", ["kexec_load", "pidfd_getfd"], ids=["borrowed", "made by the broker"])
+def test_family_that_changes(fenced: Fenced, refused: str) -> None:
+    """IPV6_ADDRFORM makes an IPv4 socket of one for IPv6 that is connected to a mapped address: what goes for those
+    goes for it from then on."""
+    run = fenced.run(
+        """
+        import ctypes, errno, socket, struct
+        import pytest
+        from here import AWAY, UDP
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        IPV6_ADDRFORM, AF_UNSPEC = 1, bytes(2)
+
+        @pytest.fixture
+        def changed():
+            made = [socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) for _ in "12"]
+            made[0].bind(("::ffff:127.0.0.1", 0))
+            made[1].connect(made[0].getsockname())
+            made[1].setsockopt(socket.IPPROTO_IPV6, IPV6_ADDRFORM, struct.pack("i", socket.AF_INET))
+            with made[0], socket.socket(fileno=made[1].detach()) as client:
+                assert client.family == socket.AF_INET
+                yield client
+
+        def send(sock, host, port):
+            where = AF_UNSPEC + struct.pack("!H", port) + socket.inet_aton(host) + bytes(8)
+            ctypes.set_errno(0)
+            return libc.sendto(sock.fileno(), b"ping", 4, 0, where, 16), ctypes.get_errno()
+
+        def test_away(changed):
+            assert send(changed, AWAY, 4444) == (-1, errno.EACCES)
+
+        def test_on_loopback(changed):
+            assert send(changed, "127.0.0.1", UDP) == (4, 0)
+        """,
+        prefix=(sys.executable, str(REFUSING), refused),
+    )
+    run.refused("test_away", "connect 198.51.100.7:4444/udp")
+    run.clean("test_on_loopback")
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="kernel: no IPv6 on loopback")

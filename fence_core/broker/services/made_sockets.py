@@ -100,8 +100,10 @@ class Lent(Borrowed):
     def __init__(self, made: MadeSockets, copy: Copy) -> None:
         own = copy.socket
         self.fd = os.dup(own.fileno())
-        self.domain, self.type, self.protocol = int(own.family), int(own.type), own.proto
-        self.socket = socket.socket(self.domain, self.type, self.protocol, fileno=self.fd)
+        # IPV6_ADDRFORM makes an IPv4 socket of one for IPv6, so that is asked each time.
+        family = -1 if own.family == socket.AF_INET6 else own.family
+        self.socket = socket.socket(family, own.type, own.proto, fileno=self.fd)
+        self.domain, self.type, self.protocol = int(self.socket.family), int(own.type), own.proto
         self._made = made
         self.copy = copy
         copy.uses += 1

@@ -7,6 +7,7 @@ import os
 import resource
 import select
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -124,6 +125,20 @@ def test_a_call_is_made_on_the_socket_itself(made: MadeSockets) -> None:
         lent.close()
         assert own.getsockname()[1]
         assert made.find(HERE, own.fileno())
+
+
+def test_a_socket_may_change_its_family(made: MadeSockets) -> None:
+    with (
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as own,
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other,
+    ):
+        other.bind(("::ffff:127.0.0.1", 0))
+        own.connect(other.getsockname())
+        given(made, own)
+        own.setsockopt(socket.IPPROTO_IPV6, 1, struct.pack("@i", socket.AF_INET))  # IPV6_ADDRFORM
+        lent = made.lend(HERE, own.fileno())
+        assert lent.domain == socket.AF_INET
+        lent.close()
 
 
 def test_a_stream_goes_when_it_listens(made: MadeSockets) -> None:

@@ -332,7 +332,8 @@ class MadeSockets:
             seen = status.st_ino, status.st_ctime_ns
             if self._outside.get(pid) == seen:
                 return False
-            if self._is_fenced(int(pid)):
+            # Of one whose first thread has ended, another tells.
+            if self._is_fenced(int(pid)) or any(self._is_fenced(int(tid)) for tid in _other_threads(pid)):
                 return True
         except OSError:
             return False  # it has ended
@@ -344,9 +345,8 @@ class MadeSockets:
 
 def _find_in(pid: str, wanted: dict[str, Copy]) -> None:
     """Take out of `wanted` what this fenced process has, and note where."""
-    place = f"/proc/{pid}/fd"
     try:
-        numbers = os.listdir(place)
+        pid, numbers = _table(pid)
     except PermissionError:
         wanted.clear()  # it may have any of them
         return
@@ -354,13 +354,28 @@ def _find_in(pid: str, wanted: dict[str, Copy]) -> None:
         return  # it has ended
     for number in numbers:
         try:
-            copy = wanted.pop(os.readlink(f"{place}/{number}"), None)
+            copy = wanted.pop(os.readlink(f"/proc/{pid}/fd/{number}"), None)
         except OSError:
             continue  # closed meanwhile
         if copy is not None:
             copy.pid, copy.number = int(pid), int(number)
             if not wanted:
                 return
+
+
+def _other_threads(pid: str) -> list[str]:
+    return [tid for tid in os.listdir(f"/proc/{pid}/task") if tid != pid]
+
+
+def _table(pid: str) -> tuple[str, list[str]]:
+    """Which thread tells what this process has open, and the numbers of that. Raises OSError."""
+    numbers = os.listdir(f"/proc/{pid}/fd")
+    if not numbers:  # the first thread may have ended, and the others not
+        for tid in _other_threads(pid):
+            numbers = os.listdir(f"/proc/{tid}/fd")
+            if numbers:
+                return tid, numbers
+    return pid, numbers
 
 
 def _state(sock: socket.socket) -> int:

@@ -8,6 +8,9 @@ import resource
 import select
 import socket
 import struct
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -261,6 +264,35 @@ def test_what_somebody_else_has_stays(made: MadeSockets) -> None:
         assert not made.drop_closed()
         assert made.copies() == [copy]
         assert copy.pid == child
+    assert made.drop_closed()
+
+
+FIRST_THREAD_ENDS = """
+import ctypes, os, sys, threading
+threading.Thread(target=sys.stdin.read).start()
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)  # exit(2): of this thread
+"""
+
+
+def test_what_a_process_has_whose_first_thread_has_ended(loop: FakeLoop) -> None:
+    """The kernel says of that one that it has nothing, and no filter."""
+    own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    fd = own.fileno()
+    child = subprocess.Popen([sys.executable, "-c", FIRST_THREAD_ENDS], stdin=subprocess.PIPE, pass_fds=[fd])
+    made = MadeSockets(loop, lambda pid: pid not in (HERE, child.pid))  # type: ignore[arg-type]
+    with child:
+        copy = given(made, own, child.pid)
+        assert copy.is_where_it_was()
+        own.close()
+        deadline = time.monotonic() + 60
+        while os.listdir(f"/proc/{child.pid}/fd"):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        assert not copy.is_where_it_was()
+        assert not made.drop_closed()
+        assert copy.is_where_it_was()
+        assert made.find(copy.pid, fd) is copy
+        child.communicate()
     assert made.drop_closed()
 
 

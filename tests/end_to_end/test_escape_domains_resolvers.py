@@ -277,6 +277,9 @@ def test_resolvers_of_programs(fenced: Fenced) -> None:
         source = fenced.write("musl.c", MUSL)
         musl = shutil.which("musl-gcc") or ""
         subprocess.run([musl, "-static", "-o", source.with_name("musl"), source], check=True)
+        # It finds no address at all where the machine has none but loopback's (AI_ADDRCONFIG), as a container may.
+        asked = subprocess.run(["getent", "ahostsv4", "localhost"], stdout=subprocess.PIPE).stdout
+        fenced.write("without.py", "" if asked else "del WAYS['getent']\n")
         run = fenced.run(
             """
             import socket, subprocess
@@ -317,6 +320,7 @@ def test_resolvers_of_programs(fenced: Fenced) -> None:
                 "dnspython": with_dnspython,
                 "dnspython, TCP": lambda name: with_dnspython(name, tcp=True),
             }
+            exec(open("without.py").read())
 
             @pytest.mark.parametrize("way", WAYS)
             def test_allowed(way):

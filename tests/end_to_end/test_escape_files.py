@@ -73,7 +73,7 @@ def test_whoever_asks_behind_a_link(fenced: Fenced) -> None:
     run.clean("test_link", "test_directory")
 
 
-@pytest.mark.needs("user:root", "program:unshare")
+@pytest.mark.needs("user:root", "capability:SYS_ADMIN", "program:unshare")
 def test_a_second_procfs(runs: Runs) -> None:
     """Mounted elsewhere it shows the same processes: with reads watched the broker opens nothing of it for a test."""
     mount = runs.directory / "second"

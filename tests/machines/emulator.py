@@ -96,7 +96,6 @@ def with_modules(root: Path, files: Path, stage: Path) -> None:
 def start(arch: str, suite: str, jobs: Sequence[Sequence[str]], log: IO[str], *, modules: bool) -> None:
     """Start a machine with the kernel of `suite`, and run `jobs` (arguments of job.py) one after the other."""
     roots.need(EMULATORS[arch][0], "cpio", "dpkg")
-    root = roots.make(arch, "bookworm", "3.11")
     files = kernel(arch, suite)
     work = roots.place() / f"start-{suite}-{arch}"
     shutil.rmtree(work, ignore_errors=True)
@@ -107,8 +106,10 @@ def start(arch: str, suite: str, jobs: Sequence[Sequence[str]], log: IO[str], *,
         (stage / "jobs").write_text("\n".join(["cd /", *lines, ""]))
         (stage / "init").write_text(INIT)
         (stage / "init").chmod(0o755)
-        if modules:
-            with_modules(root, files, stage)
+        with roots.programs_of(arch):
+            root = roots.make(arch, "bookworm", "3.11")
+            if modules:
+                with_modules(root, files, stage)
         with open(work / "initrd", "wb") as image:
             archive(root, image, without=("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache", "var/lib"))
             archive(stage, image)

@@ -6,6 +6,7 @@ debootstrap, and for another architecture qemu-user-static with binfmt-support.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -13,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dev
@@ -61,15 +62,19 @@ def command(*words: str | Path, what: str) -> str:
     return done.stdout
 
 
-def make(arch: str, suite: str, python: str, *, packages: str = "", sets: Sequence[str] = ("run",)) -> Path:
+def make(
+    arch: str, suite: str, python: str, *, packages: str = "", sets: Sequence[str] = ("run",), pip: bool = False
+) -> Path:
     """A root file system with this checkout in /tree, and an environment of `python` ("3.11") with it in /venv.
 
-    `sets`: those of dev-packages.txt; what runs the tests comes with each. What has changed since the last run is made
-    anew: all of it where other packages of Debian's are wanted, the environment where the lock is another.
+    `sets`: those of dev-packages.txt; what runs the tests comes with each. `pip`: the environment has one. What has
+    changed since the last run is made anew: all where other packages of Debian's are wanted, the environment where the
+    lock is another.
     """
     need("debootstrap")
     root = place() / f"{suite}-{arch}-{python}"
-    wanted = ",".join(filter(None, (f"python{python}", PROGRAMS, packages)))
+    with_pip = f"python{python}-venv" if pip else ""
+    wanted = ",".join(filter(None, (f"python{python}", with_pip, PROGRAMS, packages)))
     system = root / ".system"
     if not says(system, wanted):
         shutil.rmtree(root, ignore_errors=True)
@@ -83,7 +88,8 @@ def make(arch: str, suite: str, python: str, *, packages: str = "", sets: Sequen
     if not says(environment, listed):
         environment.unlink(missing_ok=True)
         shutil.rmtree(root / "venv", ignore_errors=True)
-        command("chroot", root, f"python{python}", "-m", "venv", "--without-pip", "/venv", what="making an environment")
+        words = ("chroot", root, f"python{python}", "-m", "venv", *([] if pip else ["--without-pip"]), "/venv")
+        command(*words, what="making an environment")
         install(root, arch, python, listed)
         environment.write_text(listed)
     renew(root)
@@ -112,6 +118,26 @@ def install(root: Path, arch: str, python: str, listed: str) -> None:
         words = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
         only = ("--only-binary=:all:", "--require-hashes", *platforms, f"--platform=linux_{machine}")
         command(*words, *there, *only, "--requirement", file.name, what="installing packages")
+    for script in (root / f"venv/lib/python{python}/site-packages/bin").iterdir():
+        text = re.sub(rb"\A#!.*", f"#!{PYTHON}".encode(), script.read_bytes())
+        (root / "venv/bin" / script.name).write_bytes(text)
+        (root / "venv/bin" / script.name).chmod(0o755)
+
+
+@contextlib.contextmanager
+def programs_of(arch: str) -> Iterator[None]:
+    """Meanwhile this kernel starts programs of that architecture, by qemu-user-static."""
+    name, known = f"qemu-{MACHINES[arch]}", Path("/proc/sys/fs/binfmt_misc")
+    with contextlib.ExitStack() as undone:
+        if arch != native():
+            need("update-binfmts")
+            if not (known / "register").exists():
+                command("mount", "-t", "binfmt_misc", "none", known, what="mounting binfmt_misc")
+                undone.callback(command, "umount", known, what="unmounting binfmt_misc")
+            if not (known / name).exists():
+                command("update-binfmts", "--enable", name, what=f"enabling {name}")
+                undone.callback(command, "update-binfmts", "--disable", name, what=f"disabling {name}")
+        yield
 
 
 def renew(root: Path) -> None:

@@ -78,7 +78,7 @@ class Machines:
 
     def _python(self, row: Row, log: IO[str]) -> None:
         packages = "gcc,libc6-dev,musl-tools,nodejs,openssh-client,redis-server,redis-tools,tmux,wget,bsdutils"
-        root = roots.make(roots.native(), "sid", row.what, packages=packages, sets=("run", "test"))
+        root = roots.make(roots.native(), "sid", row.what, packages=packages, sets=("run", "test"), pip=True)
         for job in row.jobs:
             given = orders(row, job, roots.TREE, f"--user={job.user}")
             words = [roots.PYTHON, f"{roots.TREE}/tests/machines/job.py", *given]

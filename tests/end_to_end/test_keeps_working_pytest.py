@@ -409,6 +409,8 @@ def test_surroundings_are_the_same(pytester: pytest.Pytester, runs: Runs) -> Non
     if "fence" in str(with_fence["argv"]):
         with_fence["argv"][0].remove("--fence")
     more = Counter(with_fence.pop("descriptors")) - Counter(plain.pop("descriptors"))
+    # libffi keeps its own file open, where it is built so, once ctypes has been imported.
+    more = Counter({kind: number for kind, number in more.items() if "/libffi.so" not in kind})
     assert more == {"pipe:[]": 1}  # for the Python stacks of what is refused
     assert with_fence == plain
 

@@ -12,6 +12,7 @@ package        what it holds
 ``proxy``      the filter: a process that relays to allowed names
 ``launcher``   builds one fence, and joins one that stands
 ``report``     violations as text
+``command``    `fence`: all of this for any command
 ``errors``     every exception, grouped by whose fault it is
 =============  ==============================================================
 

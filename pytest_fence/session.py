@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from pytest_fence.items import TestHooks
 
 
+_HOST = "pytest"
+"""What this program is called in a chain of programs."""
+
+
 def maybe_raise_fence(config: pytest.Config, *, others: int) -> None:
     """Returns fenced if anybody asked for it, in another process than it was called in.
 
@@ -81,7 +85,7 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine
             f"another pytest session is running in this process, and env_deny would take {', '.join(denied)} away "
             "from that one too: run this one in a process of its own (pytester: runpytest_subprocess)"
         )
-    fence = engine.maybe_join(chosen, role="nested")
+    fence = engine.maybe_join(chosen, role="nested", host=_HOST)
     if fence is not None:
         return fence
     if others:
@@ -116,7 +120,7 @@ def _host() -> engine.Host:
     """What pytest's exit statuses mean, and what decides how it starts."""
     passing = (int(pytest.ExitCode.OK), int(pytest.ExitCode.NO_TESTS_COLLECTED))
     failed, unusable = int(pytest.ExitCode.TESTS_FAILED), int(pytest.ExitCode.USAGE_ERROR)
-    return engine.Host("pytest", passing, failed, unusable, ("PYTEST_", "PYTHON"))
+    return engine.Host(_HOST, passing, failed, unusable, ("PYTEST_", "PYTHON"))
 
 
 def _kept_for_workers() -> engine.Kept:

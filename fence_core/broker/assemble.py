@@ -28,7 +28,7 @@ from fence_core.broker.services.sessions import Sessions, Terms, new_worker
 from fence_core.broker.services.sinks import Sinks
 from fence_core.broker.services.sockets import InsideSockets
 from fence_core.broker.services.ties import Ties
-from fence_core.broker.services.tunnels import FilterEnd, Tunnels
+from fence_core.broker.services.tunnels import FilterStart, Tunnels
 from fence_core.broker.services.unix_sockets import UnixSockets
 from fence_core.broker.table import handlers, shapes
 from fence_core.kernel import arch, memory, seccomp
@@ -50,14 +50,14 @@ class Broker:
         scope: Scope,
         ceiling: Ceiling,
         terms: Terms,
-        start_filter: Callable[[], FilterEnd],
+        filter_start: FilterStart,
         on_meeting: Callable[[int], object] | None,
         *,
         borrows: bool = True,
     ) -> None:
-        """`scope`: the session that the user has started, in the process `root_pid`. `start_filter` raises OSError,
-        KernelCallError. `on_meeting` is called with the pid of each process that is seen for the first time. `borrows`:
-        the callers' descriptors may be taken (pidfd_getfd)."""
+        """`scope`: the session that the user has started, in the process `root_pid`. `on_meeting` is called with the
+        pid of each process that is seen for the first time. `borrows`: the callers' descriptors may be taken
+        (pidfd_getfd)."""
         terminals = Terminals()  # first of all: what is open now was handed to the run
         listener = seccomp.Listener(listener_fd)
         listener.set_sync_wake_up()
@@ -66,17 +66,17 @@ class Broker:
         self._on_meeting = on_meeting
         root = new_worker(0, scope, root_pid)
         made = None if borrows else MadeSockets(self.loop, lambda pid: self.processes.is_fenced(pid))
-        self.processes = ProcessTable(
-            root, watch=self._watch_process, supervisor=os.getpid(), host=terms.host, made=made
-        )
+        self.processes = ProcessTable(root, watch=self._watch_process, supervisor=os.getpid(), made=made)
         self.recorder = Recorder(self.processes, stacks_work=terms.stacks)
         self.drafts = Drafts(self.recorder, self.loop.after)
         first = self.processes.adopt(root_pid, root.now())
         first.workers.append(root)
+        if not terms.greets:
+            self.processes.is_no_session(first)
         self._faults = Faults(self.recorder, self.processes, first)
         inside = InsideSockets()
         refusals = Refusals(self.recorder, lambda host, port: inside.has_port(host, port, "tcp"))
-        self.tunnels = Tunnels(self.loop, refusals, self._faults.in_the_filter, start_filter)
+        self.tunnels = Tunnels(self.loop, refusals, self._faults.in_the_filter, filter_start)
         self.sinks = Sinks(self.processes, self.loop.watch, refusals.of_sent)
 
         parts = self._services = Services()

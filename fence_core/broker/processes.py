@@ -230,16 +230,14 @@ class ProcessTable:
         *,
         watch: Callable[[int, int], None],
         supervisor: int,
-        host: str,
         made: MadeSockets | None = None,
     ) -> None:
-        """`host`: what a program that runs a session is called. `made`: where no descriptors can be borrowed."""
+        """`made`: where no descriptors can be borrowed."""
         self._root = root
         self._made = made
         self._marks = Marks()
         self._watch = watch
         self._supervisor = supervisor
-        self._host = host
         self._own_filters = kernel_process.filter_count(os.getpid())
         self.by_pid: dict[int, Process] = {}
         self._threads: dict[int, tuple[Process, float]] = {}
@@ -439,6 +437,11 @@ class ProcessTable:
         self._watch(pidfd, pid)
         return process
 
+    def is_no_session(self, process: Process) -> None:
+        """What was adopted is a program like any other: what it forks is on the same account for good."""
+        process.workers.clear()
+        self._marks.put(process.pid, process.binding)
+
     def _new(self, pid: int, pidfd: int, parent: Process | None, binding: Binding) -> Process:
         if self._made is not None:
             return Unborrowed(pid, pidfd, parent, binding, self._made)
@@ -466,7 +469,9 @@ class ProcessTable:
         step: Process | None = process
         while step is not None and len(names) < 16:
             if worker in step.workers:
-                names.append(self._host)  # which may run under any name: python, coverage, a wrapper's
+                names.append(
+                    worker.scope.host or program(step.pid)
+                )  # which may run under any name: python, coverage, a wrapper's
                 break
             names.append(program(step.pid))
             step = step.parent

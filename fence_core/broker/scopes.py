@@ -70,6 +70,7 @@ class Scope:
         "base",
         "base_dir",
         "blame",
+        "host",
         "judges",
         "ledger",
         "mode",
@@ -89,6 +90,7 @@ class Scope:
         source: str,
         syntax: str,
         base_dir: Path,
+        host: str = "the command",
         watches_reads: bool = False,
         blame: str = "running",
         parts: tuple[Package, ...] = (),
@@ -99,6 +101,8 @@ class Scope:
         """Where the policy comes from, for messages: ``pyproject.toml [tool.fence]``."""
         self.syntax = syntax
         """``toml``, ``json`` or ``yaml``: how a remedy is written."""
+        self.host = host
+        """What a program that runs such a session is called; empty: as its process is."""
         self.base_dir = base_dir
         self.watches_reads = watches_reads
         self.blame = blame

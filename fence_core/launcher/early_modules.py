@@ -35,7 +35,7 @@ def protect_early_modules(policy: Policy) -> Policy:
     others = _other_environments(files.root) if files.guards_environments else []
     environment = list(dict.fromkeys([*_environment(search), *others]))
     # With `python -m pytest` these come first: the next run may be started so.
-    for place in os.path.abspath("."), files.root:
+    for place in (os.path.abspath("."), files.root) if files.guards_environments else ():
         if place and place not in search:
             search.insert(0, place)
     names = _names(search, environment)

@@ -20,12 +20,14 @@ from fence_core.launcher.child import BLOCKED, raise_fence
 from fence_core.launcher.join import maybe_join
 from fence_core.launcher.obstacles import check_layers
 from fence_core.launcher.plan import Facts, Host, make_plan
+from fence_core.launcher.session_report import SessionReport
 from fence_core.launcher.supervise import Child, supervise
 from fence_core.link import start
 
 if TYPE_CHECKING:
     from fence_core.launcher.debugger import Debugger
     from fence_core.launcher.handle import Fence
+    from fence_core.launcher.session_report import Reporter
     from fence_core.policy.model import Config
 
 
@@ -58,10 +60,13 @@ def fork_fenced(
     *,
     withheld: Iterable[str] = (),
     debugger: Debugger | None = None,
+    reporter: Reporter | None = None,
+    filter_listener: socket.socket | None = None,
 ) -> None:
     """Fork: returns in the child, with the fence around it. Raises FenceUnavailable before anything was done.
 
     `withheld`: variables that were kept from the tests already. `debugger`: as of `fence_this_process`.
+    `reporter`: who tells the user what this process knows, if not the session. `filter_listener`: see `filter.listen`.
     """
     found = check_layers(config.settings.require)
     memory.choose(borrows=found.available("process_vm_readv"))
@@ -106,7 +111,8 @@ def fork_fenced(
     theirs.close()
     if debugger is not None:
         debugger.leave()
-    supervise(config, plan, Child(child, to_supervisor_r, from_supervisor_w, ours))
+    fenced = Child(child, to_supervisor_r, from_supervisor_w, ours)
+    supervise(config, plan, fenced, reporter or SessionReport(host), filter_listener)
 
 
 def _facts() -> Facts:

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from fence_core.policy.model import Config
 
 
-def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nested"]) -> Fence | None:
+def maybe_join(
+    config: Config | None, *, role: Literal["session", "worker", "nested"], host: str = "the command"
+) -> Fence | None:
     """A handle on the fence around this process, None if there is none of ours.
 
     ``worker``: a further process of the session that started it. ``nested``: a session of its own, whose `config` can
     only narrow what the surrounding test may do. The first process of a fenced session gets that session, whatever it
-    says. Raises BrokerError, FenceUnavailable where a layer that `config` requires is missing.
+    says. `host`: what the program of a nested session is called; empty: as its process is. Raises BrokerError,
+    FenceUnavailable where a layer that `config` requires is missing.
     """
     if not doors.is_fenced():
         return None
@@ -37,6 +40,7 @@ def maybe_join(config: Config | None, *, role: Literal["session", "worker", "nes
             "source": config.source,
             "syntax": source_kind(config.path),
             "base_dir": base_dir(config),
+            "host": host,
             "blame": config.settings.blame,
             "parts": to_wire(config.packages),
         }

@@ -44,6 +44,14 @@ class Host(Record):
     """Where there was no run."""
     starts_by: tuple[str, ...] = ()
     """Beginnings of variables that decide how it starts."""
+    internal: int = 3
+    """Where the supervisor itself has failed."""
+    greets: bool = True
+    """Its first process runs a session, and says hello. If not, it is a program like any other."""
+    syntax: str = "toml"
+    """How remedies are written where there is no config."""
+    blocked: str = ""
+    """The first line of the page that tells a program of a refusal; empty: as sessions have it."""
 
 
 class Plan(Record):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fence_core.broker.paths.ceiling import Ceiling
     from fence_core.broker.scopes import Scope
     from fence_core.launcher.plan import Plan
+    from fence_core.launcher.session_report import Reporter
     from fence_core.launcher.supervisor import Supervisor
     from fence_core.policy.model import Config
 
@@ -39,21 +40,23 @@ class Child(NamedTuple):
     guardian: socket.socket
 
 
-def supervise(config: Config, plan: Plan, child: Child) -> NoReturn:
-    """Whatever fails ends both processes with one line on stderr."""
+def supervise(config: Config, plan: Plan, child: Child, reporter: Reporter, listener: socket.socket | None) -> NoReturn:
+    """Whatever fails ends both processes with one line on stderr. `listener`: of the filter, if it has one."""
     try:
-        supervisor, broker = _put_together(config, plan, child)
+        supervisor, broker = _put_together(config, plan, child, reporter, listener)
         os.write(child.tells, start.GO)
         os.close(child.tells)
         os.close(child.hears)
     except BaseException as error:  # whatever it is: this process must not go on as one that is not fenced
         os.kill(child.pid, signal.SIGKILL)
         why = str(error) if isinstance(error, FenceError | OSError) else f"{type(error).__name__}: {error}"
-        leave_quietly(f"ERROR: fence: could not set up the fence: {why}", plan.host.unusable)
+        leave_quietly(reporter.unusable(why), plan.host.unusable)
     supervisor.run(broker)
 
 
-def _put_together(config: Config, plan: Plan, child: Child) -> tuple[Supervisor, Broker]:
+def _put_together(
+    config: Config, plan: Plan, child: Child, reporter: Reporter, listener: socket.socket | None
+) -> tuple[Supervisor, Broker]:
     """Meanwhile the child builds its part of the fence: so what only the supervisor needs is imported here."""
     from fence_core.broker.paths.ceiling import Ceiling, existing
 
@@ -65,9 +68,9 @@ def _put_together(config: Config, plan: Plan, child: Child) -> tuple[Supervisor,
 
     raise_limits()
     libc.set_dumpable(False)  # our memory holds the rules: not readable, even where Landlock is missing
-    supervisor = Supervisor(child.pid, child.guardian, plan)
+    supervisor = Supervisor(child.pid, child.guardian, plan, reporter)
     on_meeting = None if plan.walls.signal_scope else supervisor.tell
-    return supervisor, _broker(root, plan, child, Ceiling(places), on_meeting)
+    return supervisor, _broker(root, plan, child, Ceiling(places), on_meeting, listener)
 
 
 def _root_scope(config: Config, plan: Plan) -> Scope:
@@ -81,8 +84,9 @@ def _root_scope(config: Config, plan: Plan) -> Scope:
         policy,
         mode=plan.mode,
         source=config.source,
-        syntax=source_kind(config.path),
+        syntax=source_kind(config.path) if config.path else plan.host.syntax,
         base_dir=Path(base_dir(config)),
+        host=plan.host.name,
         watches_reads=plan.watches_reads,
         blame=config.settings.blame,
         parts=protect_packages(config, policy),
@@ -99,12 +103,18 @@ def _send_program(plan: Plan, child: Child, places: start.Places) -> None:
 
 
 def _broker(
-    root: Scope, plan: Plan, child: Child, ceiling: Ceiling, on_meeting: Callable[[int], object] | None
+    root: Scope,
+    plan: Plan,
+    child: Child,
+    ceiling: Ceiling,
+    on_meeting: Callable[[int], object] | None,
+    filter_listener: socket.socket | None,
 ) -> Broker:
     """Raises BrokerError where the child has none to listen to."""
     from fence_core.broker.assemble import Broker
     from fence_core.broker.services.sessions import Terms
-    from fence_core.launcher.filter import start_filter
+    from fence_core.broker.services.tunnels import FilterEnd, FilterStart
+    from fence_core.launcher.filter import listen, start_filter
 
     number, why = start.read_listener(child.hears)
     if why:
@@ -114,7 +124,7 @@ def _broker(
     if not seccomp.is_listener(listener):
         raise BrokerError("what the fenced process has handed over is no listener")
     terms = Terms(
-        host=plan.host.name,
+        greets=plan.host.greets,
         layers=plan.layers,
         stacks=plan.walls.wait_killable,
         watches_reads=plan.watches_reads,
@@ -122,9 +132,16 @@ def _broker(
         closed=plan.closed,
         announces_forks=on_meeting is not None,
     )
-    port = root.base.network.http_proxy_port or 0
+
+    def begin() -> FilterEnd:
+        if filter_listener is not None:
+            return start_filter(filter_listener, plan.host.blocked)
+        with listen(root.base.network.http_proxy_port or 0) as own:
+            return start_filter(own, plan.host.blocked)
+
+    place = None if filter_listener is None else filter_listener.getsockname()
     return Broker(
-        listener, child.pid, root, ceiling, terms, lambda: start_filter(port), on_meeting, borrows=plan.walls.borrows
+        listener, child.pid, root, ceiling, terms, FilterStart(begin, place), on_meeting, borrows=plan.walls.borrows
     )
 
 

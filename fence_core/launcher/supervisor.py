@@ -31,8 +31,8 @@ from fence_core.text import escape
 
 if TYPE_CHECKING:
     from fence_core.broker.assemble import Broker
-    from fence_core.events.ledger import Record
-    from fence_core.launcher.plan import Host, Plan
+    from fence_core.launcher.plan import Plan
+    from fence_core.launcher.session_report import Reporter
 
 GRACE_S = 0.25
 """How long helpers of a finished session (resource trackers, fork servers, workers) have to see that it is over."""
@@ -54,12 +54,13 @@ _SAME_SIGNAL_S = 0.02
 class Supervisor:
     """From the fork to the exit status."""
 
-    def __init__(self, child: int, control: socket.socket, plan: Plan) -> None:
+    def __init__(self, child: int, control: socket.socket, plan: Plan, reporter: Reporter) -> None:
         self._broker: Broker
         self._child = child
         self._control = control
         self._leftovers = plan.leftovers
         self._host = plan.host
+        self._reporter = reporter
         self._status: int | None = None
         self._deadline = 0.0
         self._left: list[str] = []
@@ -77,19 +78,17 @@ class Supervisor:
     def run(self, broker: Broker) -> NoReturn:
         """Answer until the child and what it left behind have ended; then end the same way."""
         self._broker = broker
+        self._reporter.begin(broker)
         gc.freeze()
         broker.loop.watch(self._signals, self._signalled)
         broker.loop.after(WITNESS_AFTER_S, self._start_witness)
         try:
             broker.run()
         except BaseException as error:  # the fence must not go on half dead
-            self._say(f"fence: internal error in the supervisor, the run is ended: {type(error).__name__}: {error}")
-            import traceback
-
-            traceback.print_exc()
+            self._reporter.broken(error)
             self._ask(start.KILL)
             os.kill(self._child, signal.SIGKILL)
-            libc.exit_now(3)
+            libc.exit_now(self._host.internal)
         self._finish()
 
     # ------------------------------------------------------------ signals
@@ -291,7 +290,10 @@ class Supervisor:
 
     def _finish(self) -> NoReturn:
         status = self._status if self._status is not None else 0
-        broken = self._report()
+        self._broker.sinks.drain()
+        self._broker.drafts.settle(finally_=True)
+        self._broker.recorder.collect()
+        code = self._reporter.end(self._broker, status, self._left)
         try:
             self._control.send(start.PACKET.pack(start.QUIT, 0, 0))
         except OSError:
@@ -307,61 +309,7 @@ class Supervisor:
                 break
         if os.WIFSIGNALED(status):
             _die_of(os.WTERMSIG(status))
-        libc.exit_now(exit_status(os.WEXITSTATUS(status), self._host, broken=broken))
-
-    def _claims_success(self) -> bool:
-        status = self._status or 0
-        return os.WIFEXITED(status) and os.WEXITSTATUS(status) in self._host.passing
-
-    def _report(self) -> bool:
-        """Say what the session has not shown itself; whether any violation must fail the run."""
-        self._broker.sinks.drain()
-        self._broker.drafts.settle(finally_=True)
-        self._broker.recorder.collect()
-        ledger = self._broker.scope.ledger
-        unsettled = ledger.unsettled()
-        failing = [record for record in ledger.records if record.made.state == "failing"]
-        if failing and not unsettled and self._claims_success():
-            # A script that called pytest and went on; or somebody only said that they were shown: so name the first.
-            more = f"; and {len(failing) - 1} more" if len(failing) > 1 else ""
-            self._say(
-                f"fence: the script ended with {os.WEXITSTATUS(self._status or 0)} although the run failed; its exit "
-                f"status is {self._host.failed} now ({_line(failing[0])}{more})"
-            )
-        if unsettled:
-            self._say("fence: not shown above, since it happened when the session was over or could not report:")
-            for record in unsettled[:50]:
-                self._say("  " + _line(record))
-            if len(unsettled) > 50:
-                self._say(f"  and {len(unsettled) - 50} more")
-        if ledger.dropped:
-            self._say(f"fence: {ledger.dropped} further violations were counted but not kept")
-        if self._left:
-            processes = "1 process" if len(self._left) == 1 else f"{len(self._left)} processes"
-            self._say(f"fence: ended {processes} that outlived the session:")
-            for line in self._left[:20]:
-                self._say("  " + line)
-        if self._broker.recorder.lost_one:
-            self._say("fence: something was refused that could not be written down (see above), please report it")
-        return bool(ledger.dropped or self._broker.recorder.lost_one or failing)
-
-    @staticmethod
-    def _say(text: str) -> None:
-        try:
-            os.write(2, (text + "\n").encode("utf-8", "backslashreplace"))
-        except OSError:
-            pass
-
-
-def _line(record: Record) -> str:
-    from fence_core.report import words  # for what happens at the very end only
-
-    return words.line(record.violation())
-
-
-def exit_status(code: int, host: Host, *, broken: bool) -> int:
-    """What the run ends with where its own process has ended with `code`. `broken`: violations fail the run."""
-    return host.failed if broken and code in host.passing else code
+        libc.exit_now(code)
 
 
 def _die_of(number: int) -> NoReturn:

@@ -23,6 +23,7 @@ CONFIG = {
     "source": str,
     "syntax": str,
     "base_dir": str,
+    "host": str,
     "blame": str,
     "parts": list,
 }

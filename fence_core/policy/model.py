@@ -104,6 +104,8 @@ class NetworkRules(Record):
     proxy_env: bool = False
     hosts: tuple[tuple[str, str], ...] = ()
     """An empty address: the name does not exist."""
+    opened_ports: tuple[tuple[str, int], ...] = ()
+    """Addresses and ports that may be bound whatever `allow_local_binding` says; with an empty address on loopback."""
     sources: Sources = ()
 
     def source_of(self, name: str, item: object = "") -> Source:
@@ -133,8 +135,8 @@ class FilesystemRules(Record):
     early_names: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Other directories where modules are looked for before a fence stands; names that no test may put there."""
     guards_environments: bool = True
-    """Whether any virtual environment that was there before counts as one that somebody runs unfenced tomorrow; if not,
-    only what `environment` lists does."""
+    """Whether any virtual environment that was there before counts as one that somebody runs unfenced tomorrow, and
+    modules of the project as what `python -m` finds first; if not, only what `environment` lists does."""
     byte_code_dir: str = ""
     """Where Python keeps all byte code (PYTHONPYCACHEPREFIX), if that is one place: no test may."""
     sources: Sources = ()

@@ -168,6 +168,8 @@ class Reach:
         except DomainError as error:
             return _no_host(request.host, error)
         if isinstance(host, Address):
+            if self._is_opened(host, request.port):
+                return allowed("-p", item=str(request.port))
             if domains.is_loopback(host):  # the wildcard address included
                 where = self._network.source_of("allow_local_binding")
                 if self._network.allow_local_binding:
@@ -180,6 +182,13 @@ class Reach:
             if yes is not None:
                 return allowed("network.allowed_domains", yes)
         return self._unlisted("network.allowed_domains")
+
+    def _is_opened(self, host: Address, port: int) -> bool:
+        """Whether somebody who starts a command has said that it opens this port: there, or on loopback."""
+        for address, opened in self._network.opened_ports:
+            if opened == port and (domains.is_loopback(host) or domains.canonical_host(address or "::1") == host):
+                return True
+        return False
 
     def unix_connect(self, request: UnixConnect) -> Decision:
         if request.inside:

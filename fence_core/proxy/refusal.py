@@ -47,6 +47,16 @@ class RefusedError(Exception):
         return answer(self.status, self.what, self.rule, self.remedy)
 
 
+_blocked = ""
+"""How a page begins that tells of what the rules do not allow; empty: with the name of the plugin."""
+
+
+def begin_with(blocked: str) -> None:
+    """Called once, before the first connection."""
+    global _blocked
+    _blocked = blocked
+
+
 _REASONS = {
     400: b"Bad Request", 403: b"Forbidden", 407: b"Proxy Authentication Required", 408: b"Request Timeout",
     502: b"Bad Gateway",
@@ -58,20 +68,21 @@ def answer(status: int, what: str, rule: str = "", remedy: Sequence[str] = ()) -
     from proxy.http.exception import HttpRequestRejected  # imports all of proxy.py
     from proxy.http.parser import HttpParser, httpParserTypes
 
-    lines = [f"pytest-fence: {what}"]
-    if rule:
-        lines.append(f"rule: {rule}")
-    lines.extend(line for text in remedy for line in text.splitlines())
+    headers = {b"Content-Type": b"text/plain; charset=utf-8"}
+    if _blocked:
+        lines = [*([_blocked] if status == 403 else []), f"{what}: {rule}" if rule else what]
+        if status == 403:
+            headers[b"X-Proxy-Error"] = b"blocked-by-allowlist"
+    else:
+        lines = [f"pytest-fence: {what}", *([f"rule: {rule}"] if rule else [])]
+        lines.extend(line for text in remedy for line in text.splitlines())
     # The parts come from the program: no control character of them may reach a terminal.
     body = "".join("".join(c if c.isprintable() else "?" for c in line) + "\n" for line in lines)
-    verdict = b"refused" if status in (400, 403, 407) else b"failed"
+    headers[b"X-Fence"] = b"refused" if status in (400, 403, 407) else b"failed"
     rejected = HttpRequestRejected(
         status_code=status,
         reason=_REASONS[status],
-        headers={
-            b"Content-Type": b"text/plain; charset=utf-8",
-            b"X-Fence": verdict,
-        },
+        headers=headers,
         body=body.encode("utf-8", "replace"),
     )
     packet = rejected.response(HttpParser(httpParserTypes.REQUEST_PARSER))

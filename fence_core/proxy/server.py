@@ -22,14 +22,16 @@ _IGNORED = (
 )  # fmt: skip
 
 
-def serve(listeners: Sequence[socket.socket], control: socket.socket) -> NoReturn:
-    """Never returns. `control`: a SOCK_SEQPACKET socket of the broker, which is told of our own errors, too."""
+def serve(listeners: Sequence[socket.socket], control: socket.socket, blocked: str = "") -> NoReturn:
+    """Never returns. `control`: a SOCK_SEQPACKET socket of the broker, which is told of our own errors, too. `blocked`:
+    the first line of a page that says what the rules do not allow."""
     try:
         for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)
         if _somebody_connects(listeners, control):
-            from fence_core.proxy import hub
+            from fence_core.proxy import hub, refusal
 
+            refusal.begin_with(blocked)
             hub.run(listeners, control)
     except BaseException as error:
         from fence_core.proxy import fault

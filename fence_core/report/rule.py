@@ -10,16 +10,24 @@ if TYPE_CHECKING:
     from fence_core.policy.decision import Decision
     from fence_core.policy.model import Rule
 
-__all__ = ["because", "sentence"]
+__all__ = ["because", "camel", "sentence"]
 
 
-def sentence(decision: Decision) -> str:
-    """For the user. What came from a test or a file is escaped."""
-    return because(decision.rule, decision.why)
+def camel(key: str) -> str:
+    """A key as JSON files have it: ``allowWrite``."""
+    first, *rest = key.split("_")
+    return first + "".join(part[:1].upper() + part[1:] for part in rest)
 
 
-def because(rule: Rule, why: str) -> str:
+def sentence(decision: Decision, syntax: str = "toml") -> str:
+    """For the user. What came from a test or a file is escaped. `syntax`: of the config, whose spelling keys have."""
+    return because(decision.rule, decision.why, syntax)
+
+
+def because(rule: Rule, why: str, syntax: str = "toml") -> str:
     """The same, where the rule is kept with a violation."""
+    if syntax == "json":
+        rule = rule._replace(key=camel(rule.key))
     entry = f' "{escape(rule.entry)}"' if rule.entry else ""
     where = f" ({rule.source})" if rule.source is not None else ""
     reason = escape(rule.reason)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from fence_core.events.model import Target, Violation
 from fence_core.policy.model import Remedy, Rule
-from fence_core.report.rule import because
+from fence_core.report.rule import because, camel
 from fence_core.text import escape
 
 
@@ -59,9 +59,8 @@ def config(remedy: Remedy) -> str:
     """The same for the whole project, in the syntax of its config."""
     value = str(remedy.value).lower() if isinstance(remedy.value, bool) else _list(remedy.value)
     if remedy.syntax == "json":
-        words = _name(remedy).split("_")
         section = remedy.key.partition(".")[0]
-        return f'{{"{section}": {{"{words[0]}{"".join(map(str.capitalize, words[1:]))}": {value}}}}}'
+        return f'{{"{section}": {{"{camel(_name(remedy))}": {value}}}}}'
     if remedy.syntax == "yaml":
         return f"{_name(remedy)}: {value}"
     return f"[tool.fence]\n{_name(remedy)} = {value}"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fence_core.command.help import spelled
+from fence_core.command.options import OPTIONS
 from fence_core.kernel import features
 from fence_core.policy.keys import KEYS, PRESETS, Key, of_section
 
@@ -41,6 +43,22 @@ def test_options_and_the_keys_that_say_the_same(pytestconfig: pytest.Config) -> 
         if key.flag:
             assert tuple(options[key.flag].get("choices") or ()) == key.choices
             assert f"`{key.name}" in options[key.flag]["help"]
+
+
+def test_flags_of_the_command() -> None:
+    """In the order of `options.py`, with the same meaning."""
+    text = (REFERENCE / "command.md").read_text("utf-8")
+    rows = [f"| `{spelled(option).strip()}` | {option.help} |" for option in OPTIONS if option.help]
+    rows += [
+        f"| `{spelled(option).strip()}` | has no effect: {option.accepted} |" for option in OPTIONS if option.accepted
+    ]
+    rows += [f"| `{spelled(option).strip()}` | is refused: {option.refused} |" for option in OPTIONS if option.refused]
+    assert [line for line in text.splitlines() if line.startswith("| `-")] == [
+        *rows,
+        *(line for line in section(REFERENCE / "command.md", "Ports").splitlines() if line.startswith("| `-")),
+    ]
+    aliases = {f"`--{alias}`" for option in OPTIONS for alias in option.aliases}
+    assert all(alias in text for alias in aliases)
 
 
 def test_layers() -> None:

@@ -21,7 +21,7 @@ ASSEMBLING = "fence_core.broker.assemble"
 """The one file that puts the broker's parts together, and so knows all of them."""
 WHOLE = {"Broker"}
 """What the class that holds all parts is called, whatever else that file defines."""
-ABOVE = ("fence_core.launcher", "fence_core.cli")
+ABOVE = ("fence_core.launcher", "fence_core.command")
 """Who starts a broker, and may name it."""
 HANDLERS = ("fence_core.broker.calls",)
 PARAMETERS_MAX = 5

@@ -12,7 +12,7 @@ from tests.end_to_end.support import Runs
 GREET = """
 import json, os, sys
 
-CONFIG = {"mode": "enforce", "source": "x", "syntax": "toml", "base_dir": os.getcwd(), "policy": POLICY,
+CONFIG = {"mode": "enforce", "source": "x", "syntax": "toml", "base_dir": os.getcwd(), "host": "x", "policy": POLICY,
           "blame": "running", "parts": []}
 
 def ask(**request):

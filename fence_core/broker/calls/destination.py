@@ -207,6 +207,7 @@ def _judge_filter(call: Call, address: Address, request: Connect) -> Destination
         return Destination(address.raw, call.refuse(request, errno.EACCES))
     tunnel = Tunnel(call.process, call.tid, "", 0, None, judging.upstream_proxy(call.process.account()))
     tunnels = call.services.tunnels
+    tunnels.address()  # it is started, if it was not
     return Destination(address.raw, arrived=lambda opener: tunnels.announce(opener, tunnel))
 
 

@@ -34,6 +34,8 @@ SESSIONS_OF_ONE_MAX = 32
 """Sessions that may be open in one process, one inside the other."""
 SESSIONS_MAX = 1000
 """Sessions, and processes of sessions, that may be open in one run."""
+_HOST_MAX = 20
+"""Characters of what a nested session's program is called."""
 _MODES = get_args(Mode)
 _BLAMES = get_args(Blame)
 
@@ -157,6 +159,7 @@ def _hello(control: Control, process: Process, request: Mapping[str, Any]) -> di
         source=config["source"],
         syntax=config["syntax"],
         base_dir=Path(config["base_dir"]),
+        host=escape(config["host"])[:_HOST_MAX],
         watches_reads=control.services.watches_reads,
         blame=config["blame"] if config["blame"] in _BLAMES else "running",
         parts=parts,

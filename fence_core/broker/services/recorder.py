@@ -20,6 +20,8 @@ from fence_core.policy.requests import Connect, Fault
 from fence_core.text import encodable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fence_core.broker.judging import Objection
     from fence_core.broker.scopes import Binding, Scope, Worker
     from fence_core.events.ledger import Record
@@ -66,6 +68,8 @@ class Attempt(NamedTuple):
     """What the program is answered; 0: it is let through."""
     again: bool = False
     """The same as one just noted, made again by something below the program (a resolver)."""
+    how: str = ""
+    """Of what the filter was asked as a proxy: by which request."""
     place: StackTarget | None = None
     """What was asked for its stack at the time, where the thread is at another line by now."""
 
@@ -77,6 +81,8 @@ class Recorder:
         self._processes = processes
         self.stacks_work = stacks_work
         """Whether WAIT_KILLABLE_RECV is in force: without it a stack signal would repeat the call for ever."""
+        self.listener: Callable[[Record, Attempt], object] | None = None
+        """Told of every attempt that is written down, after it was."""
         self.lost_one = False
         """Whether anything was refused that could not be written down: the run must fail all the same."""
         self._pipes: list[StackPipe] = []
@@ -119,6 +125,8 @@ class Recorder:
             elif self.stacks_work:
                 self._ask_stack(process, attempt.tid, binding, record)
         worker.page.add_violation()
+        if self.listener is not None:
+            self.listener(record, attempt)
         return record
 
     def _ask_stack(self, process: Process, tid: int, binding: Binding, record: Record) -> None:

@@ -30,12 +30,13 @@ class Refusals:
         self._has_port = has_port
         self._look_ups = LookUps()
 
-    def route(self, process: Process, tid: int, name: str, port: int) -> Route:
-        """Whether this process may connect to a name, and where the policy says that the name is."""
+    def route(self, process: Process, tid: int, name: str, port: int, how: str = "") -> Route:
+        """Whether this process may connect to a name, and where the policy says that the name is. `how`: see
+        `Attempt`."""
         found, objections = judging.route(process.account(), name, port, self._has_port)
         remedy: Remedy | None = None
         for objection in objections:
-            record = self._recorder.note(Attempt(process, tid, objection, errno.EACCES))
+            record = self._recorder.note(Attempt(process, tid, objection, errno.EACCES, how=how))
             if not objection.audited:
                 remedy = remedy or record.made.remedy
         return found._replace(remedy=remedy)

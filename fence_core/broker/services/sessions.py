@@ -19,8 +19,6 @@ __all__ = ["Sessions", "Terms", "new_worker"]
 class Terms(Record):
     """How a fence was set up."""
 
-    host: str
-    """What a program that runs a session is called."""
     layers: tuple[str, ...]
     """What is active, for the header."""
     stacks: bool
@@ -30,6 +28,8 @@ class Terms(Record):
     """Names of the variables that were kept from the tests."""
     closed: tuple[tuple[int, str], ...]
     """Descriptors that the caller had left open and the tests did not get, each with what it led to."""
+    greets: bool
+    """Whether the first process runs a session, and says so."""
     announces_forks: bool
     """Whether processes say that they are there before they do anything else."""
 
@@ -46,7 +46,7 @@ class Sessions:
 
     def greet_root(self, process: Process) -> bool:
         """Whether this is the first process, for the first time."""
-        if process is not self._root or self._greeted:
+        if process is not self._root or self._greeted or not self.terms.greets:
             return False
         self._greeted = True
         self._processes.registered(process)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from fence_core.broker.services.refusals import Refusals
     from fence_core.broker.services.sockets import Borrowed
 
+Place = tuple[str, int]
+
 _OPEN_MAX = 100_000
 _AT_ONCE = 64
 
@@ -39,6 +41,15 @@ class FilterEnd(NamedTuple):
     host: str
     port: int
     pidfd: int
+
+
+class FilterStart(NamedTuple):
+    """How the filter is started, and where it will listen."""
+
+    start: Callable[[], FilterEnd]
+    """Raises OSError, KernelCallError."""
+    place: Place | None = None
+    """None: that is not known before it is started."""
 
 
 class Tunnel:
@@ -65,9 +76,6 @@ class Tunnel:
         self.upstream_proxy = upstream_proxy
 
 
-Place = tuple[str, int]
-
-
 class Tunnels:
     """All connections to the filter, and the filter itself, started with the first one."""
 
@@ -76,14 +84,13 @@ class Tunnels:
         loop: Loop,
         refusals: Refusals,
         fault: Callable[[tuple[Process, int] | None, str, str, str], None],
-        start: Callable[[], FilterEnd],
+        filter_start: FilterStart,
     ) -> None:
-        """`fault` reports a failure of the filter's own: see `Faults.in_the_filter`. `start` starts the filter, and
-        raises OSError, KernelCallError."""
+        """`fault` reports a failure of the filter's own: see `Faults.in_the_filter`."""
         self._loop = loop
         self._refusals = refusals
         self._report_fault = fault
-        self._start = start
+        self._start, self._place = filter_start
         self._end: FilterEnd | None = None
         self._announced: dict[Place, Tunnel] = {}
         self._open: dict[Place, Tunnel] = {}
@@ -98,7 +105,8 @@ class Tunnels:
 
     def is_filter(self, host: str, port: int) -> bool:
         """Whether a destination is the filter's own."""
-        return self._end is not None and (host, port) == (self._end.host, self._end.port)
+        place = self._place if self._end is None else (self._end.host, self._end.port)
+        return (host, port) == place
 
     def raw_address(self, family: int) -> bytes:
         """The filter's address for a socket of this family: IPv6 ones reach it as an IPv4-mapped address."""
@@ -174,13 +182,14 @@ class Tunnels:
         tunnel = self._known(request)
         if tunnel is None:
             return {"allowed": False, "rule": "", "remedy": []}
-        verdict = self._refusals.route(tunnel.process, tunnel.tid, request["name"], request["port"])
+        verdict = self._refusals.route(tunnel.process, tunnel.tid, request["name"], request["port"], request["how"])
         if verdict.refusal is None:
             return {"allowed": True, "to": verdict.to}
         from fence_core.report import words  # only ever needed where something was refused
         from fence_core.report.rule import sentence
 
-        rule, change = sentence(verdict.refusal), verdict.remedy
+        rule = sentence(verdict.refusal, tunnel.process.account().syntax())
+        change = verdict.remedy
         remedy = [words.marker(change), words.config(change)] if change is not None else []
         return {"allowed": False, "rule": rule, "remedy": remedy, "absent": verdict.absent}
 

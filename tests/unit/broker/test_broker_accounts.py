@@ -253,10 +253,9 @@ class Table:
 
     def __init__(self, nested: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = nested.worker()
+        self.root.scope.host = "pytest"
         self.watched: list[int] = []
-        self.processes = ProcessTable(
-            self.root, watch=lambda pidfd, pid: self.watched.append(pid), supervisor=1, host="pytest"
-        )
+        self.processes = ProcessTable(self.root, watch=lambda pidfd, pid: self.watched.append(pid), supervisor=1)
         # No filter is in force here: whoever descends from this process counts as fenced.
         monkeypatch.setattr(self.processes, "is_fenced", lambda pid: True)
         self.limits = FakeLimits()

@@ -13,9 +13,10 @@ import pytest
 
 from fence_core.kernel import signals
 from fence_core.kernel.signals import SignalInfo
-from fence_core.launcher import supervisor
+from fence_core.launcher import session_report, supervisor
 from fence_core.launcher.plan import Host, Plan
-from fence_core.launcher.supervisor import GRACE_S, TERM_S, Supervisor, exit_status
+from fence_core.launcher.session_report import SessionReport, exit_status
+from fence_core.launcher.supervisor import GRACE_S, TERM_S, Supervisor
 from fence_core.link import start
 from fence_core.link.start import Walls
 
@@ -61,7 +62,7 @@ class Case:
         self.asked: list[bytes] = []
         self.killed: list[tuple[int, int]] = []
         broker: Any = self.broker
-        self.it = Supervisor(CHILD, self.ours, plan)
+        self.it = Supervisor(CHILD, self.ours, plan, SessionReport(HOST))
         self.it._broker = broker
 
     def ask(self, command: bytes) -> list[int]:
@@ -267,20 +268,15 @@ def test_a_signal_ends_the_waiting(case: Callable[..., Case]) -> None:
 class Told:
     """A ledger, and what was said of it."""
 
-    def __init__(self, found: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.records: list[Any] = []
         self.dropped = 0
         self.shown = 0
         self.lines: list[str] = []
-        self.recorder = SimpleNamespace(collect=lambda: None, lost_one=False)
-        self._it = found.it
-        nothing = SimpleNamespace(drain=lambda: None, settle=lambda **how: None)
-        broker: Any = found.broker
-        broker.sinks = broker.drafts = nothing
-        broker.recorder = self.recorder
-        broker.scope = SimpleNamespace(ledger=self)
-        monkeypatch.setattr(found.it, "_say", self.lines.append)
-        monkeypatch.setattr(supervisor, "_line", lambda record: record.text)
+        self.recorder = SimpleNamespace(lost_one=False)
+        self._broker: Any = SimpleNamespace(recorder=self.recorder, scope=SimpleNamespace(ledger=self))
+        monkeypatch.setattr(session_report, "say", self.lines.append)
+        monkeypatch.setattr(session_report, "_line", lambda record: record.text)
 
     def unsettled(self) -> list[Any]:
         return self.records[self.shown :]
@@ -289,13 +285,12 @@ class Told:
         self.records.append(SimpleNamespace(text=text, made=SimpleNamespace(state=state)))
 
     def is_broken(self, status: int = 0) -> bool:
-        self._it._status = status
-        return self._it._report()
+        return SessionReport(HOST)._report(self._broker, status, [])
 
 
 @pytest.fixture
-def told(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> Told:
-    return Told(case(), monkeypatch)
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    return Told(monkeypatch)
 
 
 def test_of_a_clean_run_nothing_is_said(told: Told) -> None:

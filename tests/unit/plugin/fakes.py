@@ -147,7 +147,7 @@ def violation(what: str = "connect 93.184.216.34:443/tcp", **changes: Any) -> Vi
 def install(put: Callable[[object, str, object], None] = setattr) -> None:
     """Put fakes in place of everything that would touch a process."""
 
-    def maybe_join(config: engine.Config | None, *, role: str) -> FakeFence | None:
+    def maybe_join(config: engine.Config | None, *, role: str, host: str = "") -> FakeFence | None:
         if config is None:  # a worker: it is told the mode by the broker
             if not Path(os.environ[DIRECTORY], "mode").exists():
                 return None

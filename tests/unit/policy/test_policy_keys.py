@@ -19,6 +19,7 @@ NO_FIELDS = {"extends", "allow_pty"} | {key.path for key in KEYS if key.foreign}
 """What chooses that which the rest is added to, or is short for entries of another key; what the Go tool alone has."""
 OF_THE_RUN = {
     "root", "base", "home", "scratch", "locked", "environment", "early_names", "guards_environments", "byte_code_dir",
+    "opened_ports",
 }  # fmt: skip
 """What the model has of the machine and the project: nobody can set it."""
 

@@ -1,0 +1,17 @@
+"""`fence [flags] [--] command...`: the engine for any command.
+
+=============  ======================================================================
+module         what it holds
+=============  ======================================================================
+`main`         what happens from the command line to the exec
+`options`      the flags: one row each, read by the parser, the help and the reference
+`choose`       which policy holds
+`execute`      which program is meant, and starting it
+`surroundings` the environment that it gets
+`report`       what the supervisor tells the user
+`lines`        one line for each thing that was refused
+`describe`     what `-d` says before the command starts
+`features`     `--features`
+`ports`        `-p`
+=============  ======================================================================
+"""

@@ -1,0 +1,31 @@
+"""What `fence --help` prints: made of the rows of `options`."""
+
+from __future__ import annotations
+
+from fence_core.command.options import OPTIONS, Option
+
+__all__ = ["spelled", "text"]
+
+_HEAD = """\
+usage: fence [flags] [--] command [arguments]
+       fence [flags] -c STRING [arguments]
+
+Runs a command that reaches no other machine and changes no file, but for what the
+policy allows: that of -s FILE, or of fence.json, fence.yaml or pyproject.toml here.
+"""
+_TAIL = """
+It ends as the command ends: 128 + N where signal N ended it, 127 where there is no such
+command, 126 where it cannot be started, and 1 where fence itself could not go on.
+"""
+
+
+def text() -> str:
+    shown = [option for option in OPTIONS if option.help]
+    width = max(len(spelled(option)) for option in shown)
+    return "\n".join([_HEAD, *(f"  {spelled(each):<{width}}  {each.help}" for each in shown), _TAIL]).rstrip("\n")
+
+
+def spelled(option: Option) -> str:
+    """``-s, --settings FILE``."""
+    short = f"-{option.short}, " if option.short else "    "
+    return f"{short}--{option.name} {option.value}".rstrip()

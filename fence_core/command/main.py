@@ -1,0 +1,186 @@
+"""From the command line to the exec. Run by the process that the user started, and by the fenced child it forks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from fence_core.command.execute import NotRunError, execute, find_program, shell
+from fence_core.command.options import UsageError, parse
+from fence_core.command.report import CommandReport, Log, Told
+from fence_core.command.surroundings import surroundings
+from fence_core.errors import FenceError, FenceUnavailable, PolicyError
+from fence_core.launcher.plan import Host
+from fence_core.text import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fence_core.command.options import Asked
+    from fence_core.command.ports import Opened
+    from fence_core.policy.model import Config
+
+__all__ = ["main"]
+
+HOST = Host(
+    "fence", unusable=1, internal=1, greets=False, syntax="json", blocked="Connection blocked by network allowlist"
+)
+"""The page of a refusal begins as the Go tool's does: programs and people look for it."""
+UNUSABLE = HOST.unusable
+"""What `fence` ends with where it has run nothing, as the Go tool does."""
+
+
+def main() -> NoReturn:
+    """The console script."""
+    _end_by_signals()
+    try:
+        status = run(sys.argv[1:])
+        sys.stdout.flush()
+    except FenceError as error:
+        status = _fail(complaint_of(error))
+    except UsageError as error:
+        status = _fail(str(error))
+    except NotRunError as error:
+        status = _fail(str(error), error.status)
+    except OSError as error:
+        status = _fail(f"{error.strerror or error}{f': {escape(str(error.filename))}' if error.filename else ''}")
+    os._exit(status)  # nothing is to be done that takes time
+
+
+def run(arguments: Sequence[str]) -> int:
+    """An exit status, of what is no command. Raises FenceError, UsageError, NotRunError, OSError."""
+    asked = parse(arguments)
+    for name, answer in (("help", _help), ("version", _version), ("features", _features)):
+        if asked.has(name):
+            return answer()
+    argv = _argv(asked)
+    return _run_fenced(asked, find_program(argv[0], os.environ.get("PATH")), argv)
+
+
+def _end_by_signals() -> None:
+    """As any program of the shell: Python would make exceptions of them. Who had them ignored has them ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _fail(text: str, status: int = UNUSABLE) -> int:
+    data = f"fence: {text}\n".encode("utf-8", "backslashreplace")
+    try:
+        os.write(2, data)
+    except OSError:
+        pass
+    return status
+
+
+def complaint_of(error: FenceError) -> str:
+    if isinstance(error, PolicyError):
+        from fence_core.command.choose import complaint
+
+        return complaint(error)
+    if isinstance(error, FenceUnavailable):
+        return f"commands cannot be fenced here: {error}"
+    return f"could not set up the fence, nothing was run: {error}"
+
+
+def _help() -> int:
+    from fence_core.command.help import text
+
+    print(text())
+    return 0
+
+
+def _version() -> int:
+    from importlib.metadata import version
+
+    print(f"fence {version('pytest-fence')}")
+    return 0
+
+
+def _features() -> int:
+    from fence_core.command.features import table
+
+    lines, usable = table()
+    print("\n".join(lines))
+    return 0 if usable else UNUSABLE
+
+
+def _argv(asked: Asked) -> list[str]:
+    """The words that are executed. Raises UsageError."""
+    string = asked.value("command")
+    if string is None:
+        for name in ("shell", "shell-login"):
+            if asked.has(name):
+                raise UsageError(f"--{name} is for -c: without it no shell is started")
+        if not asked.words:
+            raise UsageError("no command given; `fence --help` shows how")
+        return asked.words
+    login = asked.has("shell-login")
+    return [*shell(asked.value("shell") or "default", os.environ.get("SHELL"), login=login), string, *asked.words]
+
+
+def _run_fenced(asked: Asked, program: str, argv: list[str]) -> NoReturn:
+    from fence_core.command.choose import choose
+    from fence_core.link import doors
+
+    ports = _ports(asked)
+    log_path = asked.value("log-file")
+    locked = [] if log_path is None else [os.path.realpath(log_path)]
+    config = choose(asked, os.getcwd(), ports, locked)
+    log = None if log_path is None else _open_log(log_path)
+    if doors.is_fenced():
+        from fence_core.launcher.join import maybe_join
+
+        maybe_join(config, role="nested", host="")
+        proxy = ""  # the environment has that of the fence around this one, if it has any
+    else:
+        proxy = _fork(config, Told(asked.has("monitor"), log=log))
+    _start(program, argv, config, proxy)
+
+
+def _fork(config: Config, told: Told) -> str:
+    """Returns in the fenced child only: the URL of the filter, empty where no program is told of one."""
+    from fence_core.launcher.filter import listen
+    from fence_core.launcher.fork import fork_fenced
+
+    network = config.policy.network
+    try:
+        listener = listen(network.http_proxy_port or 0)
+    except OSError as error:
+        raise UsageError(
+            f"the filter cannot listen on port {network.http_proxy_port or 'any'} of 127.0.0.1: {error.strerror}"
+        ) from None
+    host, port = listener.getsockname()
+    fork_fenced(config, HOST, reporter=CommandReport(told), filter_listener=listener)
+    listener.close()
+    return f"http://{host}:{port}" if network.proxy_env else ""
+
+
+def _start(program: str, argv: list[str], config: Config, proxy: str) -> NoReturn:
+    """In the fence. Raises NotRunError."""
+    here = [name for name, at in config.policy.network.hosts if at.startswith(("127.", "[::1]", "::1"))]
+    execute(program, argv, surroundings(os.environ, proxy, here).variables)
+
+
+def _ports(asked: Asked) -> list[Opened]:
+    if not asked.has("port"):
+        return []
+    from fence_core.command.ports import check_free, parse_port
+
+    found = [parse_port(text) for text in asked.values("port")]
+    for each in found:
+        check_free(each)
+    return found
+
+
+def _open_log(path: str) -> Log:
+
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"the log file {escape(path)} cannot be written: {why}") from None
+    return Log(fd, path.endswith(".jsonl"))

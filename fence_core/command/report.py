@@ -1,0 +1,207 @@
+"""What the supervisor of a command tells the user, while it runs and at its end.
+
+Run by the supervisor. The command's exit status is its own, whatever was refused.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from fence_core.launcher.session_report import say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fence_core.broker.assemble import Broker
+    from fence_core.broker.loop import Loop
+    from fence_core.broker.services.recorder import Attempt
+    from fence_core.events.ledger import Record
+
+__all__ = ["CommandReport", "Log", "Told"]
+
+_AGAIN_S = 0.05
+"""How often it is tried whether lines that wait can be written."""
+_HELD_MAX = 2000
+"""Lines that wait; later ones are counted."""
+_LEFT_MAX = 20
+_MANY = 10
+"""From this count on it is shown again how often something was refused: 10 times, 100 times, and at the end."""
+
+
+class Log(NamedTuple):
+    """Where lines are appended."""
+
+    fd: int
+    as_json: bool
+
+
+class Told(NamedTuple):
+    """What the user wants to know."""
+
+    monitor: bool = False
+    debug: bool = False
+    log: Log | None = None
+
+
+class Screen:
+    """Standard error, which the command has too. Nothing here ever waits for whoever reads it.
+
+    On a terminal that a program has taken over (vim, or a shell that is being typed at), a line would land in the
+    middle of its screen: it waits until the terminal is as it was, or all is over.
+    """
+
+    def __init__(self, loop: Loop, fd: int = 2) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._is_terminal = os.isatty(fd)
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+        self._held: list[bytes] = []
+        self._skipped = 0
+
+    def line(self, text: str) -> None:
+        data = (text + "\n").encode("utf-8", "backslashreplace")
+        if self._held or not self._is_ready():
+            self._hold(data)
+        else:
+            self._write(data)
+
+    def end(self) -> None:
+        """The command has ended: what waits is written now."""
+        held, self._held = self._held, []
+        end = b"\r\n" if self._is_terminal and self._is_raw() else b"\n"
+        for data in held:
+            self._write(data[:-1] + end)
+        if self._skipped:
+            say(f"[fence] {self._skipped} lines more were not shown")
+
+    def _hold(self, data: bytes) -> None:
+        if len(self._held) >= _HELD_MAX:
+            self._skipped += 1
+            return
+        self._held.append(data)
+        if len(self._held) == 1:
+            self._loop.after(_AGAIN_S, self._try)
+
+    def _try(self) -> None:
+        while self._held and self._is_ready():
+            self._write(self._held.pop(0))
+        if self._held:
+            self._loop.after(_AGAIN_S, self._try)
+
+    def _is_ready(self) -> bool:
+        return bool(self._poll.poll(0)) and not (self._is_terminal and self._is_raw())
+
+    def _is_raw(self) -> bool:
+        import termios  # where there is a terminal
+
+        try:
+            _, output, _, local, *_ = termios.tcgetattr(self._fd)
+        except termios.error:
+            return False
+        return not (local & termios.ICANON and output & termios.OPOST)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            os.write(self._fd, data)
+        except OSError:
+            pass  # nobody reads it any more
+
+
+class CommandReport:
+    """For a command, which ends as it ends."""
+
+    def __init__(self, told: Told) -> None:
+        self._told = told
+        self._screen: Screen
+        self._numbers = 0
+        self._refused = 0
+        self._shown: dict[int, int] = {}
+        """Of each record that was shown, by its number: with which count."""
+        self._hows: dict[int, str] = {}
+        self._began = 0.0
+
+    def unusable(self, why: str) -> str:
+        return f"fence: could not set up the fence, nothing was run: {why}"
+
+    def begin(self, broker: Broker) -> None:
+        self._screen = Screen(broker.loop)
+        self._began = time.monotonic()
+        scope = broker.scope
+
+        def listener(record: Record, attempt: Attempt) -> None:
+            if attempt.objection.binding.worker.scope is scope:
+                self._note(record, attempt.how)
+
+        broker.recorder.listener = listener
+
+    def broken(self, error: BaseException) -> None:
+        say(f"fence: internal error in the supervisor, the command is ended: {type(error).__name__}: {error}")
+
+    def end(self, broker: Broker, status: int, left: Sequence[str]) -> int:
+        for record in broker.scope.ledger.records:
+            # Two or three attempts are what many programs make by themselves.
+            if record.count > max(self._shown.get(record.made.number, record.count), _MANY):
+                self._show(record)
+        self._screen.end()
+        if left:
+            self._tell_of(left)
+        if broker.scope.ledger.dropped:
+            say(f"fence: {broker.scope.ledger.dropped} more actions were refused than could be kept")
+        if broker.recorder.lost_one:
+            say("fence: something was refused that could not be written down, please report it")
+        told = self._told
+        if self._refused and not (told.monitor or told.debug or told.log) and os.isatty(2):
+            actions = "1 action was" if self._refused == 1 else f"{self._refused} actions were"
+            say(f"fence: {actions} refused; run with -m to see {'it' if self._refused == 1 else 'them'}")
+        return os.WEXITSTATUS(status)
+
+    def _tell_of(self, left: Sequence[str]) -> None:
+        if len(left) == 1:
+            say(f"fence: ended 1 process that outlived the command: {left[0]}")
+            return
+        say(f"fence: ended {len(left)} processes that outlived the command:")
+        for line in left[:_LEFT_MAX]:
+            say("  " + line)
+        if len(left) > _LEFT_MAX:
+            say(f"  and {len(left) - _LEFT_MAX} more")
+
+    def _note(self, record: Record, how: str) -> None:
+        """Shown at once when it is new; then when it has happened 10 times, 100 times, ...; and at the end."""
+        number, made = record.made.number, record.made
+        self._refused += bool(made.errno) and made.verdict != "error"
+        if number not in self._shown:
+            if record.count > 1 or not made.program.chain:
+                return  # one of those that could not be kept
+            self._hows[number] = how
+        elif record.count == self._shown[number] or str(record.count).strip("0") != "1":
+            return
+        self._show(record)
+
+    def _show(self, record: Record) -> None:
+        """On standard error if the user wants to see it, and in the log."""
+        self._shown[record.made.number] = record.count
+        told, violation, moment = self._told, record.violation(), time.time()
+        is_fault = violation.verdict == "error"
+        if not (told.monitor or told.debug or told.log or is_fault):
+            return
+        from fence_core.command import lines  # only where something is refused
+
+        how = self._hows.get(record.made.number, "")
+        text = lines.as_text(violation, moment, how)
+        if told.monitor or told.debug or is_fault:
+            self._screen.line(text)
+        if told.log is not None:
+            self._numbers += 1
+            if told.log.as_json:
+                import json
+
+                text = json.dumps(lines.as_data(violation, moment, self._numbers, how))
+            try:
+                os.write(told.log.fd, (text + "\n").encode("utf-8", "backslashreplace"))
+            except OSError as error:
+                self._screen.line(f"[fence] the log file cannot be written: {error.strerror}")
+                self._told = told._replace(log=None)

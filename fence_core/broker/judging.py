@@ -65,14 +65,17 @@ def allowed(account: Binding, request: Request) -> bool:
 def _says_yes(binding: Binding, judge: Judge, request: Request) -> bool:
     decision = judge.decide(request)
     if decision.allowed:
-        _count(binding, decision.rule)
+        _count(binding, request, decision.rule)
     return decision.allowed
 
 
-def _count(binding: Binding, rule: Rule) -> None:
+def _count(binding: Binding, request: Request, rule: Rule) -> None:
     """Note that an entry was of use; of paths that would say little, since the kernel allows most of them."""
     if rule.entry and rule.key.startswith("network."):
-        binding.worker.scope.ledger.used(rule, binding.nodeid)
+        scope = binding.worker.scope
+        scope.ledger.used(rule, binding.nodeid)
+        if scope.on_use is not None:
+            scope.on_use(request, rule)
 
 
 def enforces(account: Binding) -> bool:
@@ -165,9 +168,10 @@ def on_name(account: Binding, name: str) -> Verdict:
 
     verdict = Verdict.ALLOW
     for binding, judge in account.judges:
-        decision = judge.decide(Resolve(name))
+        request = Resolve(name)
+        decision = judge.decide(request)
         if decision.allowed or decision.quiet:
-            _count(binding, decision.rule)
+            _count(binding, request, decision.rule)
         if decision.quiet:
             return Verdict.QUIET
         if not decision.allowed and binding.worker.scope.mode != "audit":

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fence_core.errors import PolicyError, Problem
 from fence_core.events.ledger import Ledger
@@ -24,6 +24,12 @@ from fence_core.policy.decide import Judge
 from fence_core.policy.model import Package, Policy, Source
 from fence_core.policy.sources.merge import merge
 from fence_core.policy.sources.validate import parse_marker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fence_core.policy.model import Rule
+    from fence_core.policy.requests import Request
 
 POLICIES_MAX = 20_000
 _IN_A_TEST = frozenset(PHASES.index(phase) for phase in ("setup", "call", "teardown"))
@@ -74,6 +80,7 @@ class Scope:
         "judges",
         "ledger",
         "mode",
+        "on_use",
         "origins",
         "parts",
         "policies",
@@ -101,6 +108,8 @@ class Scope:
         """Where the policy comes from, for messages: ``pyproject.toml [tool.fence]``."""
         self.syntax = syntax
         """``toml``, ``json`` or ``yaml``: how a remedy is written."""
+        self.on_use: Callable[[Request, Rule], object] | None = None
+        """Told of what an entry of the network's lists has allowed."""
         self.host = host
         """What a program that runs such a session is called; empty: as its process is."""
         self.base_dir = base_dir

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, NoReturn
 from fence_core.command.execute import NotRunError, execute, find_program, shell
 from fence_core.command.options import UsageError, parse
 from fence_core.command.report import CommandReport, Log, Told
-from fence_core.command.surroundings import surroundings
+from fence_core.command.surroundings import Surroundings, surroundings
 from fence_core.errors import FenceError, FenceUnavailable, PolicyError
 from fence_core.launcher.plan import Host
+from fence_core.launcher.session_report import say
 from fence_core.text import escape
 
 if TYPE_CHECKING:
@@ -131,14 +132,31 @@ def _run_fenced(asked: Asked, program: str, argv: list[str]) -> NoReturn:
     locked = [] if log_path is None else [os.path.realpath(log_path)]
     config = choose(asked, os.getcwd(), ports, locked)
     log = None if log_path is None else _open_log(log_path)
+    debug = _Debug(config, asked, argv) if asked.has("debug") else None
     if doors.is_fenced():
         from fence_core.launcher.join import maybe_join
 
         maybe_join(config, role="nested", host="")
         proxy = ""  # the environment has that of the fence around this one, if it has any
     else:
-        proxy = _fork(config, Told(asked.has("monitor"), log=log))
-    _start(program, argv, config, proxy)
+        proxy = _fork(config, Told(asked.has("monitor"), debug is not None, log))
+    _start(program, argv, _surroundings(config, proxy), debug)
+
+
+class _Debug:
+    """What `-d` says before the command starts."""
+
+    def __init__(self, config: Config, asked: Asked, argv: list[str]) -> None:
+        from fence_core.command import describe
+        from fence_core.launcher.withhold import variables_denied
+
+        self._describe = describe
+        self._withheld = variables_denied(config.settings)
+        for line in describe.policy(config, argv, asked.notes):
+            say(f"[fence] {line}")
+
+    def environment(self, found: Surroundings) -> None:
+        say(f"[fence] {self._describe.environment(found, self._withheld)}")
 
 
 def _fork(config: Config, told: Told) -> str:
@@ -159,10 +177,16 @@ def _fork(config: Config, told: Told) -> str:
     return f"http://{host}:{port}" if network.proxy_env else ""
 
 
-def _start(program: str, argv: list[str], config: Config, proxy: str) -> NoReturn:
-    """In the fence. Raises NotRunError."""
+def _surroundings(config: Config, proxy: str) -> Surroundings:
     here = [name for name, at in config.policy.network.hosts if at.startswith(("127.", "[::1]", "::1"))]
-    execute(program, argv, surroundings(os.environ, proxy, here).variables)
+    return surroundings(os.environ, proxy, here)
+
+
+def _start(program: str, argv: list[str], found: Surroundings, debug: _Debug | None) -> NoReturn:
+    """In the fence. Raises NotRunError."""
+    if debug is not None:
+        debug.environment(found)
+    execute(program, argv, found.variables)
 
 
 def _ports(asked: Asked) -> list[Opened]:

@@ -43,6 +43,7 @@ OPTIONS = (
     Option("command", "c", "STRING", "run STRING by a shell; words after it are its $0, $1, ..."),
     Option("settings", "s", "FILE", "the policy: .json, .jsonc, .yaml or .toml"),
     Option("monitor", "m", "", "show what is refused, as it happens"),
+    Option("debug", "d", "", "show the policy, how it is kept, and which rules allow what, too"),
     Option("port", "p", "[ADDR:]PORT", "a server may open this port; with ADDR for other machines", many=True),
     Option("allow-domain", "", "NAME", "as an item of network.allowedDomains, for this run", many=True),
     Option(

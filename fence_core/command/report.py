@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fence_core.broker.loop import Loop
     from fence_core.broker.services.recorder import Attempt
     from fence_core.events.ledger import Record
+    from fence_core.policy.model import Rule
+    from fence_core.policy.requests import Request
 
 __all__ = ["CommandReport", "Log", "Told"]
 
@@ -122,15 +124,21 @@ class CommandReport:
         self._shown: dict[int, int] = {}
         """Of each record that was shown, by its number: with which count."""
         self._hows: dict[int, str] = {}
-        self._began = 0.0
+        self._began = time.monotonic()
+        self._allowances: set[str] = set()
 
     def unusable(self, why: str) -> str:
         return f"fence: could not set up the fence, nothing was run: {why}"
 
-    def begin(self, broker: Broker) -> None:
+    def begin(self, broker: Broker, layers: Sequence[str]) -> None:
         self._screen = Screen(broker.loop)
-        self._began = time.monotonic()
+        now = time.monotonic()
         scope = broker.scope
+        if self._told.debug:
+            ready = round((now - self._began) * 1000)
+            self._screen.line(f"[fence] layers: {', '.join(layers)}; ready after {ready} ms")
+            scope.on_use = self._allowed
+        self._began = now
 
         def listener(record: Record, attempt: Attempt) -> None:
             if attempt.objection.binding.worker.scope is scope:
@@ -146,6 +154,8 @@ class CommandReport:
             # Two or three attempts are what many programs make by themselves.
             if record.count > max(self._shown.get(record.made.number, record.count), _MANY):
                 self._show(record)
+        if self._told.debug:
+            self._screen.line(f"[fence] ended: {_ending(status)} after {self._age_ms()} ms; {self._refused} refused")
         self._screen.end()
         if left:
             self._tell_of(left)
@@ -158,6 +168,19 @@ class CommandReport:
             actions = "1 action was" if self._refused == 1 else f"{self._refused} actions were"
             say(f"fence: {actions} refused; run with -m to see {'it' if self._refused == 1 else 'them'}")
         return os.WEXITSTATUS(status)
+
+    def _age_ms(self) -> int:
+        return round((time.monotonic() - self._began) * 1000)
+
+    def _allowed(self, request: Request, rule: Rule) -> None:
+        """Shown once for each place and rule."""
+        from fence_core.command.describe import allowance  # only with -d
+
+        text = allowance(request, rule, time.time())
+        what = text.partition(" ✓ ")[2]
+        if what not in self._allowances and len(self._allowances) < _HELD_MAX:
+            self._allowances.add(what)
+            self._screen.line(text)
 
     def _tell_of(self, left: Sequence[str]) -> None:
         if len(left) == 1:
@@ -205,3 +228,8 @@ class CommandReport:
             except OSError as error:
                 self._screen.line(f"[fence] the log file cannot be written: {error.strerror}")
                 self._told = told._replace(log=None)
+
+
+def _ending(status: int) -> str:
+    """Of a wait status, in words."""
+    return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"

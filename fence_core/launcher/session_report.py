@@ -24,8 +24,8 @@ class Reporter(Protocol):
     def unusable(self, why: str) -> str:
         """The line for stderr where there is no fence."""
 
-    def begin(self, broker: Broker) -> None:
-        """The fence stands, and nothing has been answered yet."""
+    def begin(self, broker: Broker, layers: Sequence[str]) -> None:
+        """The fence stands, of these layers, and nothing has been answered yet."""
 
     def broken(self, error: BaseException) -> None:
         """The supervisor itself has failed, and ends the run."""
@@ -46,7 +46,7 @@ class SessionReport:
     def unusable(self, why: str) -> str:
         return f"ERROR: fence: could not set up the fence: {why}"
 
-    def begin(self, broker: Broker) -> None:
+    def begin(self, broker: Broker, layers: Sequence[str]) -> None:
         """Nothing is told before the end."""
 
     def broken(self, error: BaseException) -> None:

@@ -61,6 +61,7 @@ class Supervisor:
         self._leftovers = plan.leftovers
         self._host = plan.host
         self._reporter = reporter
+        self._layers = plan.layers
         self._status: int | None = None
         self._deadline = 0.0
         self._left: list[str] = []
@@ -78,7 +79,7 @@ class Supervisor:
     def run(self, broker: Broker) -> NoReturn:
         """Answer until the child and what it left behind have ended; then end the same way."""
         self._broker = broker
-        self._reporter.begin(broker)
+        self._reporter.begin(broker, self._layers)
         gc.freeze()
         broker.loop.watch(self._signals, self._signalled)
         broker.loop.after(WITNESS_AFTER_S, self._start_witness)

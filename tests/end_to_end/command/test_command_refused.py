@@ -221,8 +221,41 @@ def test_pytest_inside_a_command(fence: Command) -> None:
 
 
 def test_a_command_inside_pytest(fence: Command) -> None:
-    words = fence.argv("--allow-write", ".", "sh", "-c", "touch a; touch /var/b")
+    words = fence.argv("--allow-write", ".", "sh", "-c", "touch a; touch b")
     fence.write("test_it.py", f"import subprocess\ndef test_it(): assert subprocess.call({words!r}) == 1\n")
+    fence.write("fence.yaml", "deny_write: [b]\n")
     ended = fence.runs.pytest("-p", "no:cacheprovider", "-s")
-    ended.has("1 failed", r"write /var/b", r"by touch \(pytest -> sh -> touch\)")
+    ended.has("1 failed", r"write \S+/b", r"by touch \(pytest -> sh -> touch\)")
     assert (fence.directory / "a").exists()
+
+
+def test_what_holds_is_described(fence: Command) -> None:
+    network = '"network": {"allowedDomains": ["a.test"],\n"allowLocalBinding": true}'
+    fence.write("p.json", f'{{{network},\n"filesystem":\n{{"allowWrite": ["."]}}}}')
+    words = ["-d", "--force-new-session", "-s", "p.json", "-p", "1234", "sh", "-c", "exit 3"]
+    ended = fence(*words, env={"LD_PRELOAD": "", "http_proxy": "x"})
+    assert (ended.status, ended.out) == (3, ""), ended
+    lines = ended.err.splitlines()
+    assert len(lines) <= 25
+    assert all(line.startswith("[fence] ") for line in lines)
+    for part in (
+        "command: sh -c 'exit 3'",
+        "--force-new-session has no effect",
+        f"policy: {fence.directory}/p.json",
+        'allowed domains: "a.test" (p.json:1)',
+        "open ports yes (p.json:2) and 1234 (-p); reach those of others yes (p.json:2)",
+        'preset command, "." (p.json:4)',
+        "HTTP_PROXY=http://127.0.0.1:",
+        "replaced: http_proxy; withheld: LD_PRELOAD",
+        "layers: seccomp",
+        "ended: exit 3 after ",
+    ):
+        assert part in ended.err, part
+
+
+@pytest.mark.needs("program:curl")
+def test_what_is_allowed_is_said_with_its_rule(fence: Command) -> None:
+    fence.write("p.json", '{"network": {"hosts": {"a.test": "127.0.0.1:9"},\n"allowedDomains": ["*.wild.test"]}}')
+    ended = fence("-d", "-s", "p.json", "curl", "-sS", "http://a.test:80/")
+    found = [line.partition(" ✓ ")[2] for line in ended.err.splitlines() if line.startswith("[fence:filter] ")]
+    assert 'a.test:80 by network.hosts "a.test" (p.json:1)' in found, ended

@@ -1,0 +1,118 @@
+"""What `-d` says of a fence: its policy before the command starts, and each rule that has allowed something.
+
+Run before the fork, and by the supervisor. At most a screen, however long the lists are.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from fence_core.policy.sources.lines import located
+from fence_core.report.rule import camel
+from fence_core.text import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from fence_core.command.surroundings import Surroundings
+    from fence_core.policy.model import Config, Entry, FilesystemRules, NetworkRules, Rule, Source
+    from fence_core.policy.requests import Request
+
+__all__ = ["allowance", "environment", "policy"]
+
+_ITEMS_MAX = 8
+_WIDTH = 400
+"""Characters of a line."""
+
+
+def policy(config: Config, argv: Iterable[str], notes: Iterable[str]) -> Iterator[str]:
+    """`notes`: on flags without effect."""
+    network, files = config.policy.network, config.policy.filesystem
+    yield "command: " + " ".join(map(_word, argv))
+    yield from notes
+    yield f"policy: {escape(str(config.path.absolute()) if config.path else config.source)}" + (
+        "" if config.settings.mode == "enforce" else f"; mode {config.settings.mode}: nothing is refused"
+    )
+    yield "allowed domains: " + _items(network.allowed_domains)
+    if network.denied_domains:
+        yield "denied domains: " + _items(network.denied_domains)
+    if network.hosts:
+        yield "hosts: " + ", ".join(f"{name} is {at or 'not there'}" for name, at in network.hosts[:_ITEMS_MAX])
+    yield "this machine: " + _loopback(network)
+    if network.allow_unix_sockets or network.allow_all_unix_sockets:
+        yield "UNIX sockets: " + ("all" if network.allow_all_unix_sockets else _items(network.allow_unix_sockets))
+    yield "write: " + _items(files.allow_write) + _denied(files)
+    yield "read: everything" + (f", but {_items(files.deny_read)}" if files.deny_read else "")
+
+
+def environment(found: Surroundings, withheld: Iterable[str]) -> str:
+    """`withheld`: by `env_deny`."""
+    own = [f"FENCE_SANDBOX={found.variables['FENCE_SANDBOX']}"]
+    if "http_proxy" in found.variables:
+        own.append(f"HTTP_PROXY={escape(found.variables['http_proxy'])}")
+    gone = sorted({*found.withheld, *withheld})
+    parts = [", ".join(own)]
+    if found.replaced:
+        parts.append(f"replaced: {', '.join(map(escape, found.replaced))}")
+    if gone:
+        parts.append(f"withheld: {', '.join(map(escape, gone))}")
+    return "environment: " + "; ".join(parts)
+
+
+def allowance(request: Request, rule: Rule, moment: float) -> str:
+    """`[fence:filter] 15:04:05 ✓ api.test:443 by network.allowedDomains "*.test" (fence.json:4)`."""
+    clock = time.strftime("%H:%M:%S", time.localtime(moment))
+    host, port = getattr(request, "host", getattr(request, "name", "")), getattr(request, "port", 0)
+    place = f"[{host}]" if ":" in host else host or getattr(request, "path", "")
+    what = escape(f"{place}:{port}" if port else place)
+    where = f" ({_where(rule.source)})" if rule.source is not None else ""
+    return f'[fence:filter] {clock} ✓ {what} by {camel(rule.key)} "{escape(rule.entry)}"{where}'
+
+
+def _items(entries: Iterable[Entry]) -> str:
+    """Those of presets by their number, all others by name."""
+    presets: dict[str, int] = {}
+    own = []
+    for entry in entries:
+        if entry.source.file or not entry.source.name.startswith("preset "):
+            own.append(f'"{escape(entry.text)}" ({_where(entry.source)})')
+        else:
+            presets[entry.source.name] = presets.get(entry.source.name, 0) + 1
+    more = [f"{len(own) - _ITEMS_MAX} more"] if len(own) > _ITEMS_MAX else []
+    parts = [f"{number} of {name}" for name, number in presets.items()] + own[:_ITEMS_MAX] + more
+    return ", ".join(parts)[:_WIDTH] or "none"
+
+
+def _denied(files: FilesystemRules) -> str:
+    return f"; denied: {_items(files.deny_write)}" if files.deny_write else ""
+
+
+def _loopback(network: NetworkRules) -> str:
+    def said(name: str, value: bool | None) -> str:
+        where = dict(network.sources).get(name)
+        return f"{'yes' if value else 'no'} ({_where(where) if where is not None else 'default'})"
+
+    binding = network.allow_local_binding
+    outbound = network.allow_local_outbound
+    name = "allow_local_binding" if outbound is None else "allow_local_outbound"
+    opened = ", ".join(f"{host}:{port}" if host else str(port) for host, port in network.opened_ports)
+    ports = ", ".join(map(str, network.allow_local_outbound_ports[:_ITEMS_MAX]))
+    return (
+        f"open ports {said('allow_local_binding', binding)}"
+        + (f" and {opened} (-p)" if opened else "")
+        + "; reach those of others "
+        + (ports or said(name, binding if outbound is None else outbound))
+    )
+
+
+def _where(source: Source) -> str:
+    found = located(source)
+    name = escape(found.name).removesuffix(" [tool.fence]")
+    return name if found.line is None else f"{name}:{found.line}"
+
+
+def _word(word: str) -> str:
+    import shlex
+
+    return escape(shlex.quote(word))

@@ -1,69 +1,62 @@
-"""Which policy a command is fenced with: a file's, and what the flags add. Run before the fork."""
+"""Which policy a command is fenced with: that of a file, and what the flags add. Run before the fork."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fence_core.errors import PolicyError
-from fence_core.policy.sources.load import find_config
-from fence_core.policy.sources.templates import TemplateContext
+from fence_core.policy.sources.discover import Discovered, discover
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fence_core.command.options import Asked
     from fence_core.command.ports import Opened
-    from fence_core.errors import Problem
-    from fence_core.policy.model import Config
+    from fence_core.errors import PolicyError, Problem
 
 __all__ = ["choose", "complaint"]
 
-TEMPLATE = "command"
-"""What holds where no file says anything."""
 _FLAGS = {
     "allow-domain": ("network", "allowed_domains"),
     "allow-write": ("filesystem", "allow_write"),
 }
 
 
-def choose(asked: Asked, here: str, opened: Iterable[Opened], locked: Iterable[str]) -> Config:
+def choose(asked: Asked, here: str, opened: Iterable[Opened], locked: Iterable[str]) -> Discovered:
     """The policy for a command in the directory `here`, and how to run it. Raises PolicyError.
 
     `opened`: of `-p`. `locked`: files of ours that nothing inside may change.
     """
-    settings = asked.value("settings")
-    overlays = [
-        (f"--{flag}", {section: {key: asked.values(flag)}})
-        for flag, (section, key) in _FLAGS.items()
-        if asked.has(flag)
-    ]
-    config = find_config(
-        Path(here),
-        None if settings is None else Path(settings),
-        default_template=TEMPLATE,
-        context=TemplateContext.of_run(here),
-        overlays=overlays,
+    found = discover(
+        here,
+        settings=asked.value("settings") or "",
+        template=asked.value("template") or "",
+        project=not asked.has("no-project-config"),
+        flags=[
+            (f"--{flag}", {section: {key: asked.values(flag)}})
+            for flag, (section, key) in _FLAGS.items()
+            if asked.has(flag)
+        ],
         locked=locked,
     )
-    policy = config.policy
-    network, ports = policy.network, tuple(opened)
+    config = found.config
+    network, ports = config.policy.network, tuple(opened)
     exposed = tuple(port for host, port in ports if host)
     network = network._replace(
         opened_ports=ports,
         expose_ports=tuple(dict.fromkeys((*network.expose_ports, *exposed))),
         proxy_env=network.proxy_env or "proxy_env" not in dict(network.sources),
     )
-    # Nothing but the Python that runs this command is to be kept from what it does to virtual environments.
-    files = policy.filesystem._replace(guards_environments=False)
-    return config._replace(policy=policy._replace(network=network, filesystem=files), packages=())
+    # Packages are for tests, which have a policy each.
+    return found._replace(config=config._replace(policy=config.policy._replace(network=network), packages=()))
 
 
 def complaint(error: PolicyError) -> str:
     """What is wrong with the policy, for the user: one line, or a list."""
     if len(error.problems) == 1 and not error.problems[0].key:
         only = error.problems[0]
+        if only.source == "-t":
+            return f"{only.found}; there are: {only.accepted}"
         return f"{_where(only)} {only.found}" + ("" if "read" in only.found else _accepted(only))
     return "\n".join(
         [
@@ -86,4 +79,4 @@ def _where(problem: Problem) -> str:
 
 
 def _accepted(problem: Problem) -> str:
-    return f"; accepted: {problem.accepted.replace('--fence-config=FILE', '-s FILE')}" if problem.accepted else ""
+    return f"; accepted: {problem.accepted}" if problem.accepted else ""

@@ -16,22 +16,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from fence_core.command.surroundings import Surroundings
-    from fence_core.policy.model import Config, Entry, FilesystemRules, NetworkRules, Rule, Source
+    from fence_core.policy.model import Entry, FilesystemRules, NetworkRules, Rule, Source
     from fence_core.policy.requests import Request
+    from fence_core.policy.sources.discover import Discovered
 
 __all__ = ["allowance", "environment", "policy"]
 
+_HOW = {
+    "settings": "-s",
+    "template": "-t",
+    "project": "the nearest of a project",
+    "user": "the user's own",
+    "default": "there is no file",
+}
 _ITEMS_MAX = 8
 _WIDTH = 400
 """Characters of a line."""
 
 
-def policy(config: Config, argv: Iterable[str], notes: Iterable[str]) -> Iterator[str]:
+def policy(found: Discovered, argv: Iterable[str], notes: Iterable[str]) -> Iterator[str]:
     """`notes`: on flags without effect."""
+    config = found.config
     network, files = config.policy.network, config.policy.filesystem
     yield "command: " + " ".join(map(_word, argv))
     yield from notes
-    yield f"policy: {escape(str(config.path.absolute()) if config.path else config.source)}" + (
+    yield f"policy: {', '.join(map(escape, found.chain))} ({_HOW[found.how]})" + (
         "" if config.settings.mode == "enforce" else f"; mode {config.settings.mode}: nothing is refused"
     )
     yield "allowed domains: " + _items(network.allowed_domains)
@@ -71,16 +80,16 @@ def allowance(request: Request, rule: Rule, moment: float) -> str:
 
 
 def _items(entries: Iterable[Entry]) -> str:
-    """Those of presets by their number, all others by name."""
-    presets: dict[str, int] = {}
+    """Those of templates by their number, all others by name."""
+    templates: dict[str, int] = {}
     own = []
     for entry in entries:
-        if entry.source.file or not entry.source.name.startswith("preset "):
+        if entry.source.file or not entry.source.name.startswith("template "):
             own.append(f'"{escape(entry.text)}" ({_where(entry.source)})')
         else:
-            presets[entry.source.name] = presets.get(entry.source.name, 0) + 1
+            templates[entry.source.name] = templates.get(entry.source.name, 0) + 1
     more = [f"{len(own) - _ITEMS_MAX} more"] if len(own) > _ITEMS_MAX else []
-    parts = [f"{number} of {name}" for name, number in presets.items()] + own[:_ITEMS_MAX] + more
+    parts = [f"{number} of {name}" for name, number in templates.items()] + own[:_ITEMS_MAX] + more
     return ", ".join(parts)[:_WIDTH] or "none"
 
 

@@ -10,13 +10,10 @@ _HEAD = """\
 usage: fence [flags] [--] command [arguments]
        fence [flags] -c STRING [arguments]
 
-Runs a command that reaches no other machine and changes no file, but for what the
-policy allows: that of -s FILE, or of fence.json, fence.yaml or pyproject.toml here.
+Runs a command that reaches no other machine and changes no file, but for what the policy
+allows: -s FILE, -t NAME, or the fence.json, fence.yaml or pyproject.toml here or above.
 """
-_TAIL = """
-It ends as the command ends: 128 + N where signal N ended it, 127 where there is no such
-command, 126 where it cannot be started, and 1 where fence itself could not go on.
-"""
+_TAIL = "\nIt ends as the command ends; with 126 or 127 where that cannot be run, 1 for its own errors."
 
 
 def text() -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fence_core.command.options import Asked
     from fence_core.command.ports import Opened
     from fence_core.policy.model import Config
+    from fence_core.policy.sources.discover import Discovered
 
 __all__ = ["main"]
 
@@ -53,7 +54,12 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """An exit status, of what is no command. Raises FenceError, UsageError, NotRunError, OSError."""
     asked = parse(arguments)
-    for name, answer in (("help", _help), ("version", _version), ("features", _features)):
+    for name, answer in (
+        ("help", _help),
+        ("version", _version),
+        ("list-templates", _templates),
+        ("features", _features),
+    ):
         if asked.has(name):
             return answer()
     argv = _argv(asked)
@@ -101,6 +107,13 @@ def _version() -> int:
     return 0
 
 
+def _templates() -> int:
+    from fence_core.policy.keys import PRESETS
+
+    print("\n".join(PRESETS))
+    return 0
+
+
 def _features() -> int:
     from fence_core.command.features import table
 
@@ -130,9 +143,10 @@ def _run_fenced(asked: Asked, program: str, argv: list[str]) -> NoReturn:
     ports = _ports(asked)
     log_path = asked.value("log-file")
     locked = [] if log_path is None else [os.path.realpath(log_path)]
-    config = choose(asked, os.getcwd(), ports, locked)
+    found = choose(asked, os.getcwd(), ports, locked)
+    config = found.config
     log = None if log_path is None else _open_log(log_path)
-    debug = _Debug(config, asked, argv) if asked.has("debug") else None
+    debug = _Debug(found, asked, argv) if asked.has("debug") else None
     if doors.is_fenced():
         from fence_core.launcher.join import maybe_join
 
@@ -146,13 +160,13 @@ def _run_fenced(asked: Asked, program: str, argv: list[str]) -> NoReturn:
 class _Debug:
     """What `-d` says before the command starts."""
 
-    def __init__(self, config: Config, asked: Asked, argv: list[str]) -> None:
+    def __init__(self, found: Discovered, asked: Asked, argv: list[str]) -> None:
         from fence_core.command import describe
         from fence_core.launcher.withhold import variables_denied
 
         self._describe = describe
-        self._withheld = variables_denied(config.settings)
-        for line in describe.policy(config, argv, asked.notes):
+        self._withheld = variables_denied(found.config.settings)
+        for line in describe.policy(found, argv, asked.notes):
             say(f"[fence] {line}")
 
     def environment(self, found: Surroundings) -> None:

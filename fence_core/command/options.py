@@ -42,6 +42,7 @@ class Option(NamedTuple):
 OPTIONS = (
     Option("command", "c", "STRING", "run STRING by a shell; words after it are its $0, $1, ..."),
     Option("settings", "s", "FILE", "the policy: .json, .jsonc, .yaml or .toml"),
+    Option("template", "t", "NAME", "a policy that comes with fence; --list-templates lists them"),
     Option("monitor", "m", "", "show what is refused, as it happens"),
     Option("debug", "d", "", "show the policy, how it is kept, and which rules allow what, too"),
     Option("port", "p", "[ADDR:]PORT", "a server may open this port; with ADDR for other machines", many=True),
@@ -53,6 +54,8 @@ OPTIONS = (
     Option("log-file", "", "FILE", "append what -m shows to FILE; as JSON if it ends in .jsonl", ("fence-log-file",)),
     Option("shell", "", "WHICH", "the shell of -c: default (bash, else sh) or user ($SHELL)"),
     Option("shell-login", "", "", "start that shell as a login shell"),
+    Option("no-project-config", "", "", "leave the policy of this directory alone: for code of strangers"),
+    Option("list-templates", "", "", "the names for -t, and end"),
     Option("features", "", "", "what this kernel offers, and end", ("linux-features",)),
     Option("version", "v", "", "the version, and end"),
     Option("help", "h", "", "this text, and end"),

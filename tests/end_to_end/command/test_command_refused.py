@@ -158,7 +158,7 @@ def test_a_domain(fence: Command, scheme: str) -> None:
         has(fence.refusals(ended), "[fence:http] ✗ CONNECT 403 evil.test https://evil.test:443 (0s)")
         return
     assert ended.status == 0, ended
-    tried = "preset default-deny, preset command"
+    tried = "template default-deny, template command"
     assert ended.out.splitlines() == [
         "Connection blocked by network allowlist",
         f"evil.test:80 is not allowed: no rule in network.allowedDomains allows it ({tried})",
@@ -241,10 +241,10 @@ def test_what_holds_is_described(fence: Command) -> None:
     for part in (
         "command: sh -c 'exit 3'",
         "--force-new-session has no effect",
-        f"policy: {fence.directory}/p.json",
+        f"policy: {fence.directory}/p.json, template command, template default-deny (-s)",
         'allowed domains: "a.test" (p.json:1)',
         "open ports yes (p.json:2) and 1234 (-p); reach those of others yes (p.json:2)",
-        'preset command, "." (p.json:4)',
+        'template command, "." (p.json:4)',
         "HTTP_PROXY=http://127.0.0.1:",
         "replaced: http_proxy; withheld: LD_PRELOAD",
         "layers: seccomp",

@@ -1,0 +1,1 @@
+"""JSON Schema of the configuration: `fence.schema.json`, and what makes it from the rows of `keys.py`."""

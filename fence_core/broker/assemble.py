@@ -16,6 +16,7 @@ from fence_core.broker.paths.terminals import Terminals
 from fence_core.broker.processes import ProcessTable
 from fence_core.broker.repeats import Repeats
 from fence_core.broker.services.all import Services
+from fence_core.broker.services.commands import CommandWatch
 from fence_core.broker.services.control import Control
 from fence_core.broker.services.doors import Doors
 from fence_core.broker.services.drafts import Drafts
@@ -84,6 +85,7 @@ class Broker:
         parts.processes, parts.recorder, parts.drafts = self.processes, self.recorder, self.drafts
         parts.identities, parts.terminals, parts.ceiling = Identities(), terminals, ceiling
         parts.watches_reads = terms.watches_reads
+        parts.commands = CommandWatch()
         parts.resolver = Resolver(self.processes.is_ours, parts.identities)
         parts.made = made
         parts.inside, parts.unix, parts.ties = inside, UnixSockets(self.loop.after), Ties()

@@ -9,7 +9,7 @@ from fence_core.broker.call import Call
 from fence_core.broker.delivery import Delivery
 from fence_core.broker.loop import Loop
 from fence_core.broker.repeats import Repeats, has_an_effect
-from fence_core.broker.reply import HandOver, Value, Wait
+from fence_core.broker.reply import CONTINUE, HandOver, Value, Wait
 from fence_core.broker.services.all import Services
 from fence_core.broker.services.faults import Faults
 
@@ -54,8 +54,9 @@ class Dispatch:
                 self._delivery.deliver(call, key, kept)
                 return
         try:
-            call.process = services.processes.find(call.tid)
-            reply = self._handlers[call.number](call)
+            process = call.process = services.processes.find(call.tid)
+            refusal = services.commands.verify(call) if process.unverified else CONTINUE
+            reply = refusal or self._handlers[call.number](call)
         except Exception as error:
             reply = self._faults.failed(call, error)
         if reply.__class__ is int and 0 <= reply < _ERRNO_MAX:

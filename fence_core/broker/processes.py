@@ -61,6 +61,8 @@ class Process:
         "stacks",
         "test",
         "tests_forked",
+        "unverified",
+        "verified",
         "wanted",
         "workers",
     )
@@ -89,6 +91,10 @@ class Process:
         """Of a pytest process: the fork that it has made to run the current test in."""
         self.tests_forked = 0
         """The number of the last of those. A fork that runs a test has its own: what it forks itself has a copy."""
+        self.unverified = True
+        """Whether its program is still to be looked at, where there are rules for commands: see `CommandWatch`."""
+        self.verified = b""
+        """The image that has been looked at."""
         self.fork_servers: list[Process] = []
         """Of a pytest process: those that it has started, which work for its later tests, too."""
 
@@ -136,7 +142,7 @@ class Process:
         The descriptor stays with the memory that it was opened on, so it must not outlive an exec: `forget_memory`
         closes it when one is tried, and it is opened again only if the program has really changed since.
         """
-        if self.memory < 0 and (not self._image or self._image != self._current_image()):
+        if self.memory < 0 and (not self._image or self._image != self.image()):
             try:
                 self.memory = os.open(f"/proc/{self.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
@@ -144,12 +150,20 @@ class Process:
 
     def forget_memory(self, *, for_exec: bool = False) -> None:
         if for_exec:
-            self._image = self._current_image()
+            self._image = self.image()
         if self.memory >= 0:
             os.close(self.memory)
             self.memory = -1
 
-    def _current_image(self) -> bytes:
+    def programs(self) -> frozenset[str]:
+        """The names that the rules for commands begin with, of all policies in force."""
+        innermost, around = self._judges()
+        names = innermost.programs
+        for _, judge in around:
+            names |= judge.programs
+        return names
+
+    def image(self) -> bytes:
         """What an exec changes: where code, stack and arguments lie (fields 26 to 28, 45 to 51 of proc(5) stat)."""
         fields = kernel_process.stat_fields(self.pid)
         code = fields[kernel_process.STARTCODE : kernel_process.STARTSTACK + 1]
@@ -309,6 +323,8 @@ class ProcessTable:
         if parent is not None and parent.stacks is not None:
             # A fork carries the handler and the pipe; an exec, which is trapped, takes both away.
             process.stacks = parent.stacks
+        if parent is not None:
+            process.verified = parent.verified
         process.same_program = parent is not None and bool(parent.workers)
         if parent is not None and self._runs_a_test(process, parent):
             self._adopt_test(process, parent)
@@ -432,6 +448,7 @@ class ProcessTable:
         pidfd = pidfds.open_pidfd(pid)
         process = self._new(pid, pidfd, None, binding)
         process.proven = True  # it is the broker's own child, and nobody is known by its number before
+        process.verified = process.image()
         self.by_pid[pid] = process
         self._by_pidfd[pidfd] = process
         self._watch(pidfd, pid)

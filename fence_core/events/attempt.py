@@ -8,6 +8,7 @@ from fence_core.policy.requests import (
     SOCK_TYPE_MASK,
     Bind,
     Connect,
+    Execute,
     Fault,
     Move,
     OpenSocket,
@@ -41,6 +42,7 @@ _OPTIONS = {
     "serve": "listen on the network interface that the socket is tied to",
     "tie": "tie a socket to a network interface",
 }
+_LINE_MAX = 200
 _OF_FILES = {"open": "write", "create": "write", "terminal": "write"}
 """Of the changes of files, what those are called that are not called as their system call is."""
 
@@ -54,6 +56,8 @@ def described(request: Request | Fault) -> tuple[str, Target]:
         return request.op, Target("path", path=encodable(request.old), detail=holds)
     if isinstance(request, Read | Run):
         return request.kind, Target("path", path=encodable(request.path))
+    if isinstance(request, Execute):
+        return "run", Target("command", detail=_command_line(request.words))
     if isinstance(request, Connect) and request.name:
         found = _internet(request.name, request.port, request.proto)
         return "connect", found._replace(detail=f"which leads to {encodable(request.host)}")
@@ -73,6 +77,11 @@ def described(request: Request | Fault) -> tuple[str, Target]:
         kind = "name" if request.host else "other"
         return "relay", Target(kind, encodable(request.host), request.port, "tcp", detail=encodable(request.what))
     return request.kind, Target("other", detail=encodable(request.what))
+
+
+def _command_line(words: tuple[str, ...]) -> str:
+    line = " ".join(map(encodable, words))
+    return line if len(line) <= _LINE_MAX else line[: _LINE_MAX - 3] + "..."
 
 
 def _internet(host: str, port: int, protocol: str) -> Target:

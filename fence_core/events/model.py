@@ -18,7 +18,7 @@ class Target(Record):
     """What was reached for."""
 
     kind: str
-    """``name``, ``address``, ``unix``, ``path`` or ``other``."""
+    """``name``, ``address``, ``unix``, ``path``, ``command`` or ``other``."""
     host: str = ""
     """A name or an address."""
     port: int = 0

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from fence_core.policy import floor, paths, protected
 from fence_core.policy.compiler import Compiler, Links
-from fence_core.policy.decision import Decision, free, impossible, unlisted
+from fence_core.policy.decision import Decision, denied, free, impossible, unlisted
 from fence_core.policy.model import BUILT_IN, FilesystemRules, Policy, Rule
 from fence_core.policy.reach import Reach
 from fence_core.policy.requests import (
     Bind,
     Connect,
+    Execute,
     Move,
     OpenSocket,
     Read,
@@ -31,6 +32,7 @@ from fence_core.policy.requests import (
 if TYPE_CHECKING:
     import os
 
+    from fence_core.policy.commands import CommandJudge
     from fence_core.policy.requests import Request
     from fence_core.policy.tree import Tree
 
@@ -48,13 +50,14 @@ class Judge:
     """
 
     __slots__ = (
-        "_above", "_compiler", "_filesystem", "_named", "_own", "_policy", "_reach", "_reads", "_secrets",
+        "_above", "_commands", "_compiler", "_filesystem", "_named", "_own", "_policy", "_reach", "_reads", "_secrets",
         "_spoken_of", "_writable", "_writes",
         "lists_addresses",
         "loopback_is_free",
         "loopback_is_open",
         "pinned",
         "places",
+        "programs",
     )  # fmt: skip
 
     def __init__(self, policy: Policy, *, links: Links | None = None) -> None:
@@ -80,6 +83,9 @@ class Judge:
         """Whether it makes no difference which ports were opened inside, but for what `denied_domains` says."""
         self.loopback_is_open = self._reach.loopback_is_open
         """Whether `decide` surely allows to connect to any port of loopback."""
+        self._commands = _command_judge(policy)
+        self.programs: frozenset[str] = self._commands.programs if self._commands is not None else frozenset()
+        """The names that rules for commands begin with; none: whatever is run, they do not speak of it."""
         self.lists_addresses = self._reach.switches.lists_addresses
         """Whether the policy lists addresses outside that a socket could reach directly."""
 
@@ -178,6 +184,8 @@ class Judge:
             return self._move(request)
         if isinstance(request, Read | Run):
             return self._read(request)
+        if isinstance(request, Execute):
+            return self._execute(request)
         if isinstance(request, OpenSocket | SocketOption):
             return _OF_SOCKETS
         return impossible("no rule speaks of it")
@@ -297,6 +305,16 @@ class Judge:
             return Decision(False, node.deny.says, "denied")
         return free("reading is free: no rule in filesystem.deny_read matches")
 
+    def _execute(self, request: Execute) -> Decision:
+        entry = self._commands.denies(request.readings) if self._commands is not None else None
+        if entry is None:
+            return free("no rule in command.deny speaks of it")
+        decision = denied("command.deny", entry)
+        if request.late:
+            reason = "it changed its words while it was being judged, and was ended before it did anything"
+            decision = decision._replace(rule=decision.rule._replace(reason=reason))
+        return decision
+
     def _move(self, request: Move) -> Decision:
         """Rules go by name, so a move may take a file away from the one that holds for it, or bring one to it.
 
@@ -347,6 +365,14 @@ _BESIDE_CODE = r"/(?:(?:parsetab|lextab|yacctab)\.py|parser\.out|(?:Pattern)?Gra
 
 
 _OF_SOCKETS = free("sockets of this kind are free; what they reach is judged later")
+
+
+def _command_judge(policy: Policy) -> CommandJudge | None:
+    if not policy.command.deny:
+        return None
+    from fence_core.policy.commands import CommandJudge  # most policies have no such rules
+
+    return CommandJudge(policy.command)
 
 
 def _protected(rule: Rule, request: Write) -> Decision:

@@ -49,7 +49,6 @@ FLAT_SECTIONS = ("network", "filesystem")
 """Those that may be left out. Of the last one every key reads as something else when it stands alone: deny what?"""
 
 _NO_READS = "reading cannot be limited to a list in this version, only what must not be read"
-_NO_COMMANDS = "rules for commands are not kept in this version, and no rule is better than one that is not kept"
 _NO_SSH = "rules for the words of ssh commands are not kept in this version"
 _ITS_READS = "`deny_read`, or leaving it out"
 _ITS_HOSTS = "leaving it out; allowed_domains says which hosts can be reached"
@@ -144,10 +143,15 @@ KEYS = (
         refused="the fence knows nothing of WSL, and opens nothing for it",
         instead="false, or leaving it out", help="Windows programs may be run",
     ),
-    Key("command", "deny", COMMANDS, deny=True, refused=_NO_COMMANDS, instead="leaving it out", example="git push",
-        help="may not be run; wins"),
-    Key("command", "allow", COMMANDS, refused=_NO_COMMANDS, instead="leaving it out", example="git push",
-        help="may be run"),
+    Key(
+        "command", "deny", COMMANDS, deny=True, example="git push",
+        help="commands that may not be run, by their first words: `git push`, `rm -rf`, `dd if=`; whoever starts them, "
+        "and by whatever name",
+    ),
+    Key(
+        "command", "allow", COMMANDS, example="git push origin docs",
+        help="exceptions, word for word from the first on; an exception wins over `deny`",
+    ),
     Key("command", "use_defaults", BOOLEAN, marker=False, foreign=True, help="the Go tool's own list of commands"),
     Key("command", "runtime_exec_policy", CHOICE, marker=False, foreign=True, choices=("path", "argv"),
         help="how commands are told apart"),

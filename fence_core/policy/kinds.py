@@ -326,6 +326,13 @@ def _anything(reading: Reading, key: Key, at: At, value: object) -> object:
     return value
 
 
+def _command(reading: Reading, key: Key, text: str) -> str:
+    from fence_core.policy.commands import parse  # few policies have such rules
+
+    parse(text)
+    return ""
+
+
 def _variable(reading: Reading, key: Key, text: str) -> str:
     if "=" in text or "[" in text or text != text.strip():
         raise ValueError("is not the name of a variable")
@@ -341,6 +348,7 @@ _A_NAME = 'a name ("db") or a wildcard ("*.internal"), each with an optional ":p
 _A_PATH = 'a path, "~/...", or a glob of "*", "**", "?" and "[...]"'
 _A_DEVICE = 'the path of a device, such as "/dev/dri"'
 _A_DIRECTORY = 'a directory below that of the configuration, such as "packages/a" or "packages/*"'
+_A_COMMAND = 'the first words of a command, such as "git push" or "rm -rf"'
 _A_VARIABLE = 'the name of a variable, with "*" and "?" as globs'
 _port = _number(1, 65535, "a port from 1 to 65535")
 _descriptor = _number(3, (1 << 31) - 1, "the number of a descriptor above 2 (0 to 2 are always kept)")
@@ -357,7 +365,7 @@ NAMES = Kind("list of names", _entries(_local_name, _A_NAME), _add, _NO_ITEMS, e
 PATHS = Kind("list of paths", _entries(_path, _A_PATH), _add, _NO_ITEMS, entries=True)
 DEVICES = Kind("list of devices", _entries(_device, _A_DEVICE), _add, _NO_ITEMS, entries=True)
 DIRECTORIES = Kind("list of directories", _entries(_directory, _A_DIRECTORY), _add, _NO_ITEMS, entries=True)
-COMMANDS = Kind("list of commands", _entries(lambda *_: "", ""), _add, _NO_ITEMS, entries=True)
+COMMANDS = Kind("list of commands", _entries(_command, _A_COMMAND), _add, _NO_ITEMS, entries=True)
 VARIABLES = Kind("list of patterns", _entries(_variable, _A_VARIABLE), _add, _NO_ITEMS, entries=True)
 LAYERS = Kind("list of layers", _names, _add, _NO_ITEMS)
 STRINGS = Kind("list of strings", _names, _add, _NO_ITEMS)

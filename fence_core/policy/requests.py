@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
     from typing_extensions import dataclass_transform
 
+    from fence_core.policy.commands import Reading
+
 __all__ = [
     "Bind",
     "Connect",
+    "Execute",
     "Fault",
     "Kind",
     "Move",
@@ -180,6 +183,18 @@ class Run(_Asked):
         return Run(path)
 
 
+class Execute(_Asked):
+    """Run a command. `words`: it as it was asked for; `readings`: in all ways in which a rule may speak of it.
+
+    `late`: it runs already, and is not what was judged before.
+    """
+
+    kind = "run"
+    words: tuple[str, ...]
+    readings: tuple[Reading, ...]
+    late: bool = False
+
+
 class Move(_Asked):
     """Give what is called `old` the name `new`; or, with a directory of that name, what is `inside` of it.
 
@@ -233,6 +248,7 @@ Request = (
     | Write
     | Read
     | Run
+    | Execute
     | Move
     | SystemCall
 )

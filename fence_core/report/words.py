@@ -18,6 +18,8 @@ def tried(violation: Violation) -> str:
 def attempt(operation: str, target: Target) -> str:
     if operation == "relay" or (target.kind == "other" and target.detail):
         return escape(target.detail)
+    if target.kind == "command":
+        return escape(f"{operation} {target.detail}")
     if operation == "socket":
         return f"open socket {escape(target.protocol)}"
     return escape(f"{operation} {_place(target)}" + (f", {target.detail}" if target.detail else ""))

@@ -23,16 +23,20 @@ _NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 
 
 def execve(call: Call) -> Reply:
-    return _execute(call, AT_FDCWD, call.args[0], 0)
+    return _execute(call, (AT_FDCWD, call.args[0], call.args[1]), 0)
 
 
 def execveat(call: Call) -> Reply:
-    return _execute(call, signed(call.args[0]), call.args[1], call.args[4] & 0xFFFF_FFFF)
+    return _execute(call, (signed(call.args[0]), call.args[1], call.args[2]), call.args[4] & 0xFFFF_FFFF)
 
 
-def _execute(call: Call, dirfd: int, address: int, flags: int) -> Reply:
-    """Only `deny_read` is judged. Stopping is what counts: a new program is bound to the test that starts it while
-    its parent is still there, and the stack signal, which would now kill it, is forgotten."""
+def _execute(call: Call, what: tuple[int, int, int], flags: int) -> Reply:
+    """`deny_read` and rules for commands are judged. Stopping is what counts: a new program is bound to the test that
+    starts it while its parent is still there, and the stack signal, which would now kill it, is forgotten."""
+    dirfd, address, words = what
+    refusal = call.services.commands.judge(call, dirfd, address, words)
+    if refusal != CONTINUE:
+        return refusal
     if call.services.watches_reads:
         refused = _refuse_program(call, dirfd, address, flags)
         if refused is not None:

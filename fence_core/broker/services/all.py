@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fence_core.broker.paths.terminals import Terminals
     from fence_core.broker.processes import Process, ProcessTable
     from fence_core.broker.reply import Reply
+    from fence_core.broker.services.commands import CommandWatch
     from fence_core.broker.services.drafts import Drafts
     from fence_core.broker.services.made_sockets import MadeSockets
     from fence_core.broker.services.name_server import Names
@@ -33,6 +34,7 @@ class Services:
 
     __slots__ = (
         "ceiling",
+        "commands",
         "doors",
         "drafts",
         "identities",
@@ -60,6 +62,7 @@ class Services:
     """The opens that only a broker can answer."""
     started: float
     """When the run began."""
+    commands: CommandWatch
 
     # files
     resolver: Resolver

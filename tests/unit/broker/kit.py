@@ -97,7 +97,8 @@ class FakeProcess:
 
 def call(account: Binding | None = None, *args: int, number: int = 0, **services: Any) -> Call:
     """A trapped call of this very process, which the kernel has not stopped."""
-    given = {"listener": FakeListener(), "processes": SimpleNamespace(is_inside=lambda pid: False), **services}
+    given = {"listener": FakeListener(), "processes": SimpleNamespace(is_inside=lambda pid: False), "made": None}
+    given |= services
     arguments = (*args, *(0,) * 6)[:6]
     made = Call(SimpleNamespace(**given), (7, os.getpid(), 0, number, 0, *arguments))  # type: ignore[arg-type]
     made.process = FakeProcess(account)  # type: ignore[assignment]

@@ -14,6 +14,7 @@ from fence_core.policy import requests
 from fence_core.policy.requests import (
     Bind,
     Connect,
+    Execute,
     Fault,
     Move,
     OpenSocket,
@@ -88,6 +89,8 @@ CASES: list[tuple[Request | Fault, str, Target, str]] = [
     (Write("mknod device", "/x"), "mknod", Target("path", path="/x"), "mknod /x"),
     (Read("/x"), "read", Target("path", path="/x"), "read /x"),
     (Run("/x"), "run", Target("path", path="/x"), "run /x"),
+    (Execute(("git", "a b\n"), ()), "run", Target("command", detail="git a b\n"), "run git a b\\n"),
+    (Execute(("x", "y" * 300), ()), "run", Target("command", detail=f"x {'y' * 195}..."), f"run x {'y' * 195}..."),
     (Move("rename", "/x", "/y"), "rename", Target("path", path="/x"), "rename /x"),
     (
         Move("rename", "/x", "/y", ".git"),

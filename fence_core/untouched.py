@@ -19,6 +19,7 @@ import ast
 import builtins
 import faulthandler
 import fcntl
+import gc
 import hashlib
 import json
 import linecache
@@ -28,6 +29,7 @@ import select
 import shlex
 import signal
 import sys
+import threading
 import time
 import tokenize
 import traceback
@@ -112,6 +114,8 @@ class real:  # noqa: N801 - read as the module that it stands for: real.write(fd
     poll = staticmethod(select.poll)
     setitimer = staticmethod(signal.setitimer)
     getsignal = staticmethod(signal.getsignal)
+    handle_signal = staticmethod(signal.signal)
+    valid_signals = staticmethod(signal.valid_signals)
     strsignal = staticmethod(signal.strsignal)
     Signals = signal.Signals
     getrlimit = staticmethod(resource.getrlimit)
@@ -147,6 +151,10 @@ class real:  # noqa: N801 - read as the module that it stands for: real.write(fd
     loads = staticmethod(_decoder())
 
     modules = sys.modules
+    current_frames = staticmethod(sys._current_frames)
+    threads: dict[int, threading.Thread] = getattr(threading, "_active", {})
+    """By the number that Python gives them; what `threading.enumerate` goes by."""
+    referents = staticmethod(gc.get_referents)
 
     # our own
     _clock, _wall_time = _clocks()

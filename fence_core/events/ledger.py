@@ -17,7 +17,7 @@ OF_ONE_TEST_MAX = 1_000
 class Record:
     """One violation while it is still being counted; `violation` is what others get to see of it."""
 
-    __slots__ = ("count", "last_s", "made", "settled", "stack", "taken")
+    __slots__ = ("count", "is_whole", "joint", "last_s", "lead", "made", "settled", "stack", "taken", "thread")
 
     def __init__(self, made: Violation) -> None:
         self.made = made
@@ -25,13 +25,34 @@ class Record:
         self.count = 1
         self.last_s = made.first_s
         self.stack: tuple[Frame, ...] = ()
+        self.lead: tuple[Frame, ...] = ()
+        """Who waits for what the thread does, outermost first."""
+        self.joint = 0
+        """Which of these stands on the stack too, counted from 1, followed by the rest of it; 0: none does."""
+        self.is_whole = True
+        """Whether the lead is complete."""
+        self.thread = ""
+        """The name that Python has for the thread; empty for the main one."""
         self.taken = False
         """The pytest process it belongs to has fetched it for a report."""
         self.settled = 0
         """How many of the count have been shown to the user."""
 
     def violation(self) -> Violation:
-        return self.made._replace(count=self.count, last_s=self.last_s, stack=self.stack)
+        made = self.made
+        program = made.program._replace(thread=self.thread) if self.thread else made.program
+        stack = joined(self.lead, self.joint, self.stack)
+        return made._replace(count=self.count, last_s=self.last_s, stack=stack, program=program)
+
+
+def joined(lead: tuple[Frame, ...], joint: int, stack: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """A stack behind the lines that lead to it, without those of it that are among these."""
+    if 0 < joint <= len(lead):
+        shared = lead[joint - 1]
+        for place in range(len(stack) - 1, -1, -1):
+            if (stack[place].path, stack[place].function) == (shared.path, shared.function):
+                return (*lead, *stack[place + 1 :])
+    return (*lead, *stack)
 
 
 class Ledger:

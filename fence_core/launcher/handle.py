@@ -15,6 +15,7 @@ from fence_core.events.model import Owner, Use, Violation
 from fence_core.events.phases import PHASES, known_as
 from fence_core.events.wire import from_wire
 from fence_core.launcher.numbers import out_of_the_way
+from fence_core.launcher.waiting import Answers
 from fence_core.link import control, doors
 from fence_core.link.page import Note, Page
 from fence_core.untouched import real
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fence_core.policy.model import Source
 
 _STACK_SIGNAL = int(signal.SIGRTMAX) - 3
+_INQUIRY_SIGNAL = int(signal.SIGRTMAX) - 4
 _DEFAULT = signal.SIG_DFL
 _RLIMIT_NOFILE = resource.RLIMIT_NOFILE
 _PHASE_NUMBERS = {name: number for number, name in enumerate(PHASES)}
@@ -221,7 +223,17 @@ class Fence:
             real.close(fd)
             return  # somebody uses it: no stacks rather than a surprise
         real.register_stack_signal(_STACK_SIGNAL, file=fd, all_threads=False, chain=False)
-        self._ask(control.STACKS, signal=_STACK_SIGNAL, fd=fd)
+        self._ask(control.STACKS, signal=_STACK_SIGNAL, fd=fd, inquiry=self._answer_inquiries())
+
+    def _answer_inquiries(self) -> int:
+        """The signal by which the main thread is asked who waits for what a thread does; 0: it cannot be."""
+        if real.getsignal(_INQUIRY_SIGNAL) is not _DEFAULT:
+            return 0
+        try:
+            real.handle_signal(_INQUIRY_SIGNAL, Answers(self._page))
+        except ValueError:  # this is not the main thread
+            return 0
+        return _INQUIRY_SIGNAL
 
     def _ask(self, operation: Operation, **fields: Any) -> dict[str, Any]:
         """One request, one reply, on a line of its own.

@@ -56,8 +56,8 @@ the session or of a package."""
 CEILING = Operation("ceiling", {"policy": int}, {"places": OPTIONAL_LIST})
 """Where a test under this policy may write at all: pairs for `child.add_places`."""
 PROXY = Operation("proxy", {}, {"url": str})
-STACKS = Operation("stacks", {"signal": int, "fd": int}, {})
-"""The handler of that signal writes stacks to that descriptor."""
+STACKS = Operation("stacks", {"signal": int, "fd": int, "inquiry": int}, {})
+"""The handler of that signal writes stacks to that descriptor; that of the other answers on the page (0: none does)."""
 TAKE = Operation("take", {"nodeid": str, "by_fork": bool}, _VIOLATIONS)
 LEDGER = Operation("ledger", {}, _VIOLATIONS)
 USES = Operation("uses", {}, {"uses": list})

@@ -10,8 +10,13 @@ word  meaning
 2     phase, an index into `events.phases.PHASES`
 3     length of the node id in bytes
 4     violations so far (written by the broker only)
-5...  node id, UTF-8
+5     what the broker wants to know: a number, and a thread
+6     the number of what was answered last
+7     length of that answer in bytes
+8...  node id, UTF-8
 ====  ==========================================================
+
+and behind the room for that, the answer (`launcher/waiting.py`), in JSON.
 
 A process can only lie about itself: the broker checks the policy number and the phase, and what the words say
 chooses among policies that were registered, never beyond them.
@@ -33,8 +38,14 @@ from fence_core.kernel import mapping, memory
 from fence_core.untouched import real
 
 PAGE_BYTES = 65536
-_NODEID_AT = 40
+"""Of words and node id."""
+_NODEID_AT = 64
 _NODEID_MAX = PAGE_BYTES - _NODEID_AT
+ANSWER_MAX = 1 << 15
+_ALL_BYTES = PAGE_BYTES + ANSWER_MAX
+_TID_BITS = 32
+NO_THREAD = 0
+"""Asked about in the place of a thread: what another program does, while the main thread is doing something itself."""
 
 
 class Page:
@@ -44,8 +55,8 @@ class Page:
 
     def __init__(self, fd: int) -> None:
         """Maps the page; `fd` may be closed afterwards. Raises KernelCallError."""
-        self._address = mapping.of_file(fd, PAGE_BYTES)
-        self._bytes = mapping.view(self._address, PAGE_BYTES)
+        self._address = mapping.of_file(fd, _ALL_BYTES)
+        self._bytes = mapping.view(self._address, _ALL_BYTES)
         self._words = self._bytes.cast("Q")
 
     def release(self) -> None:
@@ -55,14 +66,14 @@ class Page:
         kept = memoryview(bytearray(self._bytes[: _NODEID_AT + min(self._words[3], _NODEID_MAX)].tobytes() + bytes(7)))
         self._bytes = kept[: len(kept) & ~7]
         self._words = self._bytes.cast("Q")
-        mapping.unmap(self._address, PAGE_BYTES)
+        mapping.unmap(self._address, _ALL_BYTES)
         self._address = 0
 
     def write(self, nodeid: bytes, phase: int, policy: int) -> None:
         """What this process does from now on."""
         words = self._words
         size = len(nodeid)
-        room = len(self._bytes) - _NODEID_AT
+        room = min(len(self._bytes), PAGE_BYTES) - _NODEID_AT
         if size > room:
             nodeid = nodeid[:room]
             size = room
@@ -92,6 +103,31 @@ class Page:
     def add_violation(self) -> None:
         """Called by the broker, which alone writes this word."""
         self._words[4] = (self._words[4] + 1) & 0xFFFF_FFFF
+
+    def ask(self, number: int, tid: int) -> bool:
+        """Called by the broker before it sends the signal: who waits for what this thread does? False: nobody reads."""
+        if not self._address:
+            return False
+        self._words[5] = (number & 0xFFFF_FFFF) << _TID_BITS | tid
+        return True
+
+    def asked(self) -> tuple[int, int]:
+        """The number of the question, and the thread that it is about."""
+        word = self._words[5] if self._address else 0
+        return word >> _TID_BITS, word & ((1 << _TID_BITS) - 1)
+
+    def tell(self, number: int, answer: bytes) -> None:
+        """The answer to that question; what is too long is none."""
+        if self._address and len(answer) <= ANSWER_MAX:
+            self._bytes[PAGE_BYTES : PAGE_BYTES + len(answer)] = answer
+            self._words[7] = len(answer)
+            self._words[6] = number
+
+    def told(self, number: int) -> bytes | None:
+        """The answer to a question, unchecked; None as long as there is none."""
+        if not self._address or self._words[6] != number:
+            return None
+        return bytes(self._bytes[PAGE_BYTES : PAGE_BYTES + min(self._words[7], ANSWER_MAX)])
 
     def stamp(self) -> tuple[int, int]:
         """Changes whenever the process says something new by `write` or `write_phase`."""
@@ -199,7 +235,7 @@ def create() -> int:
     import fcntl
 
     fd = os.memfd_create("fence-page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, PAGE_BYTES)
+    os.ftruncate(fd, _ALL_BYTES)
     f_add_seals, f_seal_shrink, f_seal_grow, f_seal_seal = 1033, 2, 4, 1
     fcntl.fcntl(fd, f_add_seals, f_seal_shrink | f_seal_grow | f_seal_seal)
     return fd

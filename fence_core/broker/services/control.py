@@ -233,6 +233,8 @@ def _stacks(control: Control, process: Process, request: Mapping[str, Any]) -> d
     pipe, signal = process.stacks, request["signal"]
     if pipe is None or pipe.signal or not SIGRTMIN <= signal <= SIGRTMAX:
         return link.refusal("no such signal, or it was said before")
+    if SIGRTMIN <= request["inquiry"] <= SIGRTMAX and process.workers and request["inquiry"] != signal:
+        pipe.answers = (process.workers[-1].page, request["inquiry"])
     pipe.target_fd = request["fd"]
     pipe.signal = signal
     return {}

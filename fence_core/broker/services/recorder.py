@@ -11,11 +11,12 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from fence_core.broker.processes import Process, ProcessTable, program
-from fence_core.broker.services.stacks import StackPipe, StackTarget, waits
+from fence_core.broker.services.stacks import StackPipe, StackTarget
 from fence_core.events.attempt import described
 from fence_core.events.model import Doing, Owner, Program, Violation
 from fence_core.events.phases import PHASES
 from fence_core.kernel import process as kernel_process
+from fence_core.link.page import NO_THREAD
 from fence_core.policy.requests import Connect, Fault
 from fence_core.text import encodable
 
@@ -131,10 +132,15 @@ class Recorder:
 
     def _ask_stack(self, process: Process, tid: int, binding: Binding, record: Record) -> None:
         """The line of the thread that tried; for another program, the line at which its test waits for it."""
+        from fence_core.broker.services.inquiries import waits  # only ever needed where something was refused
+
         if process.stacks is not None:
             process.stacks.ask(process.pid, tid, record)
-            if record.made.kind == "resolve" and tid != process.pid:
-                # asyncio looks names up in a thread that runs nothing of the user's: where does he wait for it?
+            own = tid == process.pid
+            # asyncio, trio and gevent look names up in a thread that runs nothing of the user's: who waits for it?
+            if own or waits(process.pid, or_runs=True):
+                process.stacks.ask_who_waits(process.pid, tid, record, wait=not own)
+            if record.made.kind == "resolve" and not own and not record.lead:
                 process.stacks.collect(STACK_PATIENCE_S)
                 if all(frame.path.startswith(_LIBRARY) for frame in record.stack):
                     process.stacks.ask(process.pid, process.pid, record)
@@ -143,8 +149,13 @@ class Recorder:
         if test is None or test.stacks is None or test.workers[-1:] != [binding.worker]:
             return
         now = binding.worker.now()
-        if (now.nodeid, now.phase) == (binding.nodeid, binding.phase) and waits(test.pid):
+        if (now.nodeid, now.phase) != (binding.nodeid, binding.phase):
+            return
+        if waits(test.pid):
             test.stacks.ask(test.pid, test.pid, record)
+            test.stacks.ask_who_waits(test.pid, test.pid, record, wait=True)
+        elif waits(test.pid, or_runs=True):
+            test.stacks.ask_who_waits(test.pid, NO_THREAD, record, wait=True)
 
     def _with_details(self, made: Violation, attempt: Attempt) -> Violation:
         binding, process = attempt.objection.binding, attempt.process
@@ -171,7 +182,10 @@ class Recorder:
             path = os.readlink(f"/proc/{process.pid}/exe")
             argv = tuple(encodable(word[:_WORD_MAX]) for word in kernel_process.argv(process.pid)[:64])
             if tid != process.pid:
-                thread = kernel_process.read_proc(f"/proc/{process.pid}/task/{tid}/comm").decode(errors="replace")
+                # The kernel's name for it, until Python tells another. Most are called as their process is.
+                own = kernel_process.read_proc(f"/proc/{process.pid}/comm")
+                said = kernel_process.read_proc(f"/proc/{process.pid}/task/{tid}/comm")
+                thread = "" if said == own else said.decode(errors="replace")
         except OSError:
             pass  # it has ended, or shows itself to nobody
         chain = self._processes.chain(process, attempt.objection.binding.worker)
@@ -212,7 +226,10 @@ class Recorder:
             fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, STACK_PIPE_BYTES)
         except (OSError, AttributeError):
             pass  # the user's pipe quota is used up: a smaller pipe holds fewer stacks
+        # A session inside another one in the same process: its main thread answers as before.
+        answers = process.stacks.answers if process.stacks is not None else None
         process.stacks = StackPipe(read_fd, os.fstat(read_fd).st_ino)
+        process.stacks.answers = answers
         self._pipes.append(process.stacks)
         self._close_unheld()
         return write_fd

@@ -21,29 +21,17 @@ import os
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from fence_core.kernel import arch, signals
-from fence_core.kernel import process as kernel_process
+from fence_core.kernel import signals
 
 if TYPE_CHECKING:
+    from fence_core.broker.services.inquiries import Inquiries, Waiting
     from fence_core.events.model import Frame
+    from fence_core.link.page import Page
 
 _WAIT_S = 0.005
 """The longest that a second denial waits for the stack of the one before to be written (it takes 25 us)."""
 _GIVE_UP_S = 1.0
 """After this an unwritten stack no longer keeps others from being asked for."""
-
-
-_WAITING = ("wait4", "waitid", "poll", "ppoll", "select", "pselect6", "epoll_wait", "epoll_pwait", "read", "futex")
-
-
-def waits(tid: int) -> bool:
-    """Whether this thread sits in a call in which Python waits, and which it makes again after a signal (PEP 475)."""
-    try:
-        number = kernel_process.read_proc(f"/proc/{tid}/syscall").split(None, 1)[0]
-    except (OSError, IndexError):
-        return False
-    calls = arch.current().calls
-    return number.isdigit() and int(number) in {calls[name] for name in _WAITING if name in calls}
 
 
 class StackTarget(Protocol):
@@ -55,7 +43,7 @@ class StackTarget(Protocol):
 class StackPipe:
     """The pipe of one registered pytest process, shared with what it forks without an exec."""
 
-    __slots__ = ("_asked", "_inode", "_target", "_tid", "read_fd", "signal", "target_fd")
+    __slots__ = ("_asked", "_inode", "_inquiries", "_target", "_tid", "answers", "read_fd", "signal", "target_fd")
 
     def __init__(self, read_fd: int, inode: int) -> None:
         self.read_fd = read_fd
@@ -63,6 +51,9 @@ class StackPipe:
         self.signal = 0
         """0 until the process has said that its handler stands."""
         self.target_fd = -1
+        self.answers: tuple[Page, int] | None = None
+        """Where its main thread says who waits for a thread, and by which signal it is asked; None: it cannot be."""
+        self._inquiries: Inquiries | None = None
         self._target: StackTarget | None = None
         self._tid = 0
         self._asked = 0.0
@@ -86,8 +77,20 @@ class StackPipe:
             return
         self._target, self._tid, self._asked = target, tid, time.monotonic()
 
+    def ask_who_waits(self, pid: int, tid: int, target: Waiting, *, wait: bool) -> None:
+        """Ask the main thread who waits for that thread, if it can be asked; `wait`: it can answer now."""
+        if self.answers is None:
+            return
+        if self._inquiries is None:
+            from fence_core.broker.services.inquiries import Inquiries  # only ever needed where something was refused
+
+            self._inquiries = Inquiries(*self.answers)
+        self._inquiries.ask(pid, tid, target, wait=wait)
+
     def collect(self, patience_s: float = 0.0) -> None:
-        """Read the outstanding stack, if the thread has written all of it."""
+        """Read the outstanding stack, if the thread has written all of it, and the outstanding answer."""
+        if self._inquiries is not None:
+            self._inquiries.collect()
         target = self._target
         if target is None:
             return

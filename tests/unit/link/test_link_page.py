@@ -51,7 +51,7 @@ def test_violations_are_counted_by_the_broker(ends: tuple[Page, Page]) -> None:
 def test_a_node_id_longer_than_the_page(ends: tuple[Page, Page]) -> None:
     own, broker = ends
     own.write(b"x" * (page.PAGE_BYTES + 5), 1, 1)
-    assert len(broker.read()[0]) == page.PAGE_BYTES - 40
+    assert len(broker.read()[0]) == page.PAGE_BYTES - 64
 
 
 def test_a_forged_length_reads_no_further(ends: tuple[Page, Page]) -> None:
@@ -73,6 +73,33 @@ def test_what_was_said_last_outlives_the_page(ends: tuple[Page, Page]) -> None:
     broker.release()
     own.write(b"later", 1, 1)
     assert broker.read() == ("last", 4, 2)
+
+
+def test_an_answer_is_that_to_the_question(ends: tuple[Page, Page]) -> None:
+    own, broker = ends
+    broker.ask(7, 4711)
+    assert own.asked() == (7, 4711)
+    assert broker.told(7) is None
+    own.tell(6, b"late")
+    assert broker.told(7) is None
+    own.tell(7, b"now")
+    own.write(b"x" * page.PAGE_BYTES, 1, 1)
+    assert broker.told(7) == b"now"
+    own.tell(8, b"x" * (page.ANSWER_MAX + 1))
+    assert broker.told(8) is None
+    own._words[7] = (1 << 64) - 1
+    assert len(broker.told(7) or b"") == page.ANSWER_MAX
+
+
+def test_nobody_is_told_anything_by_a_page_that_is_given_back(ends: tuple[Page, Page]) -> None:
+    own, broker = ends
+    own.write(b"last", 4, 2)
+    for each in own, broker:
+        each.release()
+        assert each.asked() == (0, 0)
+        each.ask(1, 1)
+        each.tell(1, b"x")
+        assert each.told(1) is None
 
 
 def test_the_size_of_a_page_is_sealed() -> None:

@@ -14,20 +14,14 @@ that it does not know. So there is one clock here, which nobody sets.
 
 from __future__ import annotations
 
-import _thread
 import ast
 import builtins
 import faulthandler
-import fcntl
 import gc
 import hashlib
-import json
 import linecache
 import os
-import resource
-import select
 import shlex
-import signal
 import sys
 import threading
 import time
@@ -37,25 +31,14 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from fence_core.untouched_calls import calls
+
 if sys.platform == "linux":
     import posix
 else:  # so that importing this never fails
     posix = os
 
 __all__ = ["real"]
-
-
-def _encoder(default: Callable[[object], Any] | None) -> Callable[[object], str]:
-    encoder = json.JSONEncoder(default=default, separators=(",", ":"), skipkeys=default is not None)
-    # On the object itself, where what is put in the class in their place does not reach.
-    encoder.iterencode = encoder.iterencode  # type: ignore[method-assign]
-    return encoder.encode
-
-
-def _decoder() -> Callable[[str], Any]:
-    decoder = json.JSONDecoder()
-    decoder.raw_decode = decoder.raw_decode  # type: ignore[method-assign]
-    return decoder.decode
 
 
 def _clocks() -> tuple[Callable[[], float], Callable[[], float]]:
@@ -87,40 +70,8 @@ def _reader() -> Callable[[str], bytes]:
     return read_file
 
 
-class real:  # noqa: N801 - read as the module that it stands for: real.write(fd, data)
+class real(calls):  # noqa: N801 - read as the module that it stands for: real.write(fd, data)
     """The functions as they were when this process started. All are called as in Python's library."""
-
-    # os
-    open = staticmethod(posix.open)
-    read = staticmethod(posix.read)
-    write = staticmethod(posix.write)
-    close = staticmethod(posix.close)
-    dup2 = staticmethod(posix.dup2)
-    fstat = staticmethod(posix.fstat)
-    getpid = staticmethod(posix.getpid)
-    getppid = staticmethod(posix.getppid)
-    kill = staticmethod(posix.kill)
-    waitpid = staticmethod(posix.waitpid)
-    listdir = staticmethod(posix.listdir)
-    readlink = staticmethod(posix.readlink)
-    pidfd_open: Callable[[int], int] = staticmethod(getattr(posix, "pidfd_open", os.strerror))
-    fspath: Callable[[Any], str] = staticmethod(posix.fspath)
-    fork = staticmethod(posix.fork)
-    strerror = staticmethod(posix.strerror)
-    PathLike = os.PathLike
-
-    # other modules of the system's calls
-    fcntl = staticmethod(fcntl.fcntl)
-    poll = staticmethod(select.poll)
-    setitimer = staticmethod(signal.setitimer)
-    getsignal = staticmethod(signal.getsignal)
-    handle_signal = staticmethod(signal.signal)
-    valid_signals = staticmethod(signal.valid_signals)
-    strsignal = staticmethod(signal.strsignal)
-    Signals = signal.Signals
-    getrlimit = staticmethod(resource.getrlimit)
-    setrlimit = staticmethod(resource.setrlimit)
-    Lock = staticmethod(_thread.allocate_lock)
 
     # faulthandler
     cancel_dump_traceback_later = staticmethod(faulthandler.cancel_dump_traceback_later)
@@ -144,11 +95,6 @@ class real:  # noqa: N801 - read as the module that it stands for: real.write(fd
     """Sources that are in no file: of doctests, of what a program has compiled."""
 
     sha256 = staticmethod(hashlib.sha256)
-
-    # json: plain data only; `dumps_any` makes text of what is none
-    dumps = staticmethod(_encoder(None))
-    dumps_any = staticmethod(_encoder(str))
-    loads = staticmethod(_decoder())
 
     modules = sys.modules
     current_frames = staticmethod(sys._current_frames)

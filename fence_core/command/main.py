@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -37,6 +38,7 @@ UNUSABLE = HOST.unusable
 def main() -> NoReturn:
     """The console script."""
     _end_by_signals()
+    gc.disable()  # until the fence stands: nearly all that is made is modules, which stay
     try:
         status = run(sys.argv[1:])
         sys.stdout.flush()

@@ -6,8 +6,9 @@ costs more than all of this package.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from fence_core.policy.record import Record
 from fence_core.text import escape
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class UsageError(Exception):
     """The command line cannot be used; the text is for the user."""
 
 
-class Option(NamedTuple):
+class Option(Record):
     """One flag."""
 
     name: str

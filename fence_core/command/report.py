@@ -5,12 +5,14 @@ Run by the supervisor. The command's exit status is its own, whatever was refuse
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from fence_core.launcher.session_report import say
+from fence_core.policy import record as values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,14 +35,14 @@ _MANY = 10
 """From this count on it is shown again how often something was refused: 10 times, 100 times, and at the end."""
 
 
-class Log(NamedTuple):
+class Log(values.Record):
     """Where lines are appended."""
 
     fd: int
     as_json: bool
 
 
-class Told(NamedTuple):
+class Told(values.Record):
     """What the user wants to know."""
 
     monitor: bool = False
@@ -131,6 +133,7 @@ class CommandReport:
         return f"fence: could not set up the fence, nothing was run: {why}"
 
     def begin(self, broker: Broker, layers: Sequence[str]) -> None:
+        gc.enable()  # see `main`
         self._screen = Screen(broker.loop)
         now = time.monotonic()
         scope = broker.scope

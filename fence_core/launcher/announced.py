@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fence_core.link import doors
-from fence_core.untouched import real
+from fence_core.untouched_calls import calls as real
 
 _hooked = False
 _silent = False

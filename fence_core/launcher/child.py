@@ -1,8 +1,8 @@
 """The order of work in the forked child, before any code of a test or conftest runs.
 
 Run by the fenced child (and, for a while, by the guardian it forks). Imports only `kernel`,
-`errors`, `untouched` and `link.start`. A step that fails ends the process: the supervisor is told why, and nothing runs
-unfenced.
+`errors`, `untouched_calls` and `link.start`. A step that fails ends the process: the supervisor is told why, and
+nothing runs unfenced.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple, NoReturn
 from fence_core.errors import FenceError
 from fence_core.kernel import landlock, libc, process, seccomp
 from fence_core.link import start
-from fence_core.untouched import real
+from fence_core.untouched_calls import calls as real
 
 BLOCKED = frozenset(signal.valid_signals()) - {
     signal.SIGSEGV,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 
-from fence_core.untouched import real
+from fence_core.untouched_calls import calls as real
 
 _F_DUPFD_CLOEXEC = fcntl.F_DUPFD_CLOEXEC
 

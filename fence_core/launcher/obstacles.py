@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Iterable
 
 from fence_core.errors import FenceUnavailable
@@ -20,6 +19,8 @@ _SHOWN = 10
 
 def obstacles() -> tuple[str, ...]:
     """Why this process cannot be fenced by a fork, one sentence each; empty where it can."""
+    import threading  # a process of one's own has but one thread, and does not ask
+
     found: list[str] = []
     if threading.current_thread() is not threading.main_thread():
         found.append(f"this is not the main thread but {threading.current_thread().name!r}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from fence_core.errors import BrokerError, PolicyError, Problem
 from fence_core.link.operations import OPTIONAL_LIST, Operation, by_name, misfit
-from fence_core.untouched import real
+from fence_core.untouched_calls import calls as real
 
 REQUEST_MAX = 16 << 20
 """Bytes of one request; more is no request of ours."""

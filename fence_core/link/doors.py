@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from fence_core.untouched import real
+from fence_core.untouched_calls import calls as real
 
 DOORS = b"/proc/fence/"
 CONTROL = DOORS + b"control"

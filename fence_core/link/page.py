@@ -35,7 +35,7 @@ from contextlib import contextmanager
 
 from fence_core.errors import KernelCallError
 from fence_core.kernel import mapping, memory
-from fence_core.untouched import real
+from fence_core.untouched_calls import calls as real
 
 PAGE_BYTES = 65536
 """Of words and node id."""

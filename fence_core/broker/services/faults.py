@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import traceback
 from typing import TYPE_CHECKING
 
 from fence_core.broker.judging import Objection
@@ -60,6 +59,8 @@ class Faults:
             what = f"{name} by a process that the fence cannot inspect (undumpable)"
             rule = "what cannot be inspected is refused: see docs/known-limitations.md"
         else:
+            import traceback  # a supervisor without faults does without
+
             what = f"fence error in {name}: {type(error).__name__}: {error}"
             where = traceback.extract_tb(error.__traceback__)
             at = f"{os.path.basename(where[-1].filename)}:{where[-1].lineno}" if where else ""
@@ -78,6 +79,8 @@ class Faults:
             self._recorder.note(Attempt(process, tid, fault, errno.EACCES))
         except Exception:
             self._recorder.lost_one = True
+            import traceback
+
             traceback.print_exc()
 
 

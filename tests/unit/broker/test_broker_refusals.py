@@ -24,7 +24,7 @@ HELD = SystemCall("mount")
 
 def session(mode: str = "enforce", **rules: Any) -> Any:
     overlay = parse_overlay(rules, source=Source("test"), base_dir="/proj", home="/home/ci")
-    scope = SimpleNamespace(mode=mode, ledger=Ledger())
+    scope = SimpleNamespace(mode=mode, ledger=Ledger(), on_use=None)
     binding = SimpleNamespace(worker=SimpleNamespace(scope=scope), nodeid="test_it.py::test")
     return binding, Judge(merge(Policy(), overlay))
 

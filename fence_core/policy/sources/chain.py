@@ -1,7 +1,7 @@
 """What a config builds on: other files, the user's own, and one of the named policies at the bottom.
 
-Relative paths in all files of a chain count from where
-those of the first one do, as they do in presets: "." in a file that several projects share is the project.
+Imported by `load.py` where `extends` says more than the name of a preset. Relative paths in all files of a chain count
+from where those of the first one do, as they do in presets: "." in a file that several projects share is the project.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from fence_core.policy.sources.files import Found
 
-__all__ = ["Chain", "parse_config", "read_chain", "users_file"]
+__all__ = ["Chain", "read_chain", "users_file"]
 
 _FILES_MAX = 10
 
@@ -39,17 +39,6 @@ class Chain(Record):
     """Absolute, the config itself first."""
     template: str
     """The named policy that they build on; empty if they name none."""
-
-
-def parse_config(found: Found, home: str) -> Chain:
-    """A config of a project's, and what it extends. Relative paths count from its directory. Raises PolicyError."""
-    path, name, raw = found
-    base, absolute = path.parent.absolute(), os.path.abspath(path)
-    if leads_to_file(raw.get(EXTENDS.path)):
-        return read_chain(found, base=str(base), home=home)
-    source, flat = Source(name, absolute), source_kind(path) != "json"
-    own = parse_overlay(raw, source=source, base_dir=base, flat=flat, settings=True, home=home)
-    return Chain((own,), (absolute,), own.values.get(EXTENDS.path, ""))
 
 
 def read_chain(

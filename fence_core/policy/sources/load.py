@@ -10,8 +10,7 @@ from fence_core.config_files import OWN_FILES, PYPROJECT
 from fence_core.policy.keys import ENABLED, EXTENDS, spellings
 from fence_core.policy.kinds import leads_to_file
 from fence_core.policy.model import Config, Package, Settings, Source
-from fence_core.policy.sources.chain import parse_config, read_chain
-from fence_core.policy.sources.files import find, is_ours, read_explicit
+from fence_core.policy.sources.files import find, is_ours, read_explicit, source_kind
 from fence_core.policy.sources.merge import merge, merge_settings
 from fence_core.policy.sources.templates import TemplateContext, preset
 from fence_core.policy.sources.validate import parse_overlay
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from fence_core.policy.sources.files import Found
-    from fence_core.policy.sources.merge import Overlay
+    from fence_core.policy.sources.merge import Overlay, Parsed
 
 __all__ = ["config_in", "find_config", "find_settings"]
 
@@ -49,7 +48,7 @@ def find_config(
     said: tuple[Overlay, ...] = ()
     if found is not None:
         path, source, _ = found
-        said, read, template = parse_config(found, context.home)
+        said, read, template = _parse(found, context.home)
         locked[:0] = read
         default_template = template or default_template
     base = preset(default_template, context)
@@ -62,7 +61,7 @@ def find_config(
     if settings.packages and path is not None:
         from fence_core.policy.sources.packages import narrowed, packages_of, read_packages  # most projects have none
 
-        found_packages = read_packages(settings, path.parent.absolute(), root, context.home)
+        found_packages = read_packages(settings, path.parent.absolute(), root, lambda it: _parse(it, context.home))
         locked += [file for each in found_packages for file in each.files]
         settings = narrowed(settings, found_packages, context)
     policy = merge(base.policy, *said)
@@ -81,6 +80,20 @@ def find_config(
             found_packages, settings, policy, context=context, template=default_template, root=said, flags=flags
         )
     return Config(policy, settings, source, path, packages)
+
+
+def _parse(found: Found, home: str) -> Parsed:
+    """A config of a project's, and what it extends. Relative paths count from its directory. Raises PolicyError."""
+    path, name, raw = found
+    base, absolute = path.parent.absolute(), os.path.abspath(path)
+    if leads_to_file(raw.get(EXTENDS.path)):
+        from fence_core.policy.sources.chain import read_chain  # most configs extend a preset at most
+
+        chain = read_chain(found, base=str(base), home=home)
+        return chain.overlays, chain.files, chain.template
+    source, flat = Source(name, absolute), source_kind(path) != "json"
+    own = parse_overlay(raw, source=source, base_dir=base, flat=flat, settings=True, home=home)
+    return (own,), (absolute,), own.values.get(EXTENDS.path, "")
 
 
 def find_settings(root: Path, explicit: Path | None = None) -> list[Settings]:
@@ -103,6 +116,8 @@ def find_settings(root: Path, explicit: Path | None = None) -> list[Settings]:
 def _settings(found: Found) -> Settings:
     path, name, raw = found
     if leads_to_file(raw.get(EXTENDS.path)):
+        from fence_core.policy.sources.chain import read_chain
+
         chain = read_chain(found, base=str(path.parent), home=os.path.expanduser("~"), only_settings=True)
         return merge_settings(Settings(), *chain.overlays)
     said = {key: value for key, value in raw.items() if key in spellings("")}

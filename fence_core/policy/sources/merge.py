@@ -16,7 +16,7 @@ from fence_core.policy.record import Record
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Overlay", "merge", "merge_settings"]
+__all__ = ["Overlay", "Parsed", "merge", "merge_settings"]
 
 _SHORT_FOR_WRITES = tuple(key for key in KEYS if key.writes or key.adds_to)
 _Rules = TypeVar("_Rules", NetworkRules, FilesystemRules, CommandRules, Settings)
@@ -30,6 +30,10 @@ class Overlay(Record):
     """By the path of the key: "network.allowed_domains"."""
     sources: Mapping[str, Source]
     """Where each of them is; and, as "network.expose_ports 80", each item that is no entry."""
+
+
+Parsed = tuple[tuple[Overlay, ...], tuple[str, ...], str]
+"""What a config and those that it extends say, in the order of merging; their files, its own first; the template."""
 
 
 def merge(base: Policy, *overlays: Overlay) -> Policy:

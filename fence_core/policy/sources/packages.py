@@ -17,15 +17,16 @@ from fence_core.policy.keys import EXTENDS, PACKAGES, SCOPE, of_section
 from fence_core.policy.kinds import quote
 from fence_core.policy.model import Package, Policy, Settings
 from fence_core.policy.record import Record
-from fence_core.policy.sources.chain import parse_config
 from fence_core.policy.sources.files import find, is_ours, source_kind
 from fence_core.policy.sources.lines import problem
 from fence_core.policy.sources.merge import Overlay, merge, merge_settings
 from fence_core.policy.sources.templates import preset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from fence_core.policy.sources.files import Found as Config
+    from fence_core.policy.sources.merge import Parsed
     from fence_core.policy.sources.templates import TemplateContext
 
 __all__ = ["Found", "directories", "narrowed", "packages_of", "read_packages"]
@@ -44,10 +45,10 @@ class Found(Record):
     """The preset that it names; empty if it names none."""
 
 
-def read_packages(settings: Settings, base: Path, root: Path, home: str) -> list[Found]:
+def read_packages(settings: Settings, base: Path, root: Path, parse: Callable[[Config], Parsed]) -> list[Found]:
     """The directories below `base` that `packages` names, as far as they hold a config; that of `root` is none.
 
-    Raises PolicyError with what is wrong in any of them.
+    `parse` is what the root's config has been read with. Raises PolicyError with what is wrong in any of them.
     """
     found: list[Found] = []
     problems: list[Problem] = []
@@ -58,7 +59,7 @@ def read_packages(settings: Settings, base: Path, root: Path, home: str) -> list
                 continue
             path, name, raw = config
             name = os.path.join(os.path.relpath(directory, root), name)
-            each = Found(directory, path, *parse_config((path, name, raw), home))
+            each = Found(directory, path, *parse((path, name, raw)))
         except PolicyError as error:
             # Without its directory the name of a file could be that of any package.
             place = os.path.relpath(directory, root)

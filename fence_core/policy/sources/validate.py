@@ -128,14 +128,14 @@ class _Parser:
         known = [*keys, *([] if section else SECTIONS)]
         import difflib  # only where something is wrong already
 
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         at = (section, name) if section else (name,)
-        if close:
-            self._reading.problem(at, f'is not a key of the fence; did you mean "{close[0]}"?', "")
-            return
         other = next((each for each in SECTIONS if name in spellings(each)), None)
         if other:
             self._reading.problem(at, "is in the wrong section", f"{other}.{name}")
+            return
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        if close:
+            self._reading.problem(at, f'is not a key of the fence; did you mean "{close[0]}"?', "")
             return
         listed = [name for name in known if name == name.lower() and not (name in keys and keys[name].foreign)]
         self._reading.problem(at, "is not a key of the fence", ", ".join(listed))

@@ -24,7 +24,7 @@ PLACES = FilesystemRules(
     root="/home/ci/proj",
     home="/home/ci",
     scratch=("/tmp", "/home/ci/proj/.tox/tmp"),
-    locked=("/home/ci/proj/fence.json",),
+    locked=("/home/ci/proj/pyproject.toml",),
 )
 
 
@@ -171,12 +171,12 @@ def test_a_ready_made_tree_cannot_be_put_where_protected_names_lie(op: str, name
     assert it.may_write(f"/home/ci/proj/{name}", "mkdir") is True
 
 
-@pytest.mark.parametrize("path", ["/home/ci/proj/fence.json"])
+@pytest.mark.parametrize("path", ["/home/ci/proj/pyproject.toml"])
 def test_the_policy_of_tomorrow_is_locked(path: str) -> None:
     it = judge(allow_write=["/", path])
     answer = it.decide(Write("open", path))
     assert (answer.allowed, answer.why) == (False, "protected")
-    assert it.may_write("/home/ci/proj/sub/fence.json")
+    assert it.may_write("/home/ci/proj/sub/pyproject.toml")
 
 
 def test_a_locked_file_is_locked_below_a_temporary_directory_too() -> None:

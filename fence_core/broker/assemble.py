@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fence_core.broker import judging
@@ -13,7 +14,7 @@ from fence_core.broker.loop import Loop
 from fence_core.broker.paths.identity import Identities
 from fence_core.broker.paths.resolve import Resolver
 from fence_core.broker.paths.terminals import Terminals
-from fence_core.broker.processes import ProcessTable
+from fence_core.broker.processes import Process, ProcessTable
 from fence_core.broker.repeats import Repeats
 from fence_core.broker.services.all import Services
 from fence_core.broker.services.commands import CommandWatch
@@ -32,6 +33,7 @@ from fence_core.broker.services.ties import Ties
 from fence_core.broker.services.tunnels import FilterStart, Tunnels
 from fence_core.broker.services.unix_sockets import UnixSockets
 from fence_core.broker.table import handlers, shapes
+from fence_core.broker.unborrowed import Unborrowed
 from fence_core.kernel import arch, memory, seccomp
 
 if TYPE_CHECKING:
@@ -67,7 +69,12 @@ class Broker:
         self._on_meeting = on_meeting
         root = new_worker(0, scope, root_pid)
         made = None if borrows else MadeSockets(self.loop, lambda pid: self.processes.is_fenced(pid))
-        self.processes = ProcessTable(root, watch=self._watch_process, supervisor=os.getpid(), made=made)
+        self.processes = ProcessTable(
+            root,
+            watch=self._watch_process,
+            supervisor=os.getpid(),
+            process=Process if made is None else partial(Unborrowed, made),
+        )
         self.recorder = Recorder(self.processes, stacks_work=terms.stacks)
         self.drafts = Drafts(self.recorder, self.loop.after)
         first = self.processes.adopt(root_pid, root.now())

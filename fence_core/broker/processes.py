@@ -35,7 +35,6 @@ from fence_core.kernel import process as kernel_process
 from fence_core.text import escape
 
 if TYPE_CHECKING:
-    from fence_core.broker.services.made_sockets import MadeSockets
     from fence_core.policy.decide import Judge
 
 _GENERATIONS_MAX = 64
@@ -195,35 +194,6 @@ class Process:
         return binding.judges[0][1], binding.worker.outer_judges
 
 
-class Unborrowed(Process):
-    """Where the kernel lets us borrow no descriptors. Of sockets there are copies."""
-
-    __slots__ = ("_made",)
-
-    def __init__(self, pid: int, pidfd: int, parent: Process | None, binding: Binding, made: MadeSockets) -> None:
-        super().__init__(pid, pidfd, parent, binding)
-        self._made = made
-
-    def borrow(self, tid: int, fd: int) -> int:
-        """Of sockets only. Raises KernelCallError; NotHeldError for what there is no copy of."""
-        return self._made.borrow(tid, fd)
-
-    def identify(self, tid: int, fd: int) -> tuple[int, bool]:
-        try:
-            handle = os.open(f"/proc/{tid}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
-        except OSError as error:
-            gone = error.errno in (errno.ENOENT, errno.ESRCH)
-            raise KernelCallError("open", errno.EBADF if gone else error.errno or errno.EBADF) from None
-        try:
-            shown = kernel_process.field(kernel_process.read_proc(f"/proc/{tid}/fdinfo/{fd}"), b"flags")
-            if int(shown or b"0", 8) & os.O_PATH:
-                raise KernelCallError("open", errno.EBADF)  # as it would be with it
-        except BaseException:
-            os.close(handle)
-            raise
-        return handle, False
-
-
 def program(pid: int) -> str:
     """The program's name for showing."""
     try:
@@ -244,11 +214,11 @@ class ProcessTable:
         *,
         watch: Callable[[int, int], None],
         supervisor: int,
-        made: MadeSockets | None = None,
+        process: Callable[[int, int, Process | None, Binding], Process] = Process,
     ) -> None:
-        """`made`: where no descriptors can be borrowed."""
+        """`process`: makes the record of one."""
         self._root = root
-        self._made = made
+        self._new = process
         self._marks = Marks()
         self._watch = watch
         self._supervisor = supervisor
@@ -458,11 +428,6 @@ class ProcessTable:
         """What was adopted is a program like any other: what it forks is on the same account for good."""
         process.workers.clear()
         self._marks.put(process.pid, process.binding)
-
-    def _new(self, pid: int, pidfd: int, parent: Process | None, binding: Binding) -> Process:
-        if self._made is not None:
-            return Unborrowed(pid, pidfd, parent, binding, self._made)
-        return Process(pid, pidfd, parent, binding)
 
     def forget(self, pidfd: int) -> Process | None:
         """Called when a pidfd is readable: the process has ended."""

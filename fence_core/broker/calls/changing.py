@@ -7,7 +7,7 @@ the descriptor, may stand for another file.
   lacks that by its name below /proc/self/fd, which takes 2 us longer and leads to that very inode, too, a symbolic
   link's own included (proc_pid_fd(5)).
 * A descriptor is borrowed (pidfd_getfd(2)), and the call is made on that: so the kernel sees how it was opened, and
-  answers EBADF where it was O_PATH. Where that cannot be had, it becomes an O_PATH descriptor, too (`Unborrowed`).
+  answers EBADF where it was O_PATH. Where that cannot be had, it becomes an O_PATH descriptor, too (`unborrowed.py`).
 """
 
 from __future__ import annotations

@@ -40,6 +40,9 @@ class Unborrowed(Process):
             shown = kernel_process.field(kernel_process.read_proc(f"/proc/{tid}/fdinfo/{fd}"), b"flags")
             if int(shown or b"0", 8) & os.O_PATH:
                 raise KernelCallError("open", errno.EBADF)  # as it would be with it
+        except ProcessLookupError:
+            os.close(handle)
+            raise KernelCallError("open", errno.EBADF) from None  # closed meanwhile
         except BaseException:
             os.close(handle)
             raise

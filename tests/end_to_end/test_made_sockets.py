@@ -265,3 +265,92 @@ def test_programs_see_no_difference(runs: Runs) -> None:
     for ended in ends:
         assert ended.status == 0, ended
     assert ends[0].outcomes() == ends[1].outcomes()
+
+
+EXCHANGED = """
+    import ctypes, os, socket, struct, sys, threading
+
+    def test_it():
+        libc = ctypes.CDLL(None, use_errno=True)
+        sys.setswitchinterval(1e-6)
+        ours, theirs = socket.socketpair()
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        datagrams.bind(("127.0.0.1", 0))
+        datagrams.connect(datagrams.getsockname())
+        file = open("file", "w")
+        number = os.dup(ours.fileno())
+        over = threading.Event()
+
+        def exchange():
+            while not over.is_set():
+                for each in ours, file, datagrams:
+                    os.dup2(each.fileno(), number)
+                os.close(number)
+
+        data = ctypes.create_string_buffer(b"x")
+        vector = ctypes.create_string_buffer(struct.pack("PN", ctypes.addressof(data), 1))
+        message = ctypes.create_string_buffer(struct.pack("@PI4xPNPNi4x", 0, 0, ctypes.addressof(vector), 1, 0, 0, 0))
+        thread = threading.Thread(target=exchange)
+        thread.start()
+        ways = set()
+        for _ in range(2000):
+            ways.add(libc.sendmsg(number, message, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL))
+            libc.listen(number, 1)
+            libc.fchmod(number, 0o600)
+        over.set()
+        thread.join()
+        assert ways == {-1, 1}
+        for each in ours, theirs, datagrams, file:
+            each.close()
+"""
+
+
+def test_exchanged_meanwhile(runs: Runs) -> None:
+    """What one thread closes while another uses it is the program's own affair: nothing of it is reported."""
+    (runs.directory / "test_it.py").write_text(textwrap.dedent(EXCHANGED), encoding="utf-8")
+    ended = runs.command(*without(runs, "pidfd_getfd", "-q", "-p", "no:cacheprovider"))
+    assert ended.status == 0, ended
+
+
+UNHELD = """
+    import ctypes, errno, socket, struct
+
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def error(call, *args):
+        return ctypes.get_errno() if call(*args) < 0 else 0
+
+    def test_taken_apart():
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+            assert error(libc.connect, client.fileno(), bytes(16), 16) == errno.EPERM  # AF_UNSPEC
+
+    def test_pair_of_datagram_sockets():
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        name = struct.pack("=H", socket.AF_UNIX) + b"name\\0"
+        with ours, theirs:
+            assert error(libc.bind, ours.fileno(), name, len(name)) == errno.EPERM
+            assert error(libc.sendto, ours.fileno(), b"x", 1, 0, name, len(name)) == errno.EPERM
+            assert ours.send(b"x") == ours.sendmsg([b"y"]) == 1
+            assert theirs.recv(9) + theirs.recv(9) == b"xy"
+
+    def test_way_of_an_accepted_socket():
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+            with server.accept()[0] as accepted:
+                assert error(libc.setsockopt, accepted.fileno(), 1, 25, b"lo\\0", 3) == errno.EPERM  # SO_BINDTODEVICE
+                assert error(libc.setsockopt, accepted.fileno(), 1, 9, struct.pack("i", 1), 4) == 0  # SO_KEEPALIVE
+"""
+
+
+def test_refused_and_reported(runs: Runs) -> None:
+    """What can neither be made on a copy nor left to the kernel."""
+    (runs.directory / "test_it.py").write_text(textwrap.dedent(UNHELD), encoding="utf-8")
+    ended = runs.command(*without(runs, "pidfd_getfd", "-q", "-rA", "-p", "no:cacheprovider"))
+    assert ended.status == 1, ended
+    assert "AssertionError" not in ended.out, ended
+    ended.has(
+        "call: connect a socket that is connected, or from elsewhere, test_it.py:7",
+        "call: bind a socket from elsewhere, test_it.py:7",
+        "call: send by a socket from elsewhere, test_it.py:7",
+        "call: set where messages go by a socket from elsewhere, test_it.py:7",
+        "fence: 4 violations in 3 tests",
+    )

@@ -25,7 +25,7 @@ from fence_core.broker.calls.borrowing import address_argument
 from fence_core.broker.calls.messages import CONTROL_MAX, MSG_FASTOPEN, headers_of_many
 from fence_core.broker.calls.options import is_judged, not_tied, tie_of_server
 from fence_core.broker.reply import CONTINUE, Reply, Value, Wait
-from fence_core.broker.services.made_sockets import NotHeldError
+from fence_core.broker.services.made_sockets import Lent, NotHeldError
 from fence_core.broker.services.sockets import AF_UNSPEC
 from fence_core.errors import KernelCallError
 from fence_core.kernel import memory
@@ -47,6 +47,7 @@ _STREAMS = frozenset({"TCP", "TCPv6", "MPTCP", "MPTCPv6", "UNIX-STREAM", "SMC", 
 _DATAGRAMS = frozenset({"UDP", "UDPv6", "UDP-Lite", "UDPLITEv6", "RAW", "RAWv6", "PING", "PINGv6", "PACKET"})
 """Of what the kernel calls its protocols (`struct proto`): what sends to whom a message names."""
 _VALUE_MAX = 64
+_LOOKS = 8
 _SENDS = frozenset({"connect", "sendto", "sendmsg", "sendmmsg"})
 _GIVES_AWAY = frozenset({"connect", "listen"})
 """After which a stream is its owner's alone, if the kernel is left to carry them out."""
@@ -62,14 +63,10 @@ def _on_copy(name: str, judge: Judge, unheld: Unheld) -> Handler:
 
     @functools.wraps(judge)
     def handler(call: Call) -> Reply:
-        made = _made(call)
-        try:
-            lent = made.lend(call.tid, signed(call.args[0]))
-        except NotHeldError as error:
-            return unheld(call, error) if call.waits() else CONTINUE
-        except KernelCallError as error:
-            return error.errno or errno.EBADF
-        copy = lent.copy
+        lent = _find(call, unheld)
+        if not isinstance(lent, Lent):
+            return lent
+        made, copy = _made(call), lent.copy
         reply: Reply = CONTINUE
         is_the_kernels = False
         try:
@@ -92,6 +89,25 @@ def _on_copy(name: str, judge: Judge, unheld: Unheld) -> Handler:
     return handler
 
 
+def _find(call: Call, unheld: Unheld) -> Lent | Reply:
+    """The copy to make the call on; or what becomes of it without one."""
+    for _ in range(_LOOKS):
+        try:
+            return _made(call).lend(call.tid, signed(call.args[0]))
+        except NotHeldError as error:
+            try:
+                return unheld(call, error) if call.waits() else CONTINUE
+            except _ExchangedError:
+                continue
+        except KernelCallError as error:
+            return error.errno or errno.EBADF
+    return errno.EBADF
+
+
+class _ExchangedError(Exception):
+    """The number is another socket's by now: closed and opened again by another thread, as a rule."""
+
+
 def _made(call: Call) -> MadeSockets:
     assert call.services.made is not None
     return call.services.made
@@ -106,28 +122,64 @@ def _name_wanted(call: Call, name: str, copy: Copy) -> int | bytes | str:
 
 
 def _protocol(call: Call) -> str:
-    """What the kernel calls it, of whatever has the number now. Raises OSError."""
-    return os.getxattr(f"/proc/{call.tid}/fd/{signed(call.args[0])}", "system.sockprotoname").rstrip(b"\0").decode()
+    """What the kernel calls it, of whatever has the number now. Raises KernelCallError."""
+    return _protocol_of(_place(call))
 
 
-def _refuse(call: Call, what: str) -> Reply:
+def _place(call: Call) -> str:
+    return f"/proc/{call.tid}/fd/{signed(call.args[0])}"
+
+
+def _protocol_of(place: str) -> str:
+    try:
+        return os.getxattr(place, "system.sockprotoname").rstrip(b"\0").decode()
+    except OSError as error:
+        raise _of_its_argument("getxattr", error) from None
+
+
+def _of_its_argument(name: str, error: OSError) -> KernelCallError:
+    """The number was closed meanwhile, or stands for something else; or we may not look."""
+    if isinstance(error, PermissionError):
+        return KernelCallError(name, error.errno or errno.EACCES)
+    gone = error.errno in (errno.ENOENT, errno.ESRCH)
+    return KernelCallError(name, errno.EBADF if gone else errno.ENOTSOCK)
+
+
+def _refuse(call: Call, unheld: NotHeldError, what: str, protocol: str = "") -> Reply:
+    """Refused and reported, if it is one socket that there is no copy of and that has this protocol.
+
+    Raises `_ExchangedError`, KernelCallError.
+    """
+    try:
+        handle = os.open(_place(call), os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        raise _of_its_argument("open", error) from None
+    try:
+        if os.fstat(handle).st_ino != unheld.inode or (
+            protocol and _protocol_of(f"/proc/self/fd/{handle}") != protocol
+        ):
+            raise _ExchangedError
+    finally:
+        os.close(handle)
     return call.refuse(SystemCall(what, "unheld"), errno.EPERM)
 
 
 def _connect(call: Call, unheld: NotHeldError) -> Reply:
-    if _protocol(call) in _STREAMS:
+    protocol = _protocol(call)
+    if protocol in _STREAMS:
         address = address_argument(call.tid, call.args[1], call.args[2])
         if address is None:
             return errno.EINVAL
         if address.family != AF_UNSPEC:
             return Value(0) if _made(call).take_begun(unheld.inode) else errno.EISCONN
-    return _refuse(call, "connect a socket that is connected, or from elsewhere")
+    return _refuse(call, unheld, "connect a socket that is connected, or from elsewhere", protocol)
 
 
-def _bind(call: Call, _: NotHeldError) -> Reply:
-    if _protocol(call) in _STREAMS:
+def _bind(call: Call, unheld: NotHeldError) -> Reply:
+    protocol = _protocol(call)
+    if protocol in _STREAMS:
         return errno.EINVAL
-    return _refuse(call, "bind a socket from elsewhere")
+    return _refuse(call, unheld, "bind a socket from elsewhere", protocol)
 
 
 def _listen(call: Call, unheld: NotHeldError) -> Reply:
@@ -139,26 +191,29 @@ def _listen(call: Call, unheld: NotHeldError) -> Reply:
     return errno.EINVAL if protocol in _STREAMS else errno.EOPNOTSUPP
 
 
-def _sendto(call: Call, _: NotHeldError) -> Reply:
+def _sendto(call: Call, unheld: NotHeldError) -> Reply:
     if not call.args[4]:
         return CONTINUE  # that it has none is in a register
-    if _protocol(call) in _STREAMS:
+    protocol = _protocol(call)
+    if protocol in _STREAMS:
         return errno.EISCONN
-    return _refuse(call, "send by a socket from elsewhere")
+    return _refuse(call, unheld, "send by a socket from elsewhere", protocol)
 
 
-def _sendmsg(call: Call, _: NotHeldError) -> Reply:
-    return _send_to_peer(call, signed(call.args[2]), lambda: [memory.read(call.tid, call.args[1], MSGHDR.size)])
+def _sendmsg(call: Call, unheld: NotHeldError) -> Reply:
+    return _send_to_peer(call, unheld, signed(call.args[2]), lambda: [memory.read(call.tid, call.args[1], MSGHDR.size)])
 
 
-def _sendmmsg(call: Call, _: NotHeldError) -> Reply:
-    return _send_to_peer(call, signed(call.args[3]), lambda: headers_of_many(call.tid, call.args[1], call.args[2]))
+def _sendmmsg(call: Call, unheld: NotHeldError) -> Reply:
+    return _send_to_peer(
+        call, unheld, signed(call.args[3]), lambda: headers_of_many(call.tid, call.args[1], call.args[2])
+    )
 
 
-def _send_to_peer(call: Call, flags: int, headers: Callable[[], list[bytes]]) -> Reply:
+def _send_to_peer(call: Call, unheld: NotHeldError, flags: int, headers: Callable[[], list[bytes]]) -> Reply:
     protocol = _protocol(call)
     if protocol in _DATAGRAMS:
-        return _refuse(call, "send by a socket from elsewhere")
+        return _refuse(call, unheld, "send by a socket from elsewhere", protocol)
     if flags & MSG_FASTOPEN:
         return errno.EISCONN
     if protocol.startswith("UNIX"):
@@ -167,7 +222,7 @@ def _send_to_peer(call: Call, flags: int, headers: Callable[[], list[bytes]]) ->
             if control and size:
                 _made(call).passing(call.tid, descriptors(memory.read(call.tid, control, min(size, CONTROL_MAX))))
         if protocol == "UNIX" and any(name and size for name, size, *_ in fields):
-            return _refuse(call, "send by a socket from elsewhere")
+            return _refuse(call, unheld, "send by a socket from elsewhere", protocol)
     return CONTINUE
 
 
@@ -182,7 +237,7 @@ def _setsockopt(call: Call, unheld: NotHeldError) -> Reply:
     if level == socket.SOL_SOCKET and _made(call).port(unheld.inode) > 0 and 0 <= size <= _VALUE_MAX:
         value = memory.read(call.tid, call.args[3], size) if size and call.args[3] else b""
         return tie_of_server(call, name, value, _made(call).port(unheld.inode))
-    return _refuse(call, "set where messages go by a socket from elsewhere")
+    return _refuse(call, unheld, "set where messages go by a socket from elsewhere")
 
 
 def _getsockopt(call: Call, _: NotHeldError) -> Reply:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Faults"]
 
-_OF_ARGUMENTS = (errno.EFAULT, errno.ENAMETOOLONG, errno.EBADF, errno.EMSGSIZE)
+_OF_ARGUMENTS = (errno.EFAULT, errno.ENAMETOOLONG, errno.EBADF, errno.EMSGSIZE, errno.ENOTSOCK)
 
 
 class Faults:

@@ -65,7 +65,7 @@ def test_what_is_left_over_is_no_part(left: int) -> None:
 @pytest.fixture
 def asked() -> Call:
     identities = SimpleNamespace(differ=False, outer_ids=lambda tid, uid, gid: (uid, gid))
-    return call(identities=identities)
+    return call(identities=identities, made=None)
 
 
 def control(asked: Call, given: bytes, family: int = socket.AF_UNIX) -> Control:

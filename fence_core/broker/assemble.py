@@ -69,12 +69,8 @@ class Broker:
         self._on_meeting = on_meeting
         root = new_worker(0, scope, root_pid)
         made = None if borrows else MadeSockets(self.loop, lambda pid: self.processes.is_fenced(pid))
-        self.processes = ProcessTable(
-            root,
-            watch=self._watch_process,
-            supervisor=os.getpid(),
-            process=Process if made is None else partial(Unborrowed, made),
-        )
+        process = Process if made is None else partial(Unborrowed, made)
+        self.processes = ProcessTable(root, watch=self._watch_process, supervisor=os.getpid(), process=process)
         self.recorder = Recorder(self.processes, stacks_work=terms.stacks)
         self.drafts = Drafts(self.recorder, self.loop.after)
         first = self.processes.adopt(root_pid, root.now())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fence_core.command.options import OPTIONS, Option
 
-__all__ = ["spelled", "text"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["page", "spelled", "text"]
 
 _HEAD = """\
 usage: fence [flags] [--] command [arguments]
-       fence [flags] -c STRING [arguments]
+       fence [flags] -c STRING [arguments]        fence proxy --help: the filter alone
 
 Runs a command that reaches no other machine and changes no file, but for what the policy
 allows: -s FILE, -t NAME, or the fence.json, fence.yaml or pyproject.toml here or above.
@@ -17,9 +22,14 @@ _TAIL = "\nIt ends as the command ends; with 126 or 127 where that cannot be run
 
 
 def text() -> str:
-    shown = [option for option in OPTIONS if option.help]
+    return page(_HEAD, OPTIONS, _TAIL)
+
+
+def page(head: str, rows: Sequence[Option], tail: str) -> str:
+    """What `--help` prints, of `fence` or of a subcommand."""
+    shown = [option for option in rows if option.help]
     width = max(len(spelled(option)) for option in shown)
-    return "\n".join([_HEAD, *(f"  {spelled(each):<{width}}  {each.help}" for each in shown), _TAIL]).rstrip("\n")
+    return "\n".join([head, *(f"  {spelled(each):<{width}}  {each.help}" for each in shown), tail]).rstrip("\n")
 
 
 def spelled(option: Option) -> str:

@@ -16,8 +16,9 @@ from fence_core.text import escape
 
 if TYPE_CHECKING:
     from fence_core.events.model import Violation
+    from fence_core.policy.model import Remedy
 
-__all__ = ["as_data", "as_text"]
+__all__ = ["as_data", "as_text", "remedy_data"]
 
 REFUSED, FAULT, PASSED, TIMES = "✗", "!", "→", "\N{MULTIPLICATION SIGN}"
 VERSION = 1
@@ -97,14 +98,14 @@ def as_data(violation: Violation, moment: float, number: int, how: str = "") -> 
         "chain": list(program.chain),
         "test": violation.nodeid or None,
         "count": violation.count,
-        "remedy": _remedy(violation),
+        "remedy": remedy_data(violation.remedy),
     }
 
 
-def _remedy(violation: Violation) -> dict[str, Any] | None:
+def remedy_data(remedy: Remedy | None) -> dict[str, Any] | None:
     """As a piece of `fence.json`."""
-    if violation.remedy is None:
+    if remedy is None:
         return None
-    section, _, name = violation.remedy.key.partition(".")
-    value = violation.remedy.value
+    section, _, name = remedy.key.partition(".")
+    value = remedy.value
     return {section: {camel(name): value if isinstance(value, bool) else list(value)}}

@@ -55,6 +55,10 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """An exit status, of what is no command. Raises FenceError, UsageError, NotRunError, OSError."""
+    if arguments[:1] == ["proxy"]:
+        from fence_core.command.proxy import serve
+
+        return serve(arguments[1:], HOST.blocked)
     asked = parse(arguments)
     for name, answer in (
         ("help", _help),

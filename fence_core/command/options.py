@@ -75,16 +75,15 @@ OPTIONS = (
     ),
 )  # fmt: skip
 
-_LONG = {name: option for option in OPTIONS for name in (option.name, *option.aliases)}
-_SHORT = {option.short: option for option in OPTIONS if option.short}
-
 
 class Asked:
     """What the command line says."""
 
-    __slots__ = ("given", "notes", "words")
+    __slots__ = ("given", "long", "notes", "short", "words")
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Sequence[Option]) -> None:
+        self.long = {name: option for option in rows for name in (option.name, *option.aliases)}
+        self.short = {option.short: option for option in rows if option.short}
         self.given: dict[str, list[str]] = {}
         """Values by the full name of their flag; of one without a value an empty text."""
         self.words: list[str] = []
@@ -104,9 +103,12 @@ class Asked:
         return self.given.get(name, [])
 
 
-def parse(arguments: Sequence[str]) -> Asked:
-    """What is asked for. Options end at the first word that is none, or at ``--``. Raises UsageError."""
-    asked = Asked()
+def parse(arguments: Sequence[str], rows: Sequence[Option] = OPTIONS) -> Asked:
+    """What is asked for. Options end at the first word that is none, or at ``--``. Raises UsageError.
+
+    `rows`: the flags that there are, those of `fence` or of a subcommand.
+    """
+    asked = Asked(rows)
     rest = list(arguments)
     while rest and rest[0].startswith("-") and rest[0] != "-":
         word = rest.pop(0)
@@ -122,9 +124,9 @@ def parse(arguments: Sequence[str]) -> Asked:
 
 def _long(asked: Asked, word: str, rest: list[str]) -> None:
     name, equals, value = word[2:].partition("=")
-    option = _LONG.get(name)
+    option = asked.long.get(name)
     if option is None:
-        raise UsageError(f"unknown option --{escape(name)}{_meant(name)}")
+        raise UsageError(f"unknown option --{escape(name)}{_meant(name, asked)}")
     if equals and not option.value:
         raise UsageError(f"--{name} takes no value")
     if option.value and not equals:
@@ -137,7 +139,7 @@ def _cluster(asked: Asked, word: str, rest: list[str]) -> None:
     letters = word[1:]
     while letters:
         letter, letters = letters[0], letters[1:]
-        option = _SHORT.get(letter)
+        option = asked.short.get(letter)
         if option is None:
             raise UsageError(f"unknown option -{escape(letter)}")
         value = ""
@@ -165,8 +167,8 @@ def _take(asked: Asked, option: Option, spelled: str, value: str) -> None:
     asked.given.setdefault(option.name, []).append(value)
 
 
-def _meant(name: str) -> str:
+def _meant(name: str, asked: Asked) -> str:
     import difflib  # only where something is wrong already
 
-    close = difflib.get_close_matches(name, list(_LONG), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, list(asked.long), n=1, cutoff=0.6)
     return f" (did you mean --{close[0]}?)" if close else "; `fence --help` lists them"

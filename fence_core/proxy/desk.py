@@ -61,18 +61,14 @@ class Desk:
         self._judge = Judge(policy)
         self._lock = threading.Lock()
         self._told = told
-        self._token = token
+        self.token = token
         self._syntax = syntax
         self.own: tuple[str, int] | None = None
         """Where the filter itself listens: whoever asks for that would go round in circles."""
 
-    @property
-    def wants_token(self) -> bool:
-        return bool(self._token)
-
     def knows(self, token: bytes) -> bool:
         """Whether this is the token. Takes as long for a wrong one that begins like it."""
-        return hmac.compare_digest(token, self._token.encode())
+        return hmac.compare_digest(token, self.token.encode())
 
     def tell(self, outcome: Outcome) -> None:
         """Say what became of a request."""

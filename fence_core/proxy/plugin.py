@@ -107,7 +107,7 @@ class FenceFilter(HttpProxyBasePlugin):
     def _check_token(self, request: HttpParser) -> None:
         """Raises HttpProtocolException."""
         desk = self._desk
-        if not desk.wants_token:
+        if not desk.token:
             return
         given = request.header(b"proxy-authorization") if request.has_header(b"proxy-authorization") else b""
         kind, _, secret = given.partition(b" ")

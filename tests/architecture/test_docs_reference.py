@@ -10,6 +10,7 @@ import pytest
 
 from fence_core.command.help import spelled
 from fence_core.command.options import OPTIONS
+from fence_core.command.proxy import PROXY_OPTIONS
 from fence_core.kernel import features
 from fence_core.policy.keys import KEYS, PRESETS, Key, of_section
 
@@ -56,6 +57,7 @@ def test_flags_of_the_command() -> None:
     assert [line for line in text.splitlines() if line.startswith("| `-")] == [
         *rows,
         *(line for line in section(REFERENCE / "command.md", "Ports").splitlines() if line.startswith("| `-")),
+        *(f"| `{spelled(option).strip()}` | {option.help} |" for option in PROXY_OPTIONS),
     ]
     aliases = {f"`--{alias}`" for option in OPTIONS for alias in option.aliases}
     assert all(alias in text for alias in aliases)

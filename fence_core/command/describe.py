@@ -52,6 +52,8 @@ def policy(found: Discovered, argv: Iterable[str], notes: Iterable[str]) -> Iter
     if network.allow_unix_sockets or network.allow_all_unix_sockets:
         yield "UNIX sockets: " + ("all" if network.allow_all_unix_sockets else _items(network.allow_unix_sockets))
     yield "write: " + _items(files.allow_write) + _denied(files)
+    if config.policy.command.deny:
+        yield "commands: all but " + _items(config.policy.command.deny)
     yield "read: everything" + (f", but {_items(files.deny_read)}" if files.deny_read else "")
 
 
@@ -84,7 +86,7 @@ def _items(entries: Iterable[Entry]) -> str:
     templates: dict[str, int] = {}
     own = []
     for entry in entries:
-        if entry.source.file or not entry.source.name.startswith("template "):
+        if entry.source.file or not entry.source.name.startswith(("template ", "the defaults")):
             own.append(f'"{escape(entry.text)}" ({_where(entry.source)})')
         else:
             templates[entry.source.name] = templates.get(entry.source.name, 0) + 1

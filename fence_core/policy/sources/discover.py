@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from fence_core.policy.model import Config, Source
 from fence_core.policy.record import Record
 from fence_core.policy.sources.chain import Chain, read_chain, users_file
 from fence_core.policy.sources.files import Manner, find, read_explicit
-from fence_core.policy.sources.merge import merge, merge_settings
+from fence_core.policy.sources.merge import Overlay, merge, merge_settings
 from fence_core.policy.sources.templates import TemplateContext, below, preset
 from fence_core.policy.sources.validate import parse_overlay
 
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
 
     How = Literal["settings", "template", "project", "user", "default"]
 
-__all__ = ["DEFAULT", "NO_PROJECT", "Discovered", "discover"]
+__all__ = ["DEFAULT", "DEFAULTS", "NO_PROJECT", "Discovered", "discover"]
 
 DEFAULT = "command"
 """The template of those who have no policy, and of files that name none."""
 NO_PROJECT = "FENCE_NO_PROJECT_CONFIG"
 """The variable with which no project is asked; anything but empty or 0."""
 
+DEFAULTS = Source("the defaults")
+"""Where the rules stand that nobody has written."""
+_COMMANDS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "default_commands.json")
 _NAMED = Manner("-s FILE", otherwise=".jsonc")
 _FOUND = Manner("-s FILE", checks=True)
 
@@ -75,6 +79,8 @@ def discover(
     base = preset(name, context)
     more = [parse_overlay(raw, source=Source(flag), base_dir=cwd, settings=True, home=home) for flag, raw in flags]
     policy = merge(base.policy, *said.overlays, *more)
+    if policy.command.use_defaults:
+        policy = merge(policy, _default_commands())._replace(sources=policy.sources)
     files = policy.filesystem
     policy = policy._replace(
         filesystem=files._replace(
@@ -88,6 +94,13 @@ def discover(
         policy, merge_settings(base.settings, *said.overlays, *more), named, None if found is None else found[0]
     )
     return Discovered(config, how, (*said.files, *(f"template {each}" for each in below(name))))
+
+
+def _default_commands() -> Overlay:
+    """What no command may start, unless `use_defaults` is false: programs that are about the machine as a whole."""
+    with open(_COMMANDS, encoding="utf-8") as file:
+        raw = json.load(file)
+    return parse_overlay(raw, source=DEFAULTS, base_dir="/", flat=False, home="/")
 
 
 def _choose(

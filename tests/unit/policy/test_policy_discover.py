@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from fence_core.errors import PolicyError
+from fence_core.policy.commands import Reading
 from fence_core.policy.decide import Judge
-from fence_core.policy.requests import Bind, Connect, Write
+from fence_core.policy.requests import Bind, Connect, Execute, Write
 from fence_core.policy.sources.discover import NO_PROJECT, Discovered, discover
 from fence_core.policy.sources.lines import located
+from fence_core.policy.sources.load import find_config
 
 
 class Places:
@@ -248,6 +250,37 @@ def test_the_line_of_a_refusal(places: Places) -> None:
     judge = Judge(places.discover().config.policy)
     rule = judge.decide(Connect("api.github.com", 443)).rule
     assert str(rule.source) == "template code"
+
+
+def denied(found: Discovered) -> list[str]:
+    return [entry.text for entry in found.config.policy.command.deny]
+
+
+def test_commands_about_the_whole_machine(places: Places) -> None:
+    found = places.discover()
+    assert {"reboot", "mkfs.ext4", "dd if=", "unshare", "docker run --privileged"} <= set(denied(found))
+    assert {entry.source.name for entry in found.config.policy.command.deny} == {"the defaults"}
+    assert [source.name for source in found.config.policy.sources] == ["template default-deny", "template command"]
+    write(places.project / "fence.json", json.dumps({"command": {"deny": ["git push"], "useDefaults": False}}))
+    assert denied(places.discover()) == ["git push"]
+    write(places.project / "fence.json", json.dumps({"command": {"deny": ["git push"], "allow": ["chroot"]}}))
+    found = places.discover()
+    assert denied(found)[0] == "git push"
+    judge = Judge(found.config.policy)
+    words = {
+        ("git", "push"): False, ("git", "status"): True, ("chroot", "/x"): True, ("unshare", "-n"): False,
+        ("dd", "of=x", "if=y"): False, ("dd", "--version"): True,
+    }  # fmt: skip
+    for (name, *rest), allowed in words.items():
+        assert judge.decide(Execute((name, *rest), (Reading((name,), tuple(rest)),))).allowed is allowed, name
+    assert not find_config(places.project).policy.command.deny[1:], "pytest has none but those that are listed"
+
+
+def test_templates_that_deny_commands(places: Places) -> None:
+    for name in ("code", "code-relaxed", "git-readonly"):
+        assert {"git push", "git rebase", "reboot"} <= set(denied(places.discover(template=name)))
+    assert "sudo" in denied(places.discover(template="code"))
+    assert "git push" not in denied(places.discover(template="ci"))
 
 
 def test_every_template(places: Places) -> None:

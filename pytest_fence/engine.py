@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fence_core.events.model import Violation as Violation
     from fence_core.launcher.debugger import Debugger as Debugger
     from fence_core.launcher.debugger import attached as attached
+    from fence_core.launcher.early_modules import protect_early_modules as protect_early_modules
+    from fence_core.launcher.early_modules import trusted_path as trusted_path
     from fence_core.launcher.fork import fence_this_process as fence_this_process
     from fence_core.launcher.handle import Fence as Fence
     from fence_core.launcher.join import maybe_join as maybe_join
@@ -25,31 +27,42 @@ if TYPE_CHECKING:
     from fence_core.launcher.needed import check_needed as check_needed
     from fence_core.launcher.obstacles import obstacles as obstacles
     from fence_core.launcher.plan import Host as Host
+    from fence_core.launcher.remote import Given as Given
+    from fence_core.launcher.remote import order_of as order_of
     from fence_core.launcher.respawn import respawn_fenced as respawn_fenced
     from fence_core.launcher.set_aside import keep_set_aside as keep_set_aside
+    from fence_core.launcher.supervise import Ends as Ends
     from fence_core.launcher.withhold import variables_denied as variables_denied
+    from fence_core.policy.kinds import leads_to_file as leads_to_file
     from fence_core.policy.model import Config as Config
+    from fence_core.policy.model import Policy as Policy
+    from fence_core.policy.model import Settings as Settings
     from fence_core.policy.model import Source as Source
     from fence_core.policy.paths import escape as escape
     from fence_core.policy.sources.load import config_in as config_in
     from fence_core.policy.sources.load import find_config as find_config
+    from fence_core.policy.sources.load import find_raw as find_raw
     from fence_core.policy.sources.load import find_settings as find_settings
     from fence_core.policy.sources.templates import TemplateContext as TemplateContext
     from fence_core.policy.sources.validate import parse_marker as parse_marker
 
 _NAMES = {
     "launcher.debugger": ("Debugger", "attached"),
+    "launcher.early_modules": ("protect_early_modules", "trusted_path"),
     "launcher.fork": ("fence_this_process",),
     "launcher.join": ("maybe_join",),
     "launcher.needed": ("Kept", "check_needed"),
     "launcher.obstacles": ("obstacles",),
     "launcher.plan": ("Host",),
+    "launcher.remote": ("Given", "order_of"),
     "launcher.respawn": ("respawn_fenced",),
     "launcher.set_aside": ("keep_set_aside",),
+    "launcher.supervise": ("Ends",),
     "launcher.withhold": ("variables_denied",),
-    "policy.model": ("Config", "Source"),
+    "policy.kinds": ("leads_to_file",),
+    "policy.model": ("Config", "Policy", "Settings", "Source"),
     "policy.paths": ("escape",),
-    "policy.sources.load": ("config_in", "find_config", "find_settings"),
+    "policy.sources.load": ("config_in", "find_config", "find_raw", "find_settings"),
     "policy.sources.templates": ("TemplateContext",),
     "policy.sources.validate": ("parse_marker",),
 }

@@ -91,16 +91,21 @@ def _option_files(config: pytest.Config) -> Iterator[str]:
             yield os.path.abspath(config.invocation_params.dir / str(word)[1:])
 
 
-def _overlays(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, object]]]:
+def flags_of_policy(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, object]]]:
+    """What flags say that holds on any machine."""
     if options.fence_mode is not None:
         yield "--fence-mode", {"mode": options.fence_mode}
     if options.fence_require is not None:
         names = [name.strip() for text in options.fence_require for name in text.split(",")]
         yield "--fence-require", {"require": names}
-    if options.fence_keep_fd is not None:
-        yield "--fence-keep-fd", {"keep_fds": options.fence_keep_fd}
     if options.fence_scope is not None:
         yield "--fence-scope", {"scope": options.fence_scope}
+
+
+def _overlays(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, object]]]:
+    yield from flags_of_policy(options)
+    if options.fence_keep_fd is not None:
+        yield "--fence-keep-fd", {"keep_fds": options.fence_keep_fd}
     for name, path in vscode_files():
         file = [engine.escape(path)]
         rules: dict[str, object] = {"allow_write": file}

@@ -7,6 +7,7 @@ do, and failing it), `reporting.ReportHooks` (header, summary, exit status) and,
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Generator
 
@@ -21,6 +22,9 @@ MARKER = (
 )
 
 _FLAGS = ("fence", "no_fence", "fence_mode", "fence_scope", "fence_config", "fence_require", "fence_keep_fd")
+
+_REMOTE = "fence_worker"
+"""The ``-X`` option that a worker on another machine has: `pytest_fence.xdist.REMOTE`."""
 
 _live: weakref.WeakSet[pytest.Config] = weakref.WeakSet()
 """Every Config in this process that is not yet unconfigured: a fork would take all of their sessions along."""
@@ -83,7 +87,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     early_config.add_cleanup(lambda: _live.discard(early_config))
     options = early_config.known_args_namespace
     with unrewritten():
-        if any(getattr(options, name) for name in _FLAGS) or _is_configured(early_config):
+        named = any(getattr(options, name) for name in _FLAGS) or _REMOTE in sys._xoptions
+        if named or _is_configured(early_config):
             from pytest_fence import session
 
             session.maybe_raise_fence(early_config, others=others)

@@ -13,6 +13,7 @@ from pytest_fence import elsewhere, engine, options, overlooked, xdist
 
 if TYPE_CHECKING:
     from pytest_fence.items import TestHooks
+    from pytest_fence.remote import Carrier
 
 
 _HOST = "pytest"
@@ -25,6 +26,10 @@ def maybe_raise_fence(config: pytest.Config, *, others: int) -> None:
     `others` is the number of pytest sessions that are live in this process besides this one. Whatever stands in the
     way is a UsageError.
     """
+    scope = xdist.remote_scope(config, others=others)
+    if scope:
+        _join_elsewhere(config, scope)
+        return
     flags = config.known_args_namespace
     if flags.no_fence:
         config.pluginmanager.register(HeaderNote("fence: off (--no-fence)"))
@@ -42,13 +47,27 @@ def maybe_raise_fence(config: pytest.Config, *, others: int) -> None:
                 config.pluginmanager.register(HeaderNote(f"fence: off ({flag} does nothing without --fence)"))
             overlooked.look_out_unfenced(config)
             return
-        fence = _put_up(config, chosen, others)
+        fence, carrier = _put_up(config, chosen, others)
         proxy = fence.proxy() if chosen.policy.network.proxy_env and fence.role != "worker" else ""
     except engine.FenceError as error:
         raise pytest.UsageError(usage_text(error)) from None
     if proxy:  # a worker has the environment of its controller
         _tell_of_the_proxy(proxy)
-    _install(config, fence, chosen)
+    _install(config, fence, chosen, carrier)
+
+
+def _join_elsewhere(config: pytest.Config, scope: str) -> None:
+    """In a worker on another machine than its controller, which is fenced: no config of this machine is in force."""
+    fence = engine.maybe_join(None, role="worker")
+    if fence is None:
+        raise pytest.UsageError("this worker of pytest-xdist was not started inside a fence")
+    fence.role = "worker"  # although it is the first of its fence
+    config.pluginmanager.register(xdist.PluginIsThere(config))
+    lookout = None
+    if not config.known_args_namespace.fence_config:
+        lookout = overlooked.Lookout(config, engine.Config(engine.Policy(), engine.Settings(), fence.source))
+    _install_in_tests(config, fence, forks=scope == "test", lookout=lookout)
+    config.add_cleanup(fence.close)
 
 
 def usage_text(error: engine.FenceError) -> str:
@@ -60,18 +79,16 @@ def usage_text(error: engine.FenceError) -> str:
     return f"could not set up the fence: {error}"
 
 
-def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine.Fence:
+def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> tuple[engine.Fence, Carrier | None]:
     if xdist.is_worker(config, others=others):
         fence = engine.maybe_join(None, role="worker")
         if fence is None:
             raise pytest.UsageError(
-                "this worker of pytest-xdist was not started inside the fence. Workers on other machines, or started "
-                "by other programs, cannot be fenced yet: use -n NUM or --tx NUM*popen, or --no-fence"
+                "this worker of pytest-xdist was not started inside the fence: a fenced run starts its workers itself "
+                "(-n NUM, --tx), or runs with --no-fence"
             )
-        return fence
+        return fence, None
     remote = xdist.remote_specs(config.known_args_namespace)
-    if remote:
-        raise pytest.UsageError(xdist.outside(remote))
     flags = config.known_args_namespace
     engine.check_needed(
         chosen,
@@ -87,7 +104,9 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine
         )
     fence = engine.maybe_join(chosen, role="nested", host=_HOST)
     if fence is not None:
-        return fence
+        if remote:
+            raise pytest.UsageError(f"{xdist.outside(remote)}; a run inside of another fence starts none elsewhere")
+        return fence, None
     if others:
         raise pytest.UsageError(
             "another pytest session is running in this process, and a fence would enclose that one too: run this one "
@@ -95,8 +114,13 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine
         )
     debugger = engine.attached() if options.DEBUGGER in sys.modules else None
     if debugger is None:
-        _clear_the_way(chosen)
-        return engine.fence_this_process(chosen, _host(), _import_what_follows)
+        _clear_the_way(chosen, again=not remote)
+        carrier = _carrier(config, chosen, remote)
+        if carrier is None:
+            return engine.fence_this_process(chosen, _host(), _import_what_follows), None
+        return engine.fence_this_process(chosen, _host(), _import_what_follows, carrier=carrier.lines), carrier
+    if remote:
+        raise pytest.UsageError("a debugger is attached, which would not follow the workers on other machines")
     if chosen.settings.scope == "test":
         raise pytest.UsageError(
             'with scope = "test" each test runs in a process of its own, which the debugger that is attached would not '
@@ -104,7 +128,7 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine
         )
     try:
         debugger.pause()
-        _clear_the_way(chosen, debugged=True)
+        _clear_the_way(chosen, again=False)
         fence = engine.fence_this_process(chosen, _host(), _import_what_follows, debugger)
     except BaseException:
         debugger.resume()
@@ -113,7 +137,16 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> engine
     config.pluginmanager.register(
         HeaderNote(f"fence: a debugger is attached, and its connection to {client} stays open to the tests")
     )
-    return fence
+    return fence, None
+
+
+def _carrier(config: pytest.Config, chosen: engine.Config, specs: list[str]) -> Carrier | None:
+    """What starts the workers on other machines, if there are to be any."""
+    if not specs:
+        return None
+    from pytest_fence import remote
+
+    return remote.start(config, chosen, _host(), specs)
 
 
 def _host() -> engine.Host:
@@ -129,15 +162,15 @@ def _kept_for_workers() -> engine.Kept:
     return engine.Kept(names, "and workers of pytest-xdist load other plugins without, or do not start")
 
 
-def _clear_the_way(chosen: engine.Config, *, debugged: bool = False) -> None:
+def _clear_the_way(chosen: engine.Config, *, again: bool) -> None:
     """A fork keeps nothing but this thread: see that nothing is lost by it, or start afresh where that is possible.
 
-    `debugged`: a new start would lose the debugger's client.
+    `again`: whether it is. A new start would lose the debugger's client, or workers on other machines.
     """
     found = engine.obstacles()
     if not found:
         return
-    if all(map(is_thread, found)) and owns_command(sys.orig_argv) and not debugged:
+    if all(map(is_thread, found)) and owns_command(sys.orig_argv) and again:
         engine.respawn_fenced(chosen, sys.orig_argv, _host())
     raise pytest.UsageError(
         "\n".join(
@@ -188,18 +221,26 @@ def _import_what_follows() -> None:
     from pytest_fence import items, reporting, verdicts  # noqa: F401
 
 
-def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) -> None:
-    """Everything that happens inside: only this Config has these hooks, no other session in the process."""
-    from pytest_fence import items, reporting
+def _install_in_tests(
+    config: pytest.Config, fence: engine.Fence, *, forks: bool, lookout: overlooked.Lookout | None
+) -> TestHooks:
+    """What every fenced pytest process has."""
+    from pytest_fence import items
 
     manager = config.pluginmanager
-    lookout = None if config.known_args_namespace.fence_config else overlooked.Lookout(config, chosen)
-    hooks = items.TestHooks(config, fence, forks=chosen.settings.scope == "test", lookout=lookout)
+    hooks = items.TestHooks(config, fence, forks=forks, lookout=lookout)
     # Conftests of what the arguments name are imported next, before anything is collected.
     fence.enter("", "startup", hooks.packages.of_all(overlooked.given(config)))
     hooks.prepare_forks = lambda: _prepare_forks(config, fence, hooks)
     manager.register(hooks, "fence-tests")
     manager.register(items.Innermost(hooks), "fence-tests-innermost")
+    return hooks
+
+
+def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config, carrier: Carrier | None) -> None:
+    """Everything that happens inside: only this Config has these hooks, no other session in the process."""
+    lookout = None if config.known_args_namespace.fence_config else overlooked.Lookout(config, chosen)
+    hooks = _install_in_tests(config, fence, forks=chosen.settings.scope == "test", lookout=lookout)
     if fence.role == "worker":
         config.add_cleanup(fence.close)
         return
@@ -208,9 +249,14 @@ def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config) 
         rules = {"allow_write": [engine.escape(summary)]}
         source = engine.Source(f"{options.STEP_SUMMARY} (set by GitHub Actions)")
         hooks.finish_policy = fence.register_policy([(rules, source)])
+    from pytest_fence import reporting
+
+    manager = config.pluginmanager
     report = reporting.ReportHooks(config, fence, chosen)
     manager.register(report, "fence-report")
-    manager.register(xdist.ControllerHooks(fence), "fence-xdist")
+    manager.register(xdist.ControllerHooks(fence, carrier), "fence-xdist")
+    if carrier is not None:
+        manager.register(carrier, "fence-carrier")
     if fence.mode == "warn":
         manager.register(reporting.WarnOutsideTests(config, fence, report), "fence-warnings")
     # Cleanups run in reverse order: what is registered first sees what all others still did.

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import pytest
 
 _UNUSABLE = "fence_unusable"
+_PLUGIN = "fence_plugin"
 
 
 def refuse(config: pytest.Config, what: str, problems: Sequence[str]) -> NoReturn:
@@ -29,3 +30,17 @@ def heed(node: Any) -> None:
     lines = getattr(node, "workeroutput", {}).get(_UNUSABLE)
     if lines:
         raise pytest.UsageError("\n".join(lines))
+
+
+def say_plugin(config: pytest.Config) -> None:
+    """This worker has the plugin."""
+    config.workeroutput[_PLUGIN] = True  # type: ignore[attr-defined]
+
+
+def expect_plugin(node: Any) -> None:
+    """The fence of a worker on another machine stands without, and does not know which test is running."""
+    if _PLUGIN not in getattr(node, "workeroutput", {}):
+        raise pytest.UsageError(
+            f"pytest on {node.gateway.spec} was fenced, and has run without the plugin of pytest-fence: no violation "
+            "there is known by its test. Is PYTEST_DISABLE_PLUGIN_AUTOLOAD set there?"
+        )

@@ -7,11 +7,17 @@ import os
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_fence import engine, unusable
+
+if TYPE_CHECKING:
+    from pytest_fence.remote import Carrier, Workers
+
+REMOTE = "fence_worker"
+"""The ``-X`` option of an interpreter that a worker on another machine has: `fence_core.launcher.remote.OPTION`."""
 
 
 def is_worker(config: pytest.Config, *, others: int) -> bool:
@@ -32,17 +38,45 @@ def is_worker(config: pytest.Config, *, others: int) -> bool:
     return False
 
 
+def remote_scope(config: pytest.Config, *, others: int) -> str:
+    """The scope of the run, in a worker of one on another machine; empty in any other process."""
+    scope = sys._xoptions.get(REMOTE, "")
+    return str(scope) if scope and is_worker(config, others=others) else ""
+
+
+class PluginIsThere:
+    """In such a worker: has its controller know that violations are found on their tests."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_sessionstart(self) -> None:
+        unusable.say_plugin(self._config)
+
+
 def remote_specs(options: argparse.Namespace) -> list[str]:
-    """The ``--tx`` and ``--px`` of workers that would run where this fence does not reach."""
-    specs = [*(getattr(options, "tx", None) or ()), *(getattr(options, "px", None) or ())]
-    return [spec for spec in specs if not _is_local(spec)]
+    """The ``--tx`` of workers on other machines, each as often as it is wanted; none if there are to be no workers.
+
+    Raises UsageError for ``--px``, whose gateways no carrier makes.
+    """
+    proxies = [spec for spec in getattr(options, "px", None) or () if not is_local(spec)]
+    if proxies:
+        raise pytest.UsageError(outside(proxies))
+    distributes = getattr(options, "distload", False) or getattr(options, "dist", "no") != "no"
+    if not distributes or getattr(options, "numprocesses", None) is not None or options.collectonly:
+        return []
+    specs: list[str] = []
+    for spec in getattr(options, "tx", None) or ():
+        number, _, rest = spec.partition("*")
+        specs += [rest] * int(number) if number.isdecimal() else [spec]
+    return [spec for spec in specs if not is_local(spec)]
 
 
 def outside(specs: Sequence[str]) -> str:
     """What is wrong with these."""
     return (
-        f"workers started by {', '.join(specs)} would run outside the fence: use popen workers "
-        "(-n NUM, --tx NUM*popen), or --no-fence"
+        f"workers started by {', '.join(specs)} would run outside the fence: name them on the command line or in "
+        "`addopts` (--tx, not by way of --px), use popen workers (-n NUM, --tx NUM*popen), or --no-fence"
     )
 
 
@@ -51,7 +85,8 @@ def starts_workers(options: argparse.Namespace) -> bool:
     return bool(getattr(options, "numprocesses", None) or getattr(options, "tx", None))
 
 
-def _is_local(spec: str) -> bool:
+def is_local(spec: str) -> bool:
+    """Whether a worker of this spec is a process that the controller starts, or one of its proxies."""
     parts = spec.partition("*")[2] if spec.partition("*")[0].isdigit() else spec
     return "popen" in [part.partition("=")[0] for part in parts.split("//")]
 
@@ -59,18 +94,28 @@ def _is_local(spec: str) -> bool:
 class ControllerHooks:
     """Registered in the process that may turn out to be xdist's controller."""
 
-    def __init__(self, fence: engine.Fence) -> None:
+    def __init__(self, fence: engine.Fence, carrier: Carrier | None) -> None:
+        """`carrier`: has workers on other machines; None if there are to be none."""
         self._fence = fence
+        self._carrier = carrier
+        self._workers: Workers | None = None
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
-    def pytest_xdist_setupnodes(self, specs: Sequence[object]) -> None:
+    def pytest_xdist_setupnodes(self, config: pytest.Config, specs: Sequence[object]) -> None:
         """A conftest may have put others in the place of those that the command line gave."""
-        remote = [str(spec) for spec in specs if not _is_local(str(spec))]
-        if remote:
+        remote = [str(spec) for spec in specs if not is_local(str(spec))]
+        if remote and self._carrier is None:
             raise pytest.UsageError(outside(remote))
+        if remote and self._carrier is not None:
+            from pytest_fence.remote import Workers
+
+            session: Any = config.pluginmanager.get_plugin("dsession")
+            self._workers = Workers(self._carrier, session.nodemanager)
         self._fence.expect_workers()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         """It may have found bad markers, or configs not in force."""
         unusable.heed(node)
+        if not error and self._workers is not None and self._workers.holds(node.gateway):
+            unusable.expect_plugin(node)

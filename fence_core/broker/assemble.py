@@ -37,8 +37,11 @@ from fence_core.broker.unborrowed import Unborrowed
 from fence_core.kernel import arch, memory, seccomp
 
 if TYPE_CHECKING:
+    import socket
+
     from fence_core.broker.paths.ceiling import Ceiling
     from fence_core.broker.scopes import Scope
+    from fence_core.broker.services.remote_ledgers import RemoteLedgers
 
 __all__ = ["Broker"]
 
@@ -66,6 +69,7 @@ class Broker:
         listener.set_sync_wake_up()
         self.loop = Loop(lambda error: self._faults.in_the_broker(error))
         self.scope = scope
+        self.others: RemoteLedgers | None = None
         self._on_meeting = on_meeting
         root = new_worker(0, scope, root_pid)
         made = None if borrows else MadeSockets(self.loop, lambda pid: self.processes.is_fenced(pid))
@@ -90,7 +94,7 @@ class Broker:
         parts.watches_reads = terms.watches_reads
         parts.commands = CommandWatch()
         parts.resolver = Resolver(self.processes.is_ours, parts.identities)
-        parts.made = made
+        parts.made, parts.others = made, None
         parts.inside, parts.unix, parts.ties = inside, UnixSockets(self.loop.after), Ties()
         parts.names = _names(self.loop, refusals)
         parts.tunnels, parts.sinks, parts.route = self.tunnels, self.sinks, refusals.route
@@ -104,6 +108,12 @@ class Broker:
         self._dispatch = Dispatch(parts, self.loop, handled, repeats, self._faults)
         if made is not None:
             made.adopt(root_pid)
+
+    def hear_of_others(self, carrier: socket.socket) -> None:
+        """Take what fences on other machines refuse into the ledger."""
+        from fence_core.broker.services.remote_ledgers import RemoteLedgers  # of runs with such workers only
+
+        self.others = self._services.others = RemoteLedgers(carrier, self.loop, self.scope.ledger)
 
     def run(self) -> None:
         """Answer calls until the loop is finished."""

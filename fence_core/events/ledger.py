@@ -60,12 +60,15 @@ class Ledger:
 
     def __init__(self) -> None:
         self.records: list[Record] = []
+        self.first = 0
+        """The number of the first violation."""
         self.dropped = 0
         """Violations for which there was no room, of which only the number is known."""
         self._of_test: dict[tuple[int, str], int] = {}
         self._open: dict[tuple[object, ...], Record] = {}
         self._untaken: dict[tuple[int, str], list[Record]] = {}
         self._kept: dict[tuple[int, str], list[Record]] = {}
+        self._adopted: dict[int, Record] = {}
         self._uses: dict[Rule, dict[str, int]] = {}
         """For each entry that has allowed something, how often it was for which test."""
 
@@ -85,7 +88,7 @@ class Ledger:
             record.last_s = made.first_s
             return record, False
         test = (worker, made.nodeid)
-        record = Record(made._replace(number=len(self.records)))
+        record = Record(made._replace(number=self.first + len(self.records)))
         already = self._of_test.get(test, 0)
         if already and (already >= OF_ONE_TEST_MAX or len(self.records) >= RECORDS_MAX):
             self.dropped += 1
@@ -95,6 +98,18 @@ class Ledger:
         self._untaken.setdefault(test, []).append(record)
         self.records.append(record)
         return record, True
+
+    def adopt(self, told: Violation) -> None:
+        """What the ledger of another fence of this run says of one violation, by its number there, now or once more."""
+        if told.number not in self._adopted:
+            record = self._adopted[told.number] = Record(told)
+            record.taken = True  # for a report over there
+            if len(self.records) < RECORDS_MAX:
+                self.records.append(record)
+            else:
+                self.dropped += 1
+        record = self._adopted[told.number]
+        record.count, record.last_s, record.stack = told.count, told.last_s, told.stack
 
     def used(self, rule: Rule, nodeid: str) -> None:
         """Count that an entry has allowed something."""

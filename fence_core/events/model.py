@@ -82,7 +82,7 @@ class Violation(Record):
     """
 
     number: int
-    """Position in the session's ledger, from 0."""
+    """Position in the session's ledger, from 0; of workers on other machines, from a million of their own."""
     nodeid: str
     """Node id of the test or collector; empty where no test was running."""
     phase: str

@@ -19,26 +19,32 @@ from fence_core.launcher import guardian, inherited, set_aside
 from fence_core.launcher.child import BLOCKED, raise_fence
 from fence_core.launcher.join import maybe_join
 from fence_core.launcher.obstacles import check_layers
-from fence_core.launcher.plan import Facts, Host, make_plan
+from fence_core.launcher.plan import Facts, Host, Plan, make_plan
 from fence_core.launcher.session_report import SessionReport
-from fence_core.launcher.supervise import Child, supervise
+from fence_core.launcher.supervise import Child, Ends, Lines, supervise
 from fence_core.link import start
 
 if TYPE_CHECKING:
     from fence_core.launcher.debugger import Debugger
     from fence_core.launcher.handle import Fence
+    from fence_core.launcher.home import Home
     from fence_core.launcher.session_report import Reporter
     from fence_core.policy.model import Config
 
 
 def fence_this_process(
-    config: Config, host: Host, meanwhile: Callable[[], object] = lambda: None, debugger: Debugger | None = None
+    config: Config,
+    host: Host,
+    meanwhile: Callable[[], object] = lambda: None,
+    debugger: Debugger | None = None,
+    *,
+    carrier: Ends | None = None,
 ) -> Fence:
     """Fork: the child returns with a handle on the fence around it, this process never returns.
 
     `meanwhile`: what the child does, before its fence stands, while this process gets ready to supervise; for imports.
-    `debugger`: the one attached to this process, paused; it goes on in the child. Raises FenceUnavailable before
-    anything was done.
+    `debugger`: the one attached to this process, paused; it goes on in the child. `carrier`: lines to what
+    has started workers on other machines. Raises FenceUnavailable before anything was done.
     """
 
     def imports() -> None:
@@ -46,7 +52,7 @@ def fence_this_process(
 
         meanwhile()
 
-    fork_fenced(config, host, imports, debugger=debugger)
+    fork_fenced(config, host, imports, debugger=debugger, carrier=carrier)
     fence = maybe_join(None, role="session")
     if fence is None:
         raise BrokerError("the fence stands, but its broker does not answer")
@@ -62,22 +68,16 @@ def fork_fenced(
     debugger: Debugger | None = None,
     reporter: Reporter | None = None,
     filter_listener: socket.socket | None = None,
+    carrier: Ends | None = None,
+    home: Home | None = None,
 ) -> None:
     """Fork: returns in the child, with the fence around it. Raises FenceUnavailable before anything was done.
 
-    `withheld`: variables that were kept from the tests already. `debugger`: as of `fence_this_process`.
+    `withheld`: variables that were kept from the tests already. `debugger`, `carrier`: as of `fence_this_process`.
     `reporter`: who tells the user what this process knows, if not the session. `filter_listener`: see `filter.listen`.
+    `home`: the line to the run that this fence is of, on another machine.
     """
-    found = check_layers(config.settings.require)
-    memory.choose(borrows=found.available("process_vm_readv"))
-    plan = make_plan(config, found, _facts(), host)
-    gone = tuple(withheld)
-    if config.settings.env_deny:
-        from fence_core.launcher.withhold import withhold
-
-        gone = tuple(sorted({*gone, *withhold(config.settings)}))
-    left = inherited.left_open(plan.kept_fds, watch_reads=plan.watches_reads) if plan.closes_fds else ()
-    plan = plan._replace(withheld=gone, closed=left)
+    plan = _plan(config, host, withheld)
     to_supervisor_r, to_supervisor_w = os.pipe2(os.O_CLOEXEC)
     from_supervisor_r, from_supervisor_w = os.pipe2(os.O_CLOEXEC)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -98,6 +98,8 @@ def fork_fenced(
         os.close(from_supervisor_w)
         ours.close()
         inherited.close_all(plan.closed)
+        if carrier is not None:
+            carrier.supervisors.close()
         raise_fence(orders, guardian.run, meanwhile)
         set_aside.give_back_when_asked()
         theirs.detach()  # closed by raise_fence
@@ -111,8 +113,25 @@ def fork_fenced(
     theirs.close()
     if debugger is not None:
         debugger.leave()
+    if carrier is not None:
+        carrier.tests.close()
     fenced = Child(child, to_supervisor_r, from_supervisor_w, ours)
-    supervise(config, plan, fenced, reporter or SessionReport(host), filter_listener)
+    lines = Lines(filter_listener, carrier.supervisors if carrier is not None else None, home)
+    supervise(config, plan, fenced, home or reporter or SessionReport(host), lines)
+
+
+def _plan(config: Config, host: Host, withheld: Iterable[str]) -> Plan:
+    """With what is taken from this process already: variables are gone from it."""
+    found = check_layers(config.settings.require)
+    memory.choose(borrows=found.available("process_vm_readv"))
+    plan = make_plan(config, found, _facts(), host)
+    gone = tuple(withheld)
+    if config.settings.env_deny:
+        from fence_core.launcher.withhold import withhold
+
+        gone = tuple(sorted({*gone, *withhold(config.settings)}))
+    left = inherited.left_open(plan.kept_fds, watch_reads=plan.watches_reads) if plan.closes_fds else ()
+    return plan._replace(withheld=gone, closed=left)
 
 
 def _facts() -> Facts:

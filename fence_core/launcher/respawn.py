@@ -23,7 +23,7 @@ from fence_core.policy.model import Config, Package, Policy, Settings
 from fence_core.policy.sources import files
 from fence_core.policy.sources.wire import from_wire, to_wire
 
-_START = (
+START = (
     "import json,os,sys;fd=int(sys.argv[1]);order=json.loads(os.pread(fd,os.fstat(fd).st_size,0));os.close(fd);"
     "sys.path[:]=order['sys_path'];from fence_core.launcher.respawn import supervise;supervise(order)"
 )
@@ -46,7 +46,7 @@ def respawn_fenced(config: Config, argv: list[str], host: Host) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     # -I -S: nothing of the user's start-up files runs in a process that is not fenced.
-    os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", _START, str(fd)])
+    os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", START, str(fd)])
 
 
 def make_order(config: Config, argv: list[str], host: Host) -> dict[str, Any]:
@@ -81,7 +81,12 @@ def read_order(order: dict[str, Any]) -> tuple[Config, Host]:
 def supervise(order: dict[str, Any]) -> NoReturn:
     """Run by the new program: fork, fence the child, start the command in it."""
     config, host = read_order(order)
-    fork_fenced(config, host, withheld=order["withheld"])
+    home = None
+    if "home" in order:
+        from fence_core.launcher.home import Home
+
+        home = Home(order["home"], order["first"])
+    fork_fenced(config, host, withheld=order["withheld"], home=home)
     try:
         os.execv(order["executable"], order["argv"])
     except OSError as error:

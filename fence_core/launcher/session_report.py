@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fence_core.events.ledger import Record
     from fence_core.launcher.plan import Host
 
-__all__ = ["Reporter", "SessionReport", "exit_status", "say"]
+__all__ = ["Reporter", "SessionReport", "exit_status", "say", "say_what_was_left"]
 
 
 class Reporter(Protocol):
@@ -82,14 +82,21 @@ class SessionReport:
                 say(f"  and {len(unsettled) - 50} more")
         if ledger.dropped:
             say(f"fence: {ledger.dropped} further violations were counted but not kept")
-        if left:
-            processes = "1 process" if len(left) == 1 else f"{len(left)} processes"
-            say(f"fence: ended {processes} that outlived the session:")
-            for line in left[:20]:
-                say("  " + line)
+        say_what_was_left(left)
+        lost = broker.others.lost if broker.others is not None else ()
+        for text in lost:
+            say(f"fence: {text}")
         if broker.recorder.lost_one:
             say("fence: something was refused that could not be written down (see above), please report it")
-        return bool(ledger.dropped or broker.recorder.lost_one or failing)
+        return bool(ledger.dropped or broker.recorder.lost_one or failing or lost)
+
+
+def say_what_was_left(left: Sequence[str]) -> None:
+    if left:
+        processes = "1 process" if len(left) == 1 else f"{len(left)} processes"
+        say(f"fence: ended {processes} that outlived the session:")
+        for line in left[:20]:
+            say("  " + line)
 
 
 def say(text: str) -> None:

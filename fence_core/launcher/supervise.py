@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fence_core.broker.assemble import Broker
     from fence_core.broker.paths.ceiling import Ceiling
     from fence_core.broker.scopes import Scope
+    from fence_core.launcher.home import Home
     from fence_core.launcher.plan import Plan
     from fence_core.launcher.session_report import Reporter
     from fence_core.launcher.supervisor import Supervisor
@@ -40,10 +41,32 @@ class Child(NamedTuple):
     guardian: socket.socket
 
 
-def supervise(config: Config, plan: Plan, child: Child, reporter: Reporter, listener: socket.socket | None) -> NoReturn:
-    """Whatever fails ends both processes with one line on stderr. `listener`: of the filter, if it has one."""
+class Ends(NamedTuple):
+    """Of lines to what has started workers on other machines: sockets that no exec keeps."""
+
+    supervisors: socket.socket
+    tests: socket.socket
+
+
+class Lines(NamedTuple):
+    """What the supervisor takes over from the process that it was."""
+
+    filter_listener: socket.socket | None
+    """Of the filter, if it has one already."""
+    carrier: socket.socket | None
+    """To what has started workers on other machines."""
+    home: Home | None
+    """To the run that this fence is of, on another machine."""
+
+
+def supervise(config: Config, plan: Plan, child: Child, reporter: Reporter, lines: Lines) -> NoReturn:
+    """Whatever fails ends both processes with one line on stderr."""
     try:
-        supervisor, broker = _put_together(config, plan, child, reporter, listener)
+        supervisor, broker = _put_together(config, plan, child, reporter, lines.filter_listener)
+        if lines.carrier is not None:
+            broker.hear_of_others(lines.carrier)
+        if lines.home is not None:
+            lines.home.on_end = supervisor.end_all
         os.write(child.tells, start.GO)
         os.close(child.tells)
         os.close(child.hears)

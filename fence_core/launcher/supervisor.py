@@ -76,6 +76,10 @@ class Supervisor:
         self._untold: list[bytes] = []
         """What the guardian has yet to be told, where it had no room."""
 
+    def end_all(self) -> None:
+        """Whoever this fence was put up for has gone."""
+        self._end(start.TERMINATE, start.KILL)
+
     def run(self, broker: Broker) -> NoReturn:
         """Answer until the child and what it left behind have ended; then end the same way."""
         self._broker = broker
@@ -294,6 +298,8 @@ class Supervisor:
         self._broker.sinks.drain()
         self._broker.drafts.settle(finally_=True)
         self._broker.recorder.collect()
+        if self._broker.others is not None:
+            self._broker.others.close()
         code = self._reporter.end(self._broker, status, self._left)
         try:
             self._control.send(start.PACKET.pack(start.QUIT, 0, 0))

@@ -21,10 +21,10 @@ THIRD_PARTY = {
     "policy": {"yaml", "idna", "tomli", "tomllib", "typing_extensions"},
     "dns": {"dns"},
     "proxy": {"proxy"},
-    "pytest_fence": {"pytest", "_pytest", "pluggy", "xdist", "coverage"},
+    "pytest_fence": {"pytest", "_pytest", "pluggy", "xdist", "execnet", "coverage"},
 }
 # Imported inside functions only: they cost more than the whole budget for a run that does not need them.
-LAZY = {"yaml", "idna", "xdist", "dns", "proxy", "coverage"}
+LAZY = {"yaml", "idna", "xdist", "execnet", "dns", "proxy", "coverage"}
 
 # Plugins of other programs, which import them: nobody else imports these at the top.
 PLUGINS = {"fence_core/proxy/plugin.py": "proxy"}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fence_core.broker.services.made_sockets import MadeSockets
     from fence_core.broker.services.name_server import Names
     from fence_core.broker.services.recorder import Recorder
+    from fence_core.broker.services.remote_ledgers import RemoteLedgers
     from fence_core.broker.services.sinks import Sinks
     from fence_core.broker.services.sockets import InsideSockets
     from fence_core.broker.services.ties import Ties
@@ -42,6 +43,7 @@ class Services:
         "listener",
         "made",
         "names",
+        "others",
         "processes",
         "recorder",
         "resolver",
@@ -84,3 +86,6 @@ class Services:
     sinks: Sinks
     route: Callable[[Process, int, str, int], Route]
     """Whether a process, in a thread, may connect to a name and port; a refusal is recorded."""
+
+    others: RemoteLedgers | None
+    """Of runs with workers on other machines: what these are refused."""

@@ -270,6 +270,8 @@ def _ledger(control: Control, process: Process, request: Mapping[str, Any]) -> d
     control.services.sinks.drain()
     control.services.drafts.settle()
     control.services.recorder.collect()
+    if control.services.others is not None:
+        control.services.others.drain()
     ledger = _own(process).scope.ledger
     return {"violations": _wire(ledger.records)}
 

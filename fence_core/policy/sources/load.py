@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fence_core.policy.sources.files import Found
     from fence_core.policy.sources.merge import Overlay, Parsed
 
-__all__ = ["config_in", "find_config", "find_settings"]
+__all__ = ["config_in", "find_config", "find_raw", "find_settings"]
 
 
 def find_config(
@@ -32,8 +32,11 @@ def find_config(
     context: TemplateContext | None = None,
     overlays: Iterable[tuple[str, Mapping[str, object]]] = (),
     locked: Iterable[str] = (),
+    found: Found | None = None,
+    looks: bool = True,
 ) -> Config:
-    """The config of the project in `root`, or of the file `explicit`, with what this run adds to it.
+    """The config of the project in `root`, or of the file `explicit`, with what this run adds to it; unless it `looks`,
+    the one that was `found`.
 
     A config without `extends`, and a project without a config, get the template `default_template`. `context` is what
     the templates have to know of this run; without it, what holds for this process. `overlays`: what flags say, each
@@ -43,7 +46,7 @@ def find_config(
     """
     if context is None:
         context = TemplateContext.of_run(root)
-    found = find(root) if explicit is None else read_explicit(explicit)
+    found = find_raw(root, explicit) if looks else found
     path, source, locked = None, f"preset {default_template}", list(locked)
     said: tuple[Overlay, ...] = ()
     if found is not None:
@@ -96,12 +99,17 @@ def _parse(found: Found, home: str) -> Parsed:
     return (own,), (absolute,), own.values.get(EXTENDS.path, "")
 
 
+def find_raw(root: Path, explicit: Path | None = None) -> Found | None:
+    """The config itself: its path, its name, what it says. Raises PolicyError."""
+    return find(root) if explicit is None else read_explicit(explicit)
+
+
 def find_settings(root: Path, explicit: Path | None = None) -> list[Settings]:
     """How to run, of the config of the project and of those of its packages, for where no policy can be kept.
 
     Nothing else is read: what a path means depends on the system. Raises PolicyError.
     """
-    found = find(root) if explicit is None else read_explicit(explicit)
+    found = find_raw(root, explicit)
     if found is None:
         return []
     settings = [_settings(found)]

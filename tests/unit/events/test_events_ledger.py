@@ -103,3 +103,27 @@ def test_uses(monkeypatch: pytest.MonkeyPatch) -> None:
         ledger.used(rule, nodeid)
     ledger.used(other, "one")
     assert ledger.uses() == [Use(rule, 5, ("", "one", "two")), Use(other, 1, ("one",))]
+
+
+def test_what_another_fence_tells_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RECORDS_MAX", 3)
+    ledger = Ledger()
+    attempt(ledger, "here", "x")
+    there = violation("write /y", nodeid="there")
+    for number, count in (1_000_000, 1), (2_000_000, 1), (1_000_000, 4), (3_000_000, 1), (3_000_000, 2):
+        ledger.adopt(there._replace(number=number, count=count))
+    found = [(record.violation().number, record.violation().count) for record in ledger.records]
+    assert found == [(0, 1), (1_000_000, 4), (2_000_000, 1)]
+    assert ledger.dropped == 1
+    assert not ledger.take(0, "there")
+    ledger.settle(3)
+    ledger.adopt(there._replace(number=2_000_000, count=2))
+    assert [record.made.number for record in ledger.unsettled()] == [2_000_000]
+
+
+def test_a_fence_elsewhere_has_numbers_of_its_own() -> None:
+    ledger = Ledger()
+    ledger.first = 2_000_000
+    attempt(ledger, "there", "x")
+    attempt(ledger, "there", "y")
+    assert [record.made.number for record in ledger.records] == [2_000_000, 2_000_001]

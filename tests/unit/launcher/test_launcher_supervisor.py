@@ -33,6 +33,7 @@ class FakeBroker:
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.finished = False
         self.loop = self
+        self.others = None
         self.processes = SimpleNamespace(started_by=lambda pid: "t.py::test_a" if pid == 8 else "")
 
     def after(self, seconds: float, callback: Callable[[], None]) -> None:
@@ -274,7 +275,7 @@ class Told:
         self.shown = 0
         self.lines: list[str] = []
         self.recorder = SimpleNamespace(lost_one=False)
-        self._broker: Any = SimpleNamespace(recorder=self.recorder, scope=SimpleNamespace(ledger=self))
+        self._broker: Any = SimpleNamespace(recorder=self.recorder, scope=SimpleNamespace(ledger=self), others=None)
         monkeypatch.setattr(session_report, "say", self.lines.append)
         monkeypatch.setattr(session_report, "_line", lambda record: record.text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -219,16 +220,23 @@ def test_what_vscode_reports_to_is_open_and_shown(faked: FakedPytest, monkeypatc
     ],
 )
 def test_only_workers_of_this_machine_are_inside(spec: str, local: bool) -> None:
-    import argparse
+    assert xdist.is_local(spec) is local
+    number, _, bare = spec.rpartition("*")
+    asked = argparse.Namespace(tx=[spec], px=None, distload=True, numprocesses=None, collectonly=False)
+    assert xdist.remote_specs(asked) == ([] if local else [bare] * int(number or 1))
 
-    assert xdist.remote_specs(argparse.Namespace(tx=[spec], px=None)) == ([] if local else [spec])
+
+@pytest.mark.parametrize("asked", [{"distload": False}, {"numprocesses": 2}, {"collectonly": True}])
+def test_no_worker_is_started_that_pytest_xdist_would_not(asked: dict[str, object]) -> None:
+    usual = {"tx": ["ssh=host"], "px": [], "distload": True, "numprocesses": None, "collectonly": False}
+    assert xdist.remote_specs(argparse.Namespace(**{**usual, **asked})) == []
 
 
-def test_remote_workers_are_refused_by_name(faked: FakedPytest) -> None:
+def test_workers_by_way_of_another_machine_are_refused_by_name(faked: FakedPytest) -> None:
     pytest.importorskip("xdist")
-    result = faked.spawn("--tx", "ssh=user@host", "-d")
+    result = faked.spawn("--px", "id=far//ssh=user@host", "--tx", "popen//via=far", "-d")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: workers started by ssh=user@host would run outside the fence: *"])
+    result.stderr.fnmatch_lines(["ERROR: workers started by id=far//ssh=user@host would run outside the fence: *"])
 
 
 def test_the_environment_alone_makes_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:

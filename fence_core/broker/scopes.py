@@ -28,6 +28,7 @@ from fence_core.policy.sources.validate import parse_marker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fence_core.events.ledger import Record
     from fence_core.policy.model import Rule
     from fence_core.policy.requests import Request
 
@@ -79,6 +80,7 @@ class Scope:
         "host",
         "judges",
         "ledger",
+        "listener",
         "mode",
         "on_use",
         "origins",
@@ -108,6 +110,8 @@ class Scope:
         """Where the policy comes from, for messages: ``pyproject.toml [tool.fence]``."""
         self.syntax = syntax
         """``toml``, ``json`` or ``yaml``: how a remedy is written."""
+        self.listener: Callable[[Record, str], object] | None = None
+        """Told of every attempt that is written down, after it was; and `how`, see `Attempt`."""
         self.on_use: Callable[[Request, Rule], object] | None = None
         """Told of what an entry of the network's lists has allowed."""
         self.host = host
@@ -161,6 +165,7 @@ class Worker:
         "page",
         "page_fd",
         "scope",
+        "stream",
         "test_pid",
         "tgid",
     )
@@ -183,6 +188,8 @@ class Worker:
         """Where its process keeps its note, and the token that it begins with."""
         self.outer_judges = outer_judges
         """What the test that started this nested session may do; empty for the session the user started."""
+        self.stream = -1
+        """A descriptor of ours on the pipe to whoever shows what this session is refused."""
         self._now: Binding | None = None
         self._stamp = (0, 0)
 
@@ -193,6 +200,9 @@ class Worker:
         if self.page_fd >= 0:
             os.close(self.page_fd)
             self.page_fd = -1
+        if self.stream >= 0:
+            os.close(self.stream)
+            self.stream, self.scope.listener = -1, None
 
     def left_by(self, pid: int) -> None:
         """A process that ran tests for this worker has ended."""

@@ -9,7 +9,7 @@ module         what it holds
 `execute`      which program is meant, and starting it
 `surroundings` the environment that it gets
 `report`       what the supervisor tells the user
-`lines`        one line for each thing that was refused
+`nested`       the same, for a command in a command
 `describe`     what `-d` says before the command starts
 `features`     `--features`
 `ports`        `-p`

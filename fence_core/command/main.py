@@ -50,6 +50,8 @@ def main() -> NoReturn:
         status = _fail(str(error), error.status)
     except OSError as error:
         status = _fail(f"{error.strerror or error}{f': {escape(str(error.filename))}' if error.filename else ''}")
+    except Exception as error:  # a mistake of ours, and nothing is running
+        status = _fail(f"internal error, please report it: {type(error).__name__}: {escape(str(error))}")
     os._exit(status)  # nothing is to be done that takes time
 
 
@@ -157,6 +159,10 @@ def _run_fenced(asked: Asked, program: str, argv: list[str]) -> NoReturn:
         from fence_core.launcher.join import maybe_join
 
         maybe_join(config, role="nested", host="")
+        if asked.has("monitor") or log is not None:
+            from fence_core.command.nested import show_lines
+
+            show_lines(log, on_screen=asked.has("monitor"))
         proxy = ""  # the environment has that of the fence around this one, if it has any
     else:
         proxy = _fork(config, Told(asked.has("monitor"), debug is not None, log))

@@ -8,10 +8,10 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from fence_core.command.lines import FAULT, REFUSED, VERSION, remedy_data
 from fence_core.command.options import Option, UsageError, parse
 from fence_core.command.ports import parse_port
 from fence_core.launcher.session_report import say
+from fence_core.report.lines import FAULT, REFUSED, VERSION, remedy_data
 from fence_core.text import escape
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from fence_core.broker.assemble import Broker
     from fence_core.broker.loop import Loop
-    from fence_core.broker.services.recorder import Attempt
     from fence_core.events.ledger import Record
     from fence_core.policy.model import Rule
     from fence_core.policy.requests import Request
+    from fence_core.report.lines import Counts
 
 __all__ = ["CommandReport", "Log", "Told"]
 
@@ -31,8 +31,6 @@ _AGAIN_S = 0.05
 _HELD_MAX = 2000
 """Lines that wait; later ones are counted."""
 _LEFT_MAX = 20
-_MANY = 10
-"""From this count on it is shown again how often something was refused: 10 times, 100 times, and at the end."""
 
 
 class Log(values.Record):
@@ -123,8 +121,7 @@ class CommandReport:
         self._screen: Screen
         self._numbers = 0
         self._refused = 0
-        self._shown: dict[int, int] = {}
-        """Of each record that was shown, by its number: with which count."""
+        self._counts: Counts | None = None
         self._hows: dict[int, str] = {}
         self._began = time.monotonic()
         self._allowances: set[str] = set()
@@ -143,19 +140,14 @@ class CommandReport:
             scope.on_use = self._allowed
         self._began = now
 
-        def listener(record: Record, attempt: Attempt) -> None:
-            if attempt.objection.binding.worker.scope is scope:
-                self._note(record, attempt.how)
-
-        broker.recorder.listener = listener
+        scope.listener = self._note
 
     def broken(self, error: BaseException) -> None:
         say(f"fence: internal error in the supervisor, the command is ended: {type(error).__name__}: {error}")
 
     def end(self, broker: Broker, status: int, left: Sequence[str]) -> int:
         for record in broker.scope.ledger.records:
-            # Two or three attempts are what many programs make by themselves.
-            if record.count > max(self._shown.get(record.made.number, record.count), _MANY):
+            if self._counts is not None and self._counts.is_behind(record):
                 self._show(record)
         if self._told.debug:
             self._screen.line(f"[fence] ended: {_ending(status)} after {self._age_ms()} ms; {self._refused} refused")
@@ -196,25 +188,22 @@ class CommandReport:
             say(f"  and {len(left) - _LEFT_MAX} more")
 
     def _note(self, record: Record, how: str) -> None:
-        """Shown at once when it is new; then when it has happened 10 times, 100 times, ...; and at the end."""
-        number, made = record.made.number, record.made
-        self._refused += bool(made.errno) and made.verdict != "error"
-        if number not in self._shown:
-            if record.count > 1 or not made.program.chain:
-                return  # one of those that could not be kept
-            self._hows[number] = how
-        elif record.count == self._shown[number] or str(record.count).strip("0") != "1":
-            return
-        self._show(record)
+        self._refused += bool(record.made.errno) and record.made.verdict != "error"
+        if self._counts is None:
+            from fence_core.report.lines import Counts  # only where something is refused
+
+            self._counts = Counts()
+        if self._counts.is_due(record):
+            self._hows.setdefault(record.made.number, how)
+            self._show(record)
 
     def _show(self, record: Record) -> None:
         """On standard error if the user wants to see it, and in the log."""
-        self._shown[record.made.number] = record.count
         told, violation, moment = self._told, record.violation(), time.time()
         is_fault = violation.verdict == "error"
         if not (told.monitor or told.debug or told.log or is_fault):
             return
-        from fence_core.command import lines  # only where something is refused
+        from fence_core.report import lines  # only where something is refused
 
         how = self._hows.get(record.made.number, "")
         text = lines.as_text(violation, moment, how)

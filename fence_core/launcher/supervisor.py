@@ -249,7 +249,7 @@ class Supervisor:
 
     def _describe(self, pid: int) -> str:
         try:
-            words = " ".join(escape(word) for word in process.argv(pid)) or program(pid)
+            words = " ".join(escape(word) for word in process.argv(pid)).rstrip() or program(pid)
         except OSError:
             words = "?"
         nodeid = self._broker.processes.started_by(pid)

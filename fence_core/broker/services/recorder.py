@@ -21,8 +21,6 @@ from fence_core.policy.requests import Connect, Fault
 from fence_core.text import encodable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fence_core.broker.judging import Objection
     from fence_core.broker.scopes import Binding, Scope, Worker
     from fence_core.events.ledger import Record
@@ -82,8 +80,6 @@ class Recorder:
         self._processes = processes
         self.stacks_work = stacks_work
         """Whether WAIT_KILLABLE_RECV is in force: without it a stack signal would repeat the call for ever."""
-        self.listener: Callable[[Record, Attempt], object] | None = None
-        """Told of every attempt that is written down, after it was."""
         self.lost_one = False
         """Whether anything was refused that could not be written down: the run must fail all the same."""
         self._pipes: list[StackPipe] = []
@@ -126,8 +122,8 @@ class Recorder:
             elif self.stacks_work:
                 self._ask_stack(process, attempt.tid, binding, record)
         worker.page.add_violation()
-        if self.listener is not None:
-            self.listener(record, attempt)
+        if worker.scope.listener is not None:
+            worker.scope.listener(record, attempt.how)
         return record
 
     def _ask_stack(self, process: Process, tid: int, binding: Binding, record: Record) -> None:
@@ -180,7 +176,7 @@ class Recorder:
         argv: tuple[str, ...] = ()
         try:
             path = os.readlink(f"/proc/{process.pid}/exe")
-            argv = tuple(encodable(word[:_WORD_MAX]) for word in kernel_process.argv(process.pid)[:64])
+            argv = tuple(encodable(word[:_WORD_MAX]) for word in _words(process.pid)[:64])
             if tid != process.pid:
                 # The kernel's name for it, until Python tells another. Most are called as their process is.
                 own = kernel_process.read_proc(f"/proc/{process.pid}/comm")
@@ -258,6 +254,15 @@ class Recorder:
         """Read what threads have written since they were refused."""
         for pipe in self._pipes:
             pipe.collect(0.02)
+
+
+def _words(pid: int) -> tuple[str, ...]:
+    """The command line, without the empty words that a program leaves behind its title (npm). Raises OSError."""
+    found = kernel_process.argv(pid)
+    end = len(found)
+    while end and not found[end - 1]:
+        end -= 1
+    return found[:end]
 
 
 def _with_remark(objection: Objection) -> Rule:

@@ -82,7 +82,8 @@ def test_the_log(fence: Command) -> None:
 
 def test_the_log_for_programs(fence: Command) -> None:
     fence.write("p.json", '{"filesystem": {\n"denyWrite": ["*.key"],\n"allowWrite": ["."]}}')
-    fence("-s", "p.json", "--log-file", "log.jsonl", "--", "touch", "a.key", "b")
+    # Programs that set a title leave empty words behind it.
+    fence("-s", "p.json", "--log-file", "log.jsonl", "--", "touch", "a.key", "b", "", "")
     (found,) = map(json.loads, (fence.directory / "log.jsonl").read_text("utf-8").splitlines())
     wanted = {
         "v": 1, "seq": 1, "kind": "file", "verdict": "refused", "what": "write", "errno": "EACCES",
@@ -200,6 +201,24 @@ def test_fences_inside_fences_only_narrow(fence: Command) -> None:
     assert os.listdir(fence.directory) == []
 
 
+def test_what_the_inner_fence_refuses_is_shown_by_it(fence: Command) -> None:
+    inner = fence.argv(
+        "-m", "--log-file", "log.jsonl", "--allow-write", ".", "sh", "-c", "touch a 2>/dev/null; touch b; exit 7"
+    )
+    ended = fence("--allow-write", ".", "sh", "-c", '"$@" 2>inner', "sh", *inner)
+    assert (ended.status, ended.err) == (7, ""), ended
+    assert not (fence.directory / "inner").read_text()
+    (fence.directory / "b").unlink()
+    inner[inner.index("--allow-write") + 1] = "a"
+    ended = fence("-m", "--allow-write", ".", "sh", "-c", '"$@" 2>inner', "sh", *inner)
+    assert (ended.status, ended.err) == (7, ""), ended  # the outer policy refuses nothing
+    lines = (fence.directory / "inner").read_text("utf-8").splitlines()
+    (ours,) = [line for line in lines if line.startswith("[fence")]
+    assert ours.partition(" ✗ ")[2].startswith(f"write {fence.directory}/b EACCES (sh → touch, pid=")
+    (data,) = map(json.loads, (fence.directory / "log.jsonl").read_text("utf-8").splitlines())
+    assert (data["path"], data["chain"]) == (f"{fence.directory}/b", ["sh", "touch"])
+
+
 def test_pytest_inside_a_command(fence: Command) -> None:
     fence.write(
         "test_it.py",
@@ -258,3 +277,33 @@ def test_what_is_allowed_is_said_with_its_rule(fence: Command) -> None:
     ended = fence("-d", "-s", "p.json", "curl", "-sS", "http://a.test:80/")
     found = [line.partition(" ✓ ")[2] for line in ended.err.splitlines() if line.startswith("[fence:filter] ")]
     assert 'a.test:80 by network.hosts "a.test" (p.json:1)' in found, ended
+
+
+@pytest.mark.needs("program:redis-server", "program:redis-cli")
+def test_redis(fence: Command) -> None:
+    number = str(10_000 + os.getpid() % 20_000)
+    server = ["redis-server", "--port", number, "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]
+    started = fence.runs.start(server)
+    assert started.stdout
+    assert any("Ready to accept connections" in line for line in started.stdout)
+    ask = ["redis-cli", "-p", number, "ping"]
+    refused = fence("-m", *ask)
+    assert (refused.status, refused.out) == (1, ""), refused
+    assert f"Could not connect to Redis at 127.0.0.1:{number}: Permission denied" in refused.err
+    has(fence.refusals(refused), f"[fence:net] ✗ connect 127.0.0.1:{number}/tcp EACCES (redis-cli")
+    for network in ({"allowLocalOutbound": True}, {"allowLocalOutboundPorts": [int(number)]}):
+        fence.write("p.json", json.dumps({"network": network}))
+        allowed = fence("-m", "-s", "p.json", *ask)
+        assert (allowed.status, allowed.out, allowed.err) == (0, "PONG\n", ""), allowed
+    started.terminate()
+    started.wait(60)
+
+
+@pytest.mark.needs("program:psql")
+def test_psql(fence: Command, port: int) -> None:
+    """Whether it comes to the server at all: that is not one of PostgreSQL."""
+    ask = ["psql", "-h", "127.0.0.1", "-p", str(port), "-d", "x", "-c", "select 1"]
+    refused = fence("-m", *ask)
+    assert (refused.status, refused.out) == (2, ""), refused
+    assert "failed: Permission denied" in refused.err
+    has(fence.refusals(refused), f"[fence:net] ✗ connect 127.0.0.1:{port}/tcp EACCES (psql")

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from fence_core.command import lines, ports
+from fence_core.command import ports
 from fence_core.command.execute import NotRunError, find_program, shell
 from fence_core.command.options import UsageError
 from fence_core.command.surroundings import surroundings
 from fence_core.events.model import Program, Target, Violation
 from fence_core.policy.model import Remedy, Rule, Source
+from fence_core.report import lines
 
 # ---------------------------------------------------------------- environment
 

@@ -15,10 +15,11 @@ from fence_core.report.rule import camel
 from fence_core.text import escape
 
 if TYPE_CHECKING:
+    from fence_core.events.ledger import Record
     from fence_core.events.model import Violation
     from fence_core.policy.model import Remedy
 
-__all__ = ["as_data", "as_text", "remedy_data"]
+__all__ = ["Counts", "as_data", "as_text", "remedy_data"]
 
 REFUSED, FAULT, PASSED, TIMES = "✗", "!", "→", "\N{MULTIPLICATION SIGN}"
 VERSION = 1
@@ -35,6 +36,31 @@ _KINDS = {
 }
 _CUT = 3500
 """Characters of a line: what a pipe takes in one piece has 4,096 bytes."""
+
+
+class Counts:
+    """Which attempts get a line: each that is new, and what has happened 10 times, 100 times, ..."""
+
+    MANY = 10
+    """Two or three attempts are what many programs make by themselves."""
+
+    def __init__(self) -> None:
+        self.shown: dict[int, int] = {}
+        """Of each record that was shown, by its number: with which count."""
+
+    def is_due(self, record: Record) -> bool:
+        number, count = record.made.number, record.count
+        if number not in self.shown:
+            if count > 1 or not record.made.program.chain:
+                return False  # one of those that could not be kept
+        elif count == self.shown[number] or str(count).strip("0") != "1":
+            return False
+        self.shown[number] = count
+        return True
+
+    def is_behind(self, record: Record) -> bool:
+        """Whether the count that was shown last says too little, now that all is over."""
+        return record.count > max(self.shown.get(record.made.number, record.count), self.MANY)
 
 
 def as_text(violation: Violation, moment: float, how: str = "") -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fence_core.policy.requests import Request
     from fence_core.policy.sources.discover import Discovered
 
-__all__ = ["allowance", "environment", "policy"]
+__all__ = ["allowance", "environment", "policy", "where"]
 
 _HOW = {
     "settings": "-s",
@@ -77,8 +77,8 @@ def allowance(request: Request, rule: Rule, moment: float) -> str:
     host, port = getattr(request, "host", getattr(request, "name", "")), getattr(request, "port", 0)
     place = f"[{host}]" if ":" in host else host or getattr(request, "path", "")
     what = escape(f"{place}:{port}" if port else place)
-    where = f" ({_where(rule.source)})" if rule.source is not None else ""
-    return f'[fence:filter] {clock} ✓ {what} by {camel(rule.key)} "{escape(rule.entry)}"{where}'
+    source = f" ({where(rule.source)})" if rule.source is not None else ""
+    return f'[fence:filter] {clock} ✓ {what} by {camel(rule.key)} "{escape(rule.entry)}"{source}'
 
 
 def _items(entries: Iterable[Entry]) -> str:
@@ -87,7 +87,7 @@ def _items(entries: Iterable[Entry]) -> str:
     own = []
     for entry in entries:
         if entry.source.file or not entry.source.name.startswith(("template ", "the defaults")):
-            own.append(f'"{escape(entry.text)}" ({_where(entry.source)})')
+            own.append(f'"{escape(entry.text)}" ({where(entry.source)})')
         else:
             templates[entry.source.name] = templates.get(entry.source.name, 0) + 1
     more = [f"{len(own) - _ITEMS_MAX} more"] if len(own) > _ITEMS_MAX else []
@@ -101,8 +101,8 @@ def _denied(files: FilesystemRules) -> str:
 
 def _loopback(network: NetworkRules) -> str:
     def said(name: str, value: bool | None) -> str:
-        where = dict(network.sources).get(name)
-        return f"{'yes' if value else 'no'} ({_where(where) if where is not None else 'default'})"
+        source = dict(network.sources).get(name)
+        return f"{'yes' if value else 'no'} ({where(source) if source is not None else 'default'})"
 
     binding = network.allow_local_binding
     outbound = network.allow_local_outbound
@@ -117,7 +117,8 @@ def _loopback(network: NetworkRules) -> str:
     )
 
 
-def _where(source: Source) -> str:
+def where(source: Source) -> str:
+    """``fence.json:4``, as far as that can be told."""
     found = located(source)
     name = escape(found.name).removesuffix(" [tool.fence]")
     return name if found.line is None else f"{name}:{found.line}"

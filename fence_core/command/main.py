@@ -61,6 +61,10 @@ def run(arguments: Sequence[str]) -> int:
         from fence_core.command.proxy import serve
 
         return serve(arguments[1:], HOST.blocked)
+    if arguments[:1] == ["explain"]:
+        from fence_core.command.explain import explain
+
+        return explain(arguments[1:])
     asked = parse(arguments)
     for name, answer in (
         ("help", _help),

@@ -10,6 +10,8 @@ import pytest
 
 from tests.end_to_end.caught import ONLY_HERE, Fenced
 
+MAKES = ("write", "mkdir")
+
 
 def test_through_a_removed_directory(fenced: Fenced) -> None:
     """`..` leads on from a directory that is gone: the kernel knows where to, the text of no link does."""
@@ -40,7 +42,9 @@ def test_through_a_removed_directory(fenced: Fenced) -> None:
         """,
         policy=ONLY_HERE,
     )
-    run.clean("test_outside", "test_inside")
+    # Where the broker knows the place, it is reported; where it does not, the caller hears that there is none.
+    assert {attempt.what for attempt in run.ledger} in (set(), {f"{what} {fenced.outside}/new" for what in MAKES})
+    run.clean("test_inside")
     assert fenced.untouched()
 
 

@@ -24,6 +24,8 @@ from tests.machines.roots import UnavailableError
 SECONDS = 3600  # a machine that has not ended by then hangs
 PATIENCE = 10  # tests may take so many times as long
 STARTS = 3  # the emulator itself fails now and then, before a job has begun
+MODULES = "/kernel-modules"
+Jobs = Sequence[Sequence[str]]
 BEGUN, ENDED = "=== machine started", "=== machine ended"
 INIT = f"""#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
@@ -54,11 +56,11 @@ def kernel(arch: str, suite: str) -> Path:
         listed = lzma.decompress(answer.read()).decode()
     found: dict[str, list[tuple[list[int], str]]] = {}
     for entry in listed.split("\n\n"):
-        name = re.match(rf"Package: linux-(image|binary|modules)-([\d.]+).*-cloud-{arch}$", entry, re.MULTILINE)
+        name = re.match(rf"Package: linux-(image|binary|modules|base)-([\d.]+).*-cloud-{arch}$", entry, re.MULTILINE)
         file = re.search(r"^Filename: (.*)$", entry, re.MULTILINE)
         if name and file:
             found.setdefault(name[1], []).append(([int(part) for part in re.findall(r"\d+", name[0])], file[1]))
-    for packages in found.values():  # newer kernels come in three
+    for packages in found.values():  # newer kernels come in several
         urllib.request.urlretrieve(f"{mirror}/{max(packages)[1]}", to / "deb")
         roots.command("dpkg", "-x", to / "deb", to, what="unpacking a kernel")
     (to / "deb").unlink(missing_ok=True)
@@ -75,9 +77,9 @@ def archive(directory: Path, to: IO[bytes], *, without: Sequence[str] = ()) -> N
     subprocess.run(["sh", "-c", script], cwd=directory, stdout=to, check=True)
 
 
-def with_modules(root: Path, files: Path, stage: Path) -> None:
-    """The network's modules (unix_diag is one), found by modprobe."""
-    source = next(files.rglob("modules.builtin")).parent
+def add_modules(root: Path, files: Path, stage: Path) -> None:
+    """The network's modules (unix_diag is one), where nobody finds them yet."""
+    source = next(files.rglob("kernel/net")).parents[1]
     to = stage / "usr/lib/modules" / source.name
     shutil.copytree(source / "kernel/net", to / "kernel/net")
     for name in ("modules.builtin", "modules.order", "modules.builtin.modinfo"):
@@ -91,10 +93,14 @@ def with_modules(root: Path, files: Path, stage: Path) -> None:
     for made in (work / "usr/lib/modules" / source.name).glob("modules.*"):
         shutil.copy(made, to / made.name)
     shutil.rmtree(work)
+    (stage / "usr/lib/modules").rename(stage / MODULES[1:])
 
 
-def start(arch: str, suite: str, jobs: Sequence[Sequence[str]], log: IO[str], *, modules: bool) -> None:
-    """Start a machine with the kernel of `suite`, and run `jobs` (arguments of job.py) one after the other."""
+def start(arch: str, suite: str, bare: Jobs, whole: Jobs, log: IO[str]) -> None:
+    """Start a machine with the kernel of `suite`, and run jobs (arguments of job.py) there one after the other.
+
+    The kernel has no modules when the `bare` ones run. Then it is given them, and the others run.
+    """
     roots.need(EMULATORS[arch][0], "cpio", "dpkg")
     files = kernel(arch, suite)
     work = roots.place() / f"start-{suite}-{arch}"
@@ -102,14 +108,16 @@ def start(arch: str, suite: str, jobs: Sequence[Sequence[str]], log: IO[str], *,
     stage = work / "stage"
     stage.mkdir(parents=True)
     try:
-        lines = [shlex.join([roots.PYTHON, f"{roots.TREE}/tests/machines/job.py", *job]) for job in jobs]
-        (stage / "jobs").write_text("\n".join(["cd /", *lines, ""]))
+        first, last = (
+            [shlex.join([roots.PYTHON, f"{roots.TREE}/tests/machines/job.py", *job]) for job in jobs]
+            for jobs in (bare, whole)
+        )
+        (stage / "jobs").write_text("\n".join(["cd /", *first, f"mv {MODULES} /usr/lib/modules", *last, ""]))
         (stage / "init").write_text(INIT)
         (stage / "init").chmod(0o755)
         with roots.programs_of(arch):
             root = roots.make(arch, "bookworm", "3.11")
-            if modules:
-                with_modules(root, files, stage)
+            add_modules(root, files, stage)
         with open(work / "initrd", "wb") as image:
             archive(root, image, without=("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache", "var/lib"))
             archive(stage, image)
@@ -121,13 +129,15 @@ def start(arch: str, suite: str, jobs: Sequence[Sequence[str]], log: IO[str], *,
 def emulate(arch: str, image: Path, initrd: Path, log: IO[str]) -> None:
     options = ["-accel", "tcg,thread=multi", "-m", "4000", "-smp", "1", "-nographic", "-no-reboot"]
     options += ["-kernel", str(image), "-initrd", str(initrd)]
-    options += ["-append", f"console={CONSOLES[arch]} quiet panic=-1 no_timer_check rdinit=/init"]
+    options += ["-append", f"console={CONSOLES[arch]} quiet panic=-1 no_timer_check mitigations=off rdinit=/init"]
     whole = ["setpriv", "--pdeathsig=KILL", *EMULATORS[arch], *options]
     for _ in range(STARTS):
         log.flush()
         begin = os.fstat(log.fileno()).st_size
         with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(whole, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=SECONDS)
+            subprocess.run(
+                whole, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=SECONDS, start_new_session=True
+            )
         log.seek(begin)
         if BEGUN in log.read():
             break

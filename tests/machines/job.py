@@ -164,7 +164,7 @@ def main(words: list[str]) -> int:
         scratch = Path(directory)
         home = scratch / "home"
         home.mkdir()
-        env = {**os.environ, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+        env = {**os.environ, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
         quickstart(result, scratch, given, env)
         if not given.refused:
             layers(result, given, env)

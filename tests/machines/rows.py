@@ -41,14 +41,9 @@ BRIEF = tuple(
     )
 )
 """For a second user of the same machine."""
-SLOWLY = (
-    *BRIEF,
-    *(
-        f"tests/end_to_end/test_{name}.py"
-        for name in ("call_unix_sockets", "escape_files", "escape_network", "network_curl", "network_udp_sendto")
-    ),
-)
-"""Where programs take twenty times as long: what another kernel could make a difference to."""
+LINES = tuple(f"tests/end_to_end/test_{name}.py" for name in ("network_names", "network_socket_connect", "write_open"))
+SOCKETS = ("tests/end_to_end/test_unix_made_inside.py",)
+"""Where programs take twenty times as long: what another kernel makes a difference to."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +55,7 @@ class Job:
     least: int = 0  # so many of them pass; others may be skipped for what the machine lacks
     refused: str = ""  # what pytest says where there cannot be a fence; empty: there can
     yama: str = ""  # the kernel's ptrace_scope meanwhile; empty: as it is
+    modules: bool = True  # whether the kernel has its modules: unix_diag is one
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,6 @@ class Row:
     perhaps: tuple[str, ...] = ()  # those that some versions lack
     note: str = ""  # what the page says besides
     arch: str = "amd64"
-    modules: bool = True  # whether the kernel has its modules: unix_diag is one
 
 
 def container(runtime: str, where: str, root: Job, user: Job, **more: Any) -> tuple[Row, Row]:
@@ -96,21 +91,17 @@ GATED: dict[str, Any] = {
 REFUSED_BY_YAMA = "this run cannot be fenced: ptrace: Yama ptrace_scope 2"
 
 
-def kernel(name: str, suite: str, where: str, *layers: str, **more: Any) -> tuple[Row, Row]:
-    """A kernel with every setting of Yama, and once more without its modules."""
-    yama = (
-        Job(tests=SLOWLY, least=30, yama="1"),
-        Job(NOBODY, tests=BRIEF, least=9, yama="1"),
+def kernel(name: str, suite: str, where: str, *layers: str, **more: Any) -> Row:
+    """A kernel without its modules, as of small virtual machines, and then with them and every setting of Yama."""
+    jobs = (
+        Job(tests=SOCKETS, least=5, yama="1", modules=False),
+        Job(tests=LINES, least=6, yama="1"),
+        Job(NOBODY, tests=SOCKETS, least=5, yama="1"),
         Job(NOBODY, yama="0"),
         Job(yama="2"),
         Job(NOBODY, yama="2", refused=REFUSED_BY_YAMA),
     )
-    bare = (Job(tests=BRIEF, least=9), Job(NOBODY, tests=BRIEF, least=9))
-    names = ("seccomp", *layers)
-    return (
-        Row(name, "emulated", suite, where, yama, names, **more),
-        Row(f"{name}-bare", "emulated", suite, where, bare, names, modules=False, **more),
-    )
+    return Row(name, "emulated", suite, where, jobs, ("seccomp", *layers), **more)
 
 
 def python(version: str) -> Row:
@@ -140,11 +131,11 @@ ROWS = (
         Job(NOBODY, tests=BRIEF, least=9),
         **GATED,
     ),
-    *kernel("linux-5.10", "bullseye", "Linux 5.10", lacks=("wait_killable", "landlock", *BEFORE_RULES_FOR_TCP)),
-    *kernel("linux-6.1", "bookworm", "Linux 6.1", "landlock 2", lacks=BEFORE_RULES_FOR_TCP),
-    *kernel("linux-6.12", "trixie", "Linux 6.12", "landlock 6"),
-    *kernel("linux-newest", "sid", "the newest Linux of Debian's", "landlock"),
-    *kernel("aarch64", "bookworm", "Linux 6.1 on aarch64", "landlock 2", lacks=BEFORE_RULES_FOR_TCP, arch="arm64"),
+    kernel("linux-5.10", "bullseye", "Linux 5.10", lacks=("wait_killable", "landlock", *BEFORE_RULES_FOR_TCP)),
+    kernel("linux-6.1", "bookworm", "Linux 6.1", "landlock 2", lacks=BEFORE_RULES_FOR_TCP),
+    kernel("linux-6.12", "trixie", "Linux 6.12", "landlock 6"),
+    kernel("linux-newest", "sid", "the newest Linux of Debian's", "landlock"),
+    kernel("aarch64", "bookworm", "Linux 6.1 on aarch64", "landlock 2", lacks=BEFORE_RULES_FOR_TCP, arch="arm64"),
     python("3.14"),
     python("3.15"),
 )

@@ -2,7 +2,7 @@
 
     dev.py machines [--list] [--logs DIR] [ROW...]
 
-A ROW is the name of one, or the beginning of some: `docker`, `linux-6.1`. Without one, all are run. Exit status 0: each
+A ROW is the name of one, or the first words of some: `docker`, `linux`. Without one, all are run. Exit status 0: each
 row is as it should be. 2: this machine cannot run one of them.
 """
 
@@ -34,10 +34,14 @@ SHOWN = 80  # lines of what a machine said, where something is wrong
 def chosen(words: Sequence[str]) -> list[Row]:
     if not words:
         return list(ROWS)
-    unknown = [word for word in words if not any(row.name.startswith(word) for row in ROWS)]
+    unknown = [word for word in words if not any(named(row, word) for row in ROWS)]
     if unknown:
         sys.exit(f"dev.py machines: {', '.join(unknown)}: rows are {', '.join(row.name for row in ROWS)}")
-    return [row for row in ROWS if row.name.startswith(tuple(words))]
+    return [row for row in ROWS if any(named(row, word) for word in words)]
+
+
+def named(row: Row, word: str) -> bool:
+    return f"{row.name}-".startswith(f"{word}-")
 
 
 def orders(row: Row, job: Job, tree: Path | str, *more: str) -> list[str]:
@@ -73,8 +77,11 @@ class Machines:
 
     def _emulated(self, row: Row, log: IO[str]) -> None:
         slow = ("--at-once=1", f"--patience={emulator.PATIENCE}")
-        jobs = [orders(row, job, roots.TREE, f"--user={job.user}", *slow) for job in row.jobs]
-        emulator.start(row.arch, row.what, jobs, log, modules=row.modules)
+        bare, whole = (
+            [orders(row, job, roots.TREE, f"--user={job.user}", *slow) for job in row.jobs if job.modules == modules]
+            for modules in (False, True)
+        )
+        emulator.start(row.arch, row.what, bare, whole, log)
 
     def _python(self, row: Row, log: IO[str]) -> None:
         packages = "gcc,libc6-dev,musl-tools,nodejs,openssh-client,redis-server,redis-tools,tmux,wget,bsdutils"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from _pytest._code.code import ExceptionRepr
 from _pytest.outcomes import OutcomeException
-from _pytest.runner import _update_current_test_var
+from _pytest.runner import _update_current_test_var, runtestprotocol
 from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks
 from _pytest.unittest import TestCaseFunction
 from _pytest.warnings import catch_warnings_for_item
@@ -48,6 +48,9 @@ _POLLIN = select.POLLIN
 _ITIMER_REAL = signal.ITIMER_REAL
 _F_GETFL, _F_SETFL = fcntl.F_GETFL, fcntl.F_SETFL
 _SIGINT, _SIGTERM, _SIGKILL = int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGKILL)
+_STOP_ENDS_ALL = "shouldfail" in runtestprotocol.__code__.co_names
+"""Whether this pytest tears down all fixtures with the test at which it stops (8.0.0, 8.0.1, and from 8.3 on), and not
+when the session ends."""
 _ORDER = {"setup": 0, "call": 1, "teardown": 2}
 
 
@@ -209,7 +212,7 @@ class ForkedTests:
         session = item.session
         held = test.held
         test.held = None
-        if session.shouldfail or session.shouldstop:
+        if _STOP_ENDS_ALL and (session.shouldfail or session.shouldstop):
             nextitem = None
         if test.aborted or (nextitem is not None and nextitem.parent is item.parent):
             # After an abort, everything is torn down when the session is.

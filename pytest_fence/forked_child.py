@@ -104,6 +104,7 @@ class Child:
         parent = self._item.parent
         exact = state.teardown_exact
         inherited = {node: len(finalizers) for node, (finalizers, _) in state.stack.items()}
+        there = {id(_fixture(each)) for finalizers, _ in state.stack.values() for each in finalizers}
 
         def teardown_exact(nextitem: pytest.Item | None) -> None:
             errors: list[BaseException] = []
@@ -114,8 +115,11 @@ class Child:
             # Wider fixtures that the test itself asked for, by request.getfixturevalue.
             for node, (finalizers, _) in reversed(state.stack.items()):
                 while len(finalizers) > inherited.get(node, 0):
+                    finalizer = finalizers.pop()
+                    if pytest.version_tuple < (8, 2) and id(_fixture(finalizer)) in there:
+                        continue  # whoever asks for a fixture that is there already has it torn down once more
                     try:
-                        finalizers.pop()()
+                        finalizer()
                     except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:
                         errors.append(error)
             if errors:
@@ -179,6 +183,11 @@ class Child:
             self._session._setupstate.teardown_exact(None)
         except BaseException as error:
             print_error(error)
+
+
+def _fixture(finalizer: object) -> object:
+    """What this tears down; in pytest 8.0 and 8.1 a FixtureDef, for that of a fixture."""
+    return getattr(getattr(finalizer, "func", finalizer), "__self__", finalizer)
 
 
 def described(error: BaseException) -> str:

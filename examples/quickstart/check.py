@@ -53,7 +53,7 @@ def run(command: list[str], home: Path) -> tuple[int, str]:
 
 def caught(said: str) -> tuple[str, dict[str, str]]:
     """The title of the fence's section, and what stands there for each test."""
-    section = re.search(r"^=+ (fence: .*?) =+$(.*?)(?=^=)", said, re.DOTALL | re.MULTILINE)
+    section = re.search(r"^=+ (fence: .*?) =+$(.*?)(?=^=|\Z)", said, re.DOTALL | re.MULTILINE)
     if section is None:
         return "no section of the fence", {}
     blocks: dict[str, str] = {}

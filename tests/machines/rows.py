@@ -45,6 +45,11 @@ LINES = tuple(f"tests/end_to_end/test_{name}.py" for name in ("network_names", "
 SOCKETS = ("tests/end_to_end/test_unix_made_inside.py",)
 """Where programs take twenty times as long: what another kernel makes a difference to."""
 
+OLD_PYTEST = ("tests/end_to_end/test_scope_outcomes.py", "tests/end_to_end/test_when_fixtures.py")
+"""Where our plugin meets what pytest has changed since 8.0: a test in a fork of its own most of all."""
+APART = ("tests/end_to_end/test_playwright.py", "tests/end_to_end/test_report_plugins_shown.py")
+"""With plugins that are not among the others: one changes what every pytest prints, one brings 200 MB."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -63,8 +68,8 @@ class Row:
     """One machine."""
 
     name: str  # what `dev.py machines` is given
-    kind: str  # "container", "emulated" or "python"
-    what: str  # the runtime; the suite of Debian's that the kernel is from; the version of Python
+    kind: str  # "container", "emulated", "python" or "packages"
+    what: str  # the runtime; the suite of Debian's that the kernel is from; the version of Python; requirements
     where: str  # as the page says it; rows that say the same are one there
     jobs: tuple[Job, ...]
     layers: tuple[str, ...] = ("seccomp",)  # what the header of a run names there
@@ -109,6 +114,11 @@ def python(version: str) -> Row:
     return Row(f"python-{version}", "python", version, f"Python {version}: all tests", jobs)
 
 
+def packages(name: str, needs: str, where: str, tests: tuple[str, ...], least: int) -> Row:
+    """An environment on this machine with other packages than the tests' own: words for pip, or "oldest"."""
+    return Row(name, "packages", needs, where, (Job(tests=tests, least=least),))
+
+
 BEFORE_RULES_FOR_TCP = ("landlock_network", "landlock_scopes")
 ROWS = (
     *container(
@@ -138,6 +148,10 @@ ROWS = (
     kernel("aarch64", "bookworm", "Linux 6.1 on aarch64", "landlock 2", lacks=BEFORE_RULES_FOR_TCP, arch="arm64"),
     python("3.14"),
     python("3.15"),
+    packages("pytest-8.0", "oldest", "pytest 8.0, and the oldest of all other requirements", OLD_PYTEST, least=36),
+    packages("pytest-8.1", "pytest==8.1.*", "pytest 8.1, 8.2", OLD_PYTEST, least=36),
+    packages("pytest-8.2", "pytest==8.2.*", "pytest 8.1, 8.2", OLD_PYTEST, least=36),
+    packages("other-plugins", "pytest-playwright pytest-pretty", "pytest-playwright, pytest-pretty", APART, least=7),
 )
 
 

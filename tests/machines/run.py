@@ -22,6 +22,7 @@ from typing import IO
 
 from tests.machines import emulator, roots
 from tests.machines.containers import Docker
+from tests.machines.environments import environment
 from tests.machines.job import RESULT, Result
 from tests.machines.roots import UnavailableError
 from tests.machines.rows import ROWS, Job, Row
@@ -66,7 +67,8 @@ class Machines:
         self._docker: Docker | None = None
 
     def run(self, row: Row, log: IO[str]) -> None:
-        {"container": self._container, "emulated": self._emulated, "python": self._python}[row.kind](row, log)
+        kinds = {"container": self._container, "emulated": self._emulated, "python": self._python}
+        kinds.get(row.kind, _packages)(row, log)
 
     def _container(self, row: Row, log: IO[str]) -> None:
         if self._docker is None:
@@ -90,6 +92,14 @@ class Machines:
             given = orders(row, job, roots.TREE, f"--user={job.user}")
             words = [roots.PYTHON, f"{roots.TREE}/tests/machines/job.py", *given]
             subprocess.run(roots.apart(root, words), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def _packages(row: Row, log: IO[str]) -> None:
+    may_lack_modules = {name: value for name, value in os.environ.items() if name != "FENCE_MUST_WORK"}
+    with environment(row.what, log) as python:
+        for job in row.jobs:
+            words = [str(python), str(JOB), *orders(row, job, ROOT)]
+            subprocess.run(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=may_lack_modules)
 
 
 def outcome(run: Callable[[Row, IO[str]], None], row: Row, keep: Path | None) -> list[Result]:

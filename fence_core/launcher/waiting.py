@@ -9,6 +9,7 @@ From there this goes to who waits, by what the libraries keep:
 * asyncio: a future's callbacks lead to the task that awaits it, through gather, wait_for, shield and task groups; a
   task's coroutine leads to the one that it awaits, and so on.
 * trio: the thread keeps the task that it works for; a task has a nursery, and that the task which waits in it.
+* threads: the main one is in `join`, or waits for the future that a pool's thread is to fill.
 * greenlets: each has a parent, and one that is not running has a frame.
 
 Nothing here imports, locks, or calls what a user has written. What is not understood is left out: then the report has
@@ -32,6 +33,8 @@ _NAME_MAX = 200
 _POOL_FRAMES = 12
 """Of a thread's outermost frames, how many are searched for what it works for."""
 _LOOPS = ("run_forever", "run_until_complete", "unrolled_run")
+_WAIT = ("threading", "concurrent.futures._base", "concurrent.futures.thread")
+"""Modules in whose functions one thread waits for another."""
 _SUSPENDED = ("coroutine", "generator", "async_generator", "iterable_coroutine")
 _BY_LIBUV = frozenset({"getaddrinfo", "getnameinfo", "create_connection", "create_datagram_endpoint", "create_server"})
 """Coroutines of uvloop that look names up in a thread which runs no Python."""
@@ -89,10 +92,10 @@ def who_waits(tid: int, frame: Any) -> tuple[Lines, int, str, bool]:
         return [*around, *own, *tasks], len(around) + len(own), "", True
     thread = next((each for each in list(real.threads.values()) if each.native_id == tid), None)
     if thread is None:
-        found, whole = _by_libuv()
+        found, whole, future = *_by_libuv(), None
     else:
-        found, whole = _of_thread(real.current_frames().get(thread.ident or 0))
-    leads = _has_loop(frame) if found else bool(around)
+        found, whole, future = _of_thread(real.current_frames().get(thread.ident or 0))
+    leads = _has_loop(frame) if found else bool(around) or _waits_for(frame, thread, future)
     main = [*around, *_until_loop(frame)] if leads else []
     return [*main, *found], 0, thread.name[:_NAME_MAX] if thread is not None else "", whole
 
@@ -124,22 +127,36 @@ def _until_loop(frame: Any) -> Lines:
     return [_line(each) for each in (frames[: ends[-1] + 1] if ends else frames)]
 
 
-def _of_thread(frame: Any) -> tuple[Lines, bool]:
-    """Who waits for a thread of a pool, or for the task that is running in a loop of its own; whether that is all."""
+def _waits_for(frame: Any, thread: Any, future: Any) -> bool:
+    """Whether the main thread waits for another one to end, or for what it does in a pool."""
+    ends = {id(each) for each in (thread, future) if each is not None}
+    for each in _stack(frame):
+        if each.f_globals.get("__name__") in _WAIT:
+            known = each.f_locals
+            awaited = known.get("self")
+            several = known.get("fs") or getattr(awaited, "_threads", None)  # futures; those of a pool that ends
+            if not ends.isdisjoint(map(id, (awaited, *(several if isinstance(several, (list, set)) else ())))):
+                return True
+    return False
+
+
+def _of_thread(frame: Any) -> tuple[Lines, bool, Any]:
+    """Who waits for a thread of a pool, or for the task that is running in a loop of its own; whether that is all; and
+    the future that the thread is to fill."""
     for each in _stack(frame)[:_POOL_FRAMES]:
         known = each.f_locals
         if each.f_code.co_name == "run_forever" and (found := _chain_of_running(known.get("self"))):
-            return found, True
+            return found, True, None
         register = known.get("task_register")  # trio: the function that it gives to a thread
         if isinstance(register, list) and register and register[0] is not None:
-            return _trio_chain(register[0], whole=True), register[0].coro.cr_running is False
+            return _trio_chain(register[0], whole=True), register[0].coro.cr_running is False, None
         for start in (known.get("future"), getattr(known.get("self"), "future", None)):  # anyio; concurrent.futures
             if _is_future(start):
                 task = _awaiting(start)
                 if task is not None:
-                    return _chain(task, whole=True), not _runs(task)
-                return [], not _has_asyncio()
-    return [], True
+                    return _chain(task, whole=True), not _runs(task), start
+                return [], not _has_asyncio(), start
+    return [], True, None
 
 
 def _has_asyncio() -> bool:

@@ -107,6 +107,8 @@ class View:
         for n in range(len(stack) - 1, -1, -1):
             if stack[n].path == self._runner:
                 return n
+        if stack and stack[0].function == "_bootstrap" and stack[0].path.startswith(self._stdlib):
+            return 0  # of a thread: nobody has led there
         return next((n for n, frame in enumerate(stack) if frame.path.startswith(self._hidden)), 0)
 
     def culprit(self, stack: Sequence[Frame]) -> Frame | None:

@@ -90,6 +90,69 @@ def test_asyncio(fenced: Fenced) -> None:
     ]
 
 
+def test_threads(fenced: Fenced) -> None:
+    """A thread that runs nothing of the test's has the line at which the test waits for it, if it does."""
+    run = fenced.run(
+        """
+        import concurrent.futures, sys, threading, urllib.request
+        import pytest
+
+        sys.path.insert(0, "lib/site-packages")
+        from pooled import fetch
+
+        def test_joined():
+            thread = threading.Thread(target=fetch)
+            thread.start()
+            thread.join()  # joined
+
+        def test_result():
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                pool.submit(fetch).result()  # result
+
+        def test_several():
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                concurrent.futures.wait([pool.submit(fetch)])  # several
+
+        def test_ends():
+            with concurrent.futures.ThreadPoolExecutor() as pool:  # ends
+                pool.submit(fetch)
+
+        def test_lambda():
+            thread = threading.Thread(target=lambda: pytest.raises(OSError, fetch, quietly=False))  # lambda
+            thread.start()
+            thread.join()
+        """,
+        files={
+            "lib/site-packages/pooled.py": """
+            import sys, threading, time, urllib.request
+
+            def fetch(quietly=True):
+                main = threading.main_thread().ident
+                while not waits(sys._current_frames()[main]):
+                    time.sleep(0.001)
+                try:
+                    urllib.request.urlopen("http://198.51.100.7/")
+                except OSError:
+                    if not quietly:
+                        raise
+
+            def waits(frame):
+                while frame is not None:
+                    name, inside = frame.f_code.co_name, "concurrent" in frame.f_globals["__name__"]
+                    if name in ("join", "result", "shutdown") or inside and name == "wait":
+                        return True
+                    frame = frame.f_back
+                return False
+            """
+        },
+    )
+    lines = (fenced.directory / "test_it.py").read_text(encoding="utf-8").splitlines()
+    for name in "joined", "result", "several", "ends", "lambda":
+        run.blamed(f"test_{name}")
+        (number,) = (number for number, line in enumerate(lines, 1) if line.endswith(f"# {name}"))
+        run.has(rf"^test_it\.py::test_{name}\n  call: connect {re.escape(AWAY)}:80/tcp, test_it\.py:{number}$")
+
+
 @pytest.mark.needs("module:uvloop", "module:anyio", "module:trio")
 def test_other_loops(fenced: Fenced) -> None:
     run = fenced.run(

@@ -70,6 +70,14 @@ def test_without_frames_of_the_reader_a_library_is_shown_where_it_begins() -> No
     assert view().culprit([thread]) is None
 
 
+def test_nobody_has_led_to_what_a_thread_runs() -> None:
+    """What it calls of pytest's, as `pytest.raises`, is no beginning."""
+    begins = [Frame("/usr/lib/python3.12/threading.py", 1012, "_bootstrap")]
+    target = Frame("/proj/tests/test_a.py", 5, "<lambda>")
+    raises = Frame(f"{PYTEST}/python_api.py", 950, "raises")
+    assert view().trim([*begins, target, raises, *library_frames()]) == [target]
+
+
 def test_a_stack_of_the_runner_alone_is_better_than_none() -> None:
     assert view().trim(pytest_frames()[1:]) == pytest_frames()[1:]
 

@@ -54,8 +54,13 @@ def browser_type_launch_args(browser_type_launch_args, tmp_path_factory):
         "executable_path": "/usr/bin/chromium",
         "args": ["--no-sandbox", "--disable-quic", "--disable-features=HttpsUpgrades",
                  "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE *.test, EXCLUDE 127.0.0.1"],
+        "timeout": 0,
         "env": {**os.environ, **buses, "HOME": home},
     }
+
+@pytest.fixture(autouse=True)
+def patience(page):
+    page.set_default_navigation_timeout(0)
 """
 
 

@@ -23,7 +23,7 @@ from fence_core.kernel import process as kernel_process
 from fence_core.link.page import Page
 from fence_core.text import encodable
 
-_PATIENCE_S = 0.5
+_PATIENCE_S = 1.0
 _LEFT_ALONE_S = 10.0
 _PATIENCE_IN_ALL_S = 10.0
 _PAUSE_S = 0.0002

@@ -37,8 +37,8 @@ UNUSABLE = HOST.unusable
 
 def main() -> NoReturn:
     """The console script."""
-    _end_by_signals()
-    gc.disable()  # until the fence stands: nearly all that is made is modules, which stay
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored by whoever has started it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         status = run(sys.argv[1:])
         sys.stdout.flush()
@@ -48,6 +48,8 @@ def main() -> NoReturn:
         status = _fail(str(error))
     except NotRunError as error:
         status = _fail(str(error), error.status)
+    except BrokenPipeError:  # of what was printed
+        status = UNUSABLE
     except OSError as error:
         status = _fail(f"{error.strerror or error}{f': {escape(str(error.filename))}' if error.filename else ''}")
     except Exception as error:  # a mistake of ours, and nothing is running
@@ -76,14 +78,6 @@ def run(arguments: Sequence[str]) -> int:
             return answer()
     argv = _argv(asked)
     return _run_fenced(asked, find_program(argv[0], os.environ.get("PATH")), argv)
-
-
-def _end_by_signals() -> None:
-    """As any program of the shell: Python would make exceptions of them. Who had them ignored has them ignored."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def _fail(text: str, status: int = UNUSABLE) -> int:
@@ -149,6 +143,7 @@ def _argv(asked: Asked) -> list[str]:
 
 
 def _run_fenced(asked: Asked, program: str, argv: list[str]) -> NoReturn:
+    gc.disable()  # until the fence stands: nearly all that is made is modules, which stay
     from fence_core.command.choose import choose
     from fence_core.link import doors
 
@@ -216,6 +211,8 @@ def _start(program: str, argv: list[str], found: Surroundings, debug: _Debug | N
     """In the fence. Raises NotRunError."""
     if debug is not None:
         debug.environment(found)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python has had ignored
+        signal.signal(number, signal.SIG_DFL)
     execute(program, argv, found.variables)
 
 

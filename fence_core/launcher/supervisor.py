@@ -106,6 +106,8 @@ class Supervisor:
         for info in found:
             if info.signo == signal.SIGCHLD:
                 self._reap(stop=not continued)
+            elif info.signo == signal.SIGPIPE and info.pid == os.getpid():
+                continue  # of what this process has written itself
             elif self._status is not None:
                 self._hurry(info.signo)
             elif info.code == signals.SI_KERNEL and info.signo in _OF_THE_TERMINAL:

@@ -112,6 +112,15 @@ def test_a_reader_that_goes_away_ends_it(fence: Command) -> None:
     assert (ended.status, ended.out, ended.err) == (0, "y\n", ""), ended
 
 
+def test_nobody_reading_our_lines_is_nothing_to_the_command(fence: Command) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    words = ["-m", "-c", "touch x 2>/dev/null; mkdir y 2>/dev/null; echo out; exit 5"]
+    ended = fence(*words, stderr=write_end)
+    os.close(write_end)
+    assert (ended.status, ended.out) == (5, "out\n"), ended
+
+
 def test_both_outputs_and_the_input_are_the_commands(fence: Command) -> None:
     fence.write("f", "in\n")
     ended = fence.runs.command("sh", "-c", '"$@" <f 2>g', "sh", *fence.argv("-c", "cat >&2; echo out"))

@@ -249,6 +249,15 @@ def test_leftovers_are_waited_for(case: Callable[..., Case]) -> None:
     assert found.broker.finished
 
 
+def test_a_pipe_of_its_own_that_is_broken_is_nobody_elses(case: Callable[..., Case]) -> None:
+    found = case()
+    found.arrives((signal.SIGPIPE, signals.SI_USER, os.getpid()))
+    assert found.killed == []
+    found.arrives((signal.SIGPIPE, signals.SI_USER, SENDER))
+    found.broker.run_for(1)
+    assert found.killed == [(CHILD, signal.SIGPIPE)]
+
+
 def test_a_signal_ends_the_waiting(case: Callable[..., Case]) -> None:
     found = case("wait")
     found.members = [8]

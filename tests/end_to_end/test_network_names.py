@@ -63,8 +63,8 @@ def test_getaddrinfo(fenced: Fenced) -> None:
     run.refused("test_create_connection", "resolve db.example.com", count=None)
     line = 'socket.getaddrinfo("thread.example.com", 443)'
     run.refused("test_thread", "resolve thread.example.com", line=line, count=None)
-    # asyncio asks in a thread of its own, where nothing of the user's runs: the line is that which awaits it, unless the
-    # machine is too busy for two stacks to be written within milliseconds.
+    # asyncio asks in a thread of its own, where nothing of the user's runs: the line is that which awaits it, unless
+    # the machine is too busy for two stacks to be written within milliseconds.
     found = run.refused("test_asyncio", "resolve async.example.com", count=None)
     assert run.line_of(found) in ("await asyncio.open_connection(host, 443)", ""), run
     two = run.attempts("test_two_names")

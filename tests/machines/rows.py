@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534
 
 # Ways out, ways to write, and what must go on working: enough to know that a machine is served, in seconds.
@@ -49,6 +51,64 @@ OLD_PYTEST = ("tests/end_to_end/test_scope_outcomes.py", "tests/end_to_end/test_
 """Where our plugin meets what pytest has changed since 8.0: a test in a fork of its own most of all."""
 APART = ("tests/end_to_end/test_playwright.py", "tests/end_to_end/test_report_plugins_shown.py")
 """With plugins that are not among the others: one changes what every pytest prints, one brings 200 MB."""
+BORROWED = tuple(
+    f"tests/end_to_end/test_{name}.py"
+    for name in (
+        "call_abrupt_end",
+        "call_fast_open",
+        "call_mapped_addresses",
+        "call_mptcp",
+        "call_sendmmsg",
+        "call_socket_families",
+        "call_socket_ties",
+        "call_static_program",
+        "caller_dies",
+        "datagrams_outside",
+        "datagrams_races",
+        "datagrams_unchanged",
+        "datagrams_unsent",
+        "fails_closed_faults",
+        "fails_closed_filter",
+        "keeps_working_network",
+        "look_ups_counted",
+        "nested",
+        "nested_unfenced",
+        "network_connect_ex",
+        "network_ctypes",
+        "network_grpc",
+        "network_node",
+        "network_psycopg2",
+        "network_pycurl",
+        "network_resolver_ports",
+        "network_socket_extension",
+        "network_uvloop",
+        "privileged_calls",
+    )
+)
+"""What the broker does with a program's sockets, beside `SELECTION` and the ways out."""
+MEMORY = tuple(
+    f"tests/end_to_end/test_{name}.py"
+    for name in (
+        "accounts",
+        "call_sendmmsg",
+        "call_sendmsg",
+        "caller_dies",
+        "datagrams_unchanged",
+        "escape_files",
+        "escape_paths",
+        "names_limits",
+        "network_udp_sendto",
+        "privileged_calls",
+    )
+)
+"""What it reads and writes in a program's memory."""
+WAYS_OUT = tuple(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("tests/end_to_end/test_escape_*.py")))
+"""Ways around what is said of files and the network."""
+DOMAINS = ("tests/end_to_end/domains",)
+"""Programs that reach a name: all of them; and without the browser and the engine that take longest."""
+PLAIN_PROGRAMS = tuple(
+    f"tests/end_to_end/domains/test_domains_{name}.py" for name in ("downloads", "python", "services")
+)
 
 
 @dataclass(frozen=True)
@@ -68,8 +128,8 @@ class Row:
     """One machine."""
 
     name: str  # what `dev.py machines` is given
-    kind: str  # "container", "emulated", "python" or "packages"
-    what: str  # the runtime; the suite of Debian's that the kernel is from; the version of Python; requirements
+    kind: str  # "container", "refused", "emulated", "python" or "packages"
+    what: str  # the runtime; calls; the suite of Debian's that the kernel is from; the version of Python; requirements
     where: str  # as the page says it; rows that say the same are one there
     jobs: tuple[Job, ...]
     layers: tuple[str, ...] = ("seccomp",)  # what the header of a run names there
@@ -109,6 +169,13 @@ def kernel(name: str, suite: str, where: str, *layers: str, **more: Any) -> Row:
     return Row(name, "emulated", suite, where, jobs, ("seccomp", *layers), **more)
 
 
+def refused(feature: str, calls: str, *jobs: Job) -> Row:
+    """This machine, but for one of the two calls that containers may lack: in `GATED` ones here both are missing."""
+    layers = ("seccomp", f"without {feature}")
+    where = f"Where the kernel refuses `{feature}` alone"
+    return Row(f"refused-{feature}", "refused", calls, where, jobs, layers, lacks=(feature,))
+
+
 def python(version: str) -> Row:
     jobs = (Job(NOBODY, tests=BRIEF, least=9), Job(tests=("tests",), least=7000))
     return Row(f"python-{version}", "python", version, f"Python {version}: all tests", jobs)
@@ -124,8 +191,8 @@ ROWS = (
     *container(
         "docker",
         "Docker: default profile and capabilities",
-        Job(tests=SELECTION, least=50),
-        Job(NOBODY, tests=BRIEF, least=9),
+        Job(tests=(*SELECTION, *WAYS_OUT, *DOMAINS), least=280),
+        Job(NOBODY, tests=(*BRIEF, *WAYS_OUT, *PLAIN_PROGRAMS), least=200),
         **GATED,
     ),
     *container(
@@ -141,6 +208,8 @@ ROWS = (
         Job(NOBODY, tests=BRIEF, least=9),
         **GATED,
     ),
+    refused("pidfd_getfd", "pidfd_getfd", Job(tests=BORROWED, least=120)),
+    refused("process_vm_readv", "process_vm_readv,process_vm_writev", Job(tests=MEMORY, least=45)),
     kernel("linux-5.10", "bullseye", "Linux 5.10", lacks=("wait_killable", "landlock", *BEFORE_RULES_FOR_TCP)),
     kernel("linux-6.1", "bookworm", "Linux 6.1", "landlock 2", lacks=BEFORE_RULES_FOR_TCP),
     kernel("linux-6.12", "trixie", "Linux 6.12", "landlock 6"),

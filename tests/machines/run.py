@@ -29,6 +29,7 @@ from tests.machines.rows import ROWS, Job, Row
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = Path(__file__).with_name("job.py")
+REFUSING = Path(__file__).resolve().parents[1] / "refusing.py"
 SHOWN = 80  # lines of what a machine said, where something is wrong
 
 
@@ -50,7 +51,7 @@ def orders(row: Row, job: Job, tree: Path | str, *more: str) -> list[str]:
     words = ["--tree", str(tree), f"--refused={job.refused}", f"--yama={job.yama}", f"--least={job.least}", *more]
     words += [f"--layers={layer}" for layer in row.layers]
     words += [f"--lacks={layer}" for layer in row.lacks] + [f"--perhaps={layer}" for layer in row.perhaps]
-    return [*words, *job.tests]
+    return [*words, *dict.fromkeys(job.tests)]
 
 
 def results(said: str) -> list[Result]:
@@ -67,8 +68,19 @@ class Machines:
         self._docker: Docker | None = None
 
     def run(self, row: Row, log: IO[str]) -> None:
-        kinds = {"container": self._container, "emulated": self._emulated, "python": self._python}
+        kinds = {
+            "refused": self._refused,
+            "container": self._container,
+            "emulated": self._emulated,
+            "python": self._python,
+        }
         kinds.get(row.kind, _packages)(row, log)
+
+    def _refused(self, row: Row, log: IO[str]) -> None:
+        env = {**os.environ, "FENCE_MUST_WORK": "0"}  # tests may need what is refused
+        for job in row.jobs:
+            words = [sys.executable, REFUSING, row.what, sys.executable, JOB, *orders(row, job, ROOT)]
+            subprocess.run(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
 
     def _container(self, row: Row, log: IO[str]) -> None:
         if self._docker is None:

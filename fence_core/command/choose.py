@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fence_core.command.ports import Opened
     from fence_core.errors import PolicyError, Problem
 
-__all__ = ["choose", "complaint"]
+__all__ = ["choose", "complaint", "find", "place_of"]
 
 _FLAGS = {
     "allow-domain": ("network", "allowed_domains"),
@@ -22,12 +22,9 @@ _FLAGS = {
 }
 
 
-def choose(asked: Asked, here: str, opened: Iterable[Opened], locked: Iterable[str]) -> Discovered:
-    """The policy for a command in the directory `here`, and how to run it. Raises PolicyError.
-
-    `opened`: of `-p`. `locked`: files of ours that nothing inside may change.
-    """
-    found = discover(
+def find(asked: Asked, here: str, locked: Iterable[str] = ()) -> Discovered:
+    """The policy that a file or a template says, with what the flags add to its lists. Raises PolicyError."""
+    return discover(
         here,
         settings=asked.value("settings") or "",
         template=asked.value("template") or "",
@@ -39,6 +36,14 @@ def choose(asked: Asked, here: str, opened: Iterable[Opened], locked: Iterable[s
         ],
         locked=locked,
     )
+
+
+def choose(asked: Asked, here: str, opened: Iterable[Opened], locked: Iterable[str]) -> Discovered:
+    """The policy for a command in the directory `here`, and how to run it. Raises PolicyError.
+
+    `opened`: of `-p`. `locked`: files of ours that nothing inside may change.
+    """
+    found = find(asked, here, locked)
     config = found.config
     network, ports = config.policy.network, tuple(opened)
     exposed = tuple(port for host, port in ports if host)
@@ -57,19 +62,19 @@ def complaint(error: PolicyError) -> str:
         only = error.problems[0]
         if only.source == "-t":
             return f"{only.found}; there are: {only.accepted}"
-        return f"{_where(only)} {only.found}" + ("" if "read" in only.found else _accepted(only))
+        return f"{place_of(only)} {only.found}" + ("" if "read" in only.found else _accepted(only))
     return "\n".join(
         [
             "the policy cannot be used:",
             *(
-                f"  {_where(each)}: {each.key}{': ' if each.key else ''}{each.found}{_accepted(each)}"
+                f"  {place_of(each)}: {each.key}{': ' if each.key else ''}{each.found}{_accepted(each)}"
                 for each in error.problems
             ),
         ]
     )
 
 
-def _where(problem: Problem) -> str:
+def place_of(problem: Problem) -> str:
     """``fence.json:4``."""
     source = problem.source.removesuffix(" [tool.fence]")
     here = os.getcwd()

@@ -67,6 +67,10 @@ def run(arguments: Sequence[str]) -> int:
         from fence_core.command.explain import explain
 
         return explain(arguments[1:])
+    if arguments[:1] in (["config"], ["check"]):
+        from fence_core.command import policies
+
+        return (policies.config if arguments[0] == "config" else policies.check)(arguments[1:])
     asked = parse(arguments)
     for name, answer in (
         ("help", _help),

@@ -25,7 +25,7 @@ from fence_core.policy.sources.validate import parse_overlay
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Preset", "TemplateContext", "below", "preset"]
+__all__ = ["Preset", "TemplateContext", "below", "preset", "read"]
 
 _DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
 
@@ -92,7 +92,7 @@ class Preset(Record):
 
 def preset(name: str, context: TemplateContext) -> Preset:
     """The policy of this name and its settings, for this run. Raises PolicyError for an unknown name."""
-    raw = _read(name)
+    raw = read(name)
     filesystem = raw.get("filesystem", {})
     for key in of_section("filesystem"):
         if key.kind is PATHS and key.camel in filesystem:
@@ -119,7 +119,7 @@ def preset(name: str, context: TemplateContext) -> Preset:
     return Preset(merge(Policy(filesystem=base), overlay), merge_settings(Settings(), overlay))
 
 
-def _read(name: str) -> dict[str, Any]:
+def read(name: str) -> dict[str, Any]:
     """What the template of this name says. Raises PolicyError for an unknown name."""
     if name not in PRESETS:
         known = ", ".join(f'"{each}"' for each in PRESETS)
@@ -134,7 +134,7 @@ def below(name: str) -> tuple[str, ...]:
     names = []
     while name:
         names.append(name)
-        name = str(_read(name).get(EXTENDS.path, ""))
+        name = str(read(name).get(EXTENDS.path, ""))
     return tuple(names)
 
 

@@ -85,7 +85,7 @@ def test_address_of_a_name(fenced: Fenced) -> None:
         files={"look_up.py": LOOK_UP},
     )
     attempt = run.refused("test_private", "connect private.corp.net:80/tcp, which leads to 10.9.9.9", by=["curl"])
-    assert attempt.marker == '@pytest.mark.fence(allowed_domains=["10.0.0.0/8:80"])', run
+    assert attempt.marker == '@pytest.mark.fence(allow_private=["private.corp.net"])', run
 
 
 LOOK_UP = """\

@@ -170,7 +170,7 @@ def test_name_in_etc_hosts(fenced: Fenced) -> None:
 
         @pytest.mark.parametrize("host", ["localhost", "127.0.0.2"])
         def test_refused(host):
-            (found,) = socket.getaddrinfo(host, PORT, socket.AF_INET, socket.SOCK_STREAM)
+            found, *_ = socket.getaddrinfo(host, PORT, socket.AF_INET, socket.SOCK_STREAM)
             with pytest.raises(PermissionError), socket.socket() as client:
                 client.connect(found[4])
         """,

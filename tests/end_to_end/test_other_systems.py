@@ -12,7 +12,7 @@ import pytest
 from tests.end_to_end.support import Ended, Runs
 
 ELSEWHERE = """\
-import os, shutil, signal, sys, time, pytest, _pytest.tmpdir, _pytest.terminal
+import os, pdb, shutil, signal, sys, time, pytest, _pytest.tmpdir, _pytest.terminal
 
 system = sys.argv.pop(1)
 missing = ["fcntl", "grp", "pwd", "resource", "termios", "posix"] if system == "win32" else []

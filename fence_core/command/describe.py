@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from fence_core.command.surroundings import Surroundings
-    from fence_core.policy.model import Entry, FilesystemRules, NetworkRules, Rule, Source
+    from fence_core.policy.model import Config, Entry, FilesystemRules, NetworkRules, Rule, Source
     from fence_core.policy.requests import Request
     from fence_core.policy.sources.discover import Discovered
 
@@ -55,6 +55,16 @@ def policy(found: Discovered, argv: Iterable[str], notes: Iterable[str]) -> Iter
     if config.policy.command.deny:
         yield "commands: all but " + _items(config.policy.command.deny)
     yield "read: everything" + (f", but {_items(files.deny_read)}" if files.deny_read else "")
+
+
+def closed(found: Config) -> Iterator[str]:
+    """What the caller has left open, and the command does not get."""
+    from fence_core.launcher.inherited import left_open
+
+    left = left_open(found.settings.keep_fds, watch_reads=found.denies_reading())
+    if left and found.settings.mode != "audit":
+        listed = ", ".join(f"{fd} ({escape(what)})" for fd, what in left)
+        yield f"descriptors that are closed, since they lead outside: {listed} (keep_fds)"
 
 
 def environment(found: Surroundings, withheld: Iterable[str]) -> str:

@@ -37,11 +37,14 @@ UNUSABLE = HOST.unusable
 
 def main() -> NoReturn:
     """The console script."""
+    while (number := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        pass  # one of the standard three was closed: it is for the command, but nothing of ours is to have its number
+    os.close(number)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored by whoever has started it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         status = run(sys.argv[1:])
-        sys.stdout.flush()
+        print(end="", flush=True)  # not sys.stdout.flush: there is none where it was closed
     except FenceError as error:
         status = _fail(complaint_of(error))
     except UsageError as error:
@@ -181,7 +184,7 @@ class _Debug:
 
         self._describe = describe
         self._withheld = variables_denied(found.config.settings)
-        for line in describe.policy(found, argv, asked.notes):
+        for line in (*describe.policy(found, argv, asked.notes), *describe.closed(found.config)):
             say(f"[fence] {line}")
 
     def environment(self, found: Surroundings) -> None:

@@ -112,6 +112,34 @@ def test_a_reader_that_goes_away_ends_it(fence: Command) -> None:
     assert (ended.status, ended.out, ended.err) == (0, "y\n", ""), ended
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_what_is_closed_is_closed_for_the_command(fence: Command, closed: str) -> None:
+    """And nothing of ours is taken for it."""
+    inside = "touch x; ls -l /proc/$$/fd >&9; exit 4"
+    words = fence.argv("-m", "--allow-write", "x", "-c", f"{inside}")
+    ended = fence.runs.command("sh", "-c", f'exec 3>&1; "$@" 9>&3 3>&- {closed} | cat', "sh", *words)
+    alone = fence.runs.command("sh", "-c", f'exec 3>&1; bash -c "$1" 9>&3 3>&- {closed} | cat', "sh", inside)
+    assert _descriptors(ended.out) == _descriptors(alone.out), (ended, alone)
+    assert (fence.directory / "x").exists()
+
+
+def _descriptors(listing: str) -> list[str]:
+    """Their numbers: `ls -l /proc/PID/fd`."""
+    return sorted(line.partition(" -> ")[0].rpartition(" ")[2] for line in listing.splitlines() if " -> " in line)
+
+
+def test_a_file_that_was_left_open_is_not_the_commands(fence: Command) -> None:
+    words = fence.argv("-d", "-c", "echo out; echo x >&7")
+    ended = fence.runs.command("sh", "-c", '"$@" 7>left', "sh", *words)
+    assert "[fence] descriptors that are closed, since they lead outside: 7 (" in ended.err, ended
+    assert ended.out == "out\n"
+    assert (fence.directory / "left").read_text() == ""
+    fence.write("p.yaml", "keep_fds: [7]\n")
+    kept = fence.runs.command("sh", "-c", '"$@" 7>left', "sh", *fence.argv("-s", "p.yaml", "-c", "echo x >&7"))
+    assert (kept.status, kept.err) == (0, ""), kept
+    assert (fence.directory / "left").read_text() == "x\n"
+
+
 def test_nobody_reading_our_lines_is_nothing_to_the_command(fence: Command) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)

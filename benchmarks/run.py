@@ -6,6 +6,7 @@
     python benchmarks/run.py --only files             a suite that changes 10,000 small files
     python benchmarks/run.py --only processes         a process for each test, beside pytest-forked
     python benchmarks/run.py --only names             connections by name, beside proxies
+    python benchmarks/run.py --only ways              sockets and start-up, where pidfd_getfd works and where not
     python benchmarks/run.py --corpus RUNNER NAME...  real suites; see benchmarks/corpus/README.md
 
 Contestants: plain pytest; the plugin installed but not used; `--fence`; pytest-socket and sandlock where they are
@@ -34,7 +35,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -43,7 +44,7 @@ import names_peers
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 UNTRAPPED = ("open for reading + close", "stat", "getppid", "send + recv", "pread", "pwrite")
-PARTS = ("startup", "tests", "processes", "calls", "files", "names")
+PARTS = ("startup", "tests", "processes", "calls", "files", "names", "ways")
 PAIRS = ("mkdir + rmdir",)  # two trapped calls in one operation
 
 
@@ -53,6 +54,7 @@ class Contestant:
     options: tuple[str, ...] = ()
     needs: str | None = None  # module that must be importable
     sandboxed: bool = False  # started inside sandlock
+    refused: str = ""  # system calls, separated by commas, that the kernel refuses to the whole run
 
     @property
     def here(self) -> bool:
@@ -69,6 +71,17 @@ SOCKET = Contestant(
 )
 SANDLOCK = Contestant("sandlock", needs="sandlock", sandboxed=True)
 ALL = (PLAIN, INSTALLED, FENCE, SOCKET, SANDLOCK)
+# All four start by way of tests/refusing.py, and have one filter more than they would have.
+WAYS = (
+    replace(PLAIN, refused="kexec_load"),
+    replace(FENCE, refused="kexec_load"),
+    replace(FENCE, name="--fence, without pidfd_getfd", refused="pidfd_getfd"),
+    replace(
+        FENCE,
+        name="--fence, without pidfd_getfd and process_vm_readv",
+        refused="pidfd_getfd,process_vm_readv,process_vm_writev",
+    ),
+)
 BARE_FORK = Contestant("bare fork and wait", ("-p", "bare_fork"))
 SCOPE_TEST = Contestant("--fence-scope=test", (*FENCE.options, "--fence-scope=test"), "pytest_fence")
 PYTEST_FORKED = Contestant("pytest-forked", ("-p", "pytest_forked", "--forked"), "pytest_forked")
@@ -141,6 +154,8 @@ class Suite:
         `refused`: what is measured includes refusals, for which the fence fails the test.
         """
         command = [sys.executable, "-m", "pytest", "-q", *contestant.options]
+        if contestant.refused:
+            command = [sys.executable, str(ROOT / "tests" / "refusing.py"), contestant.refused, *command]
         self.result.unlink(missing_ok=True)
         if contestant.sandboxed:
             writable = [str(path) for path in (self.path, self.elsewhere) if path]
@@ -295,6 +310,29 @@ def per_call(base: Path, contestants: Sequence[Contestant], rounds: int) -> dict
     return found
 
 
+def ways(base: Path, rounds: int) -> dict[str, dict[str, Series]]:
+    """The second way to a program's sockets and memory beside the first."""
+    nothing = Suite(base, "nothing", {"test_nothing.py": "def test_nothing():\n    pass\n"})
+    suite = Suite(base, "sockets", {"test_sockets.py": (HERE / "measure_sockets.py").read_text(encoding="utf-8")})
+
+    def measure(contestant: Contestant) -> dict[str, float]:
+        found = {"start-up, by way of refusing.py": nothing.run(contestant) * 1e9}
+        suite.run(contestant)
+        return found | json.loads(suite.result.read_text(encoding="utf-8"))
+
+    found = interleave(WAYS, rounds, measure)
+    print("\nSockets: borrowed by pidfd_getfd, or made by the broker (aim: where the first works, it is as before)\n")
+    rows = []
+    for operation, by_name in found.items():
+        scale, unit = (1e-6, "ms") if operation.startswith("start-up") else (1e-3, "us")
+        for name, series in by_name.items():
+            compared = [ratio(series), *extra(series, scale, unit)] if name != PLAIN.name else ["", "", ""]
+            rows.append([operation, name, f"{min(series.values) * scale:.1f} {unit}", *compared])
+    head = ["operation", "contestant", "takes", "ratio (least to greatest)", "extra", "of the best"]
+    print(table(head, rows), flush=True)
+    return found
+
+
 def many_files(base: Path, rounds: int) -> dict[str, dict[str, Series]]:
     """A suite that does little but change small files."""
     suite = Suite(base, "files", {"test_files.py": (HERE / "measure_files.py").read_text(encoding="utf-8")})
@@ -434,6 +472,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             series |= per_call(scratch, [c for c in here if c is not INSTALLED], max(3, options.repeats // 2))
         if "files" in wanted:
             series |= many_files(scratch, max(5, options.repeats))
+        if "ways" in wanted:
+            series |= ways(scratch, max(3, options.repeats // 2))
         if "names" in wanted and not shutil.which("openssl"):
             print("connections by name: not measured, openssl is not installed")
         elif "names" in wanted:

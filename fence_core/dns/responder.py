@@ -17,7 +17,7 @@ import functools
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from fence_core.dns.addresses import NamesUsedUp, SyntheticAddresses
@@ -236,7 +236,8 @@ def _render(asked: bytes, rcode: int, records: tuple[dns.rdata.Rdata, ...]) -> b
     elif rcode in (0, _NXDOMAIN):
         # Without it resolvers ask elsewhere, or take NODATA for a referral (RFC 2308, section 2.2).
         reply.authority = [dns.rrset.from_rdata(dns.name.root, 0, _authority())]
-    return reply.to_wire(want_shuffle=False)[2:]
+    to_wire: Callable[..., bytes] = reply.to_wire  # whose types are wrong in the versions for Python 3.10
+    return to_wire(want_shuffle=False)[2:]
 
 
 def _address(address: str) -> dns.rdata.Rdata:

@@ -239,11 +239,11 @@ def test_pytest_inside_a_command(fence: Command) -> None:
 
 
 def test_a_command_inside_pytest(fence: Command) -> None:
-    words = fence.argv("--allow-write", ".", "sh", "-c", "touch a; touch b")
+    words = fence.argv("--allow-write", ".", "sh", "-c", "touch a; touch denied")
     fence.write("test_it.py", f"import subprocess\ndef test_it(): assert subprocess.call({words!r}) == 1\n")
-    fence.write("fence.yaml", "deny_write: [b]\n")
+    fence.write("fence.yaml", "deny_write: [denied]\n")  # no directory above may be called so
     ended = fence.runs.pytest("-p", "no:cacheprovider", "-s")
-    ended.has("1 failed", r"write \S+/b", r"by touch \(pytest -> sh -> touch\)")
+    ended.has("1 failed", r"write \S+/denied", r"by touch \(pytest -> sh -> touch\)")
     assert (fence.directory / "a").exists()
 
 

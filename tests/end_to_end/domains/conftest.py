@@ -124,7 +124,16 @@ def write_keys(files: Path) -> None:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     ca = trustme.CA()
-    names = ("allowed.test", "other.test", "ported.test", "*.wild.test", "*.stub.test", there.ADDRESS, AWAY)
+    names = (
+        "allowed.test",
+        "other.test",
+        "ported.test",
+        "flagged.test",
+        "*.wild.test",
+        "*.stub.test",
+        there.ADDRESS,
+        AWAY,
+    )
     certificate = ca.issue_cert(*names)
     ca.cert_pem.write_to_path(files / "ca.pem")
     pem = certificate.cert_chain_pems[0].bytes()

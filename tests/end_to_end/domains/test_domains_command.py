@@ -87,7 +87,7 @@ def test_curl(fence: Commands, direct: list[str]) -> None:
 def test_a_domain_of_a_flag(fence: Commands) -> None:
     if not fence._world.own_network:
         pytest.skip("kernel: no network namespaces for this user")
-    ended = fence("-m", "--allow-domain", "ported.test", "curl", "-sS", fence.url("ported.test"))
+    ended = fence("-m", "--allow-domain", "flagged.test", "curl", "-sS", fence.url("flagged.test"))
     assert (ended.status, ended.err) == (0, ""), ended
     assert there.HELLO in ended.out
 

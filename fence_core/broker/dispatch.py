@@ -55,7 +55,7 @@ class Dispatch:
                 return
         try:
             process = call.process = services.processes.find(call.tid)
-            refusal = services.commands.verify(call) if process.unverified else CONTINUE
+            refusal = services.commands.verify(call) if process.executing else CONTINUE
             reply = refusal or self._handlers[call.number](call)
         except Exception as error:
             reply = self._faults.failed(call, error)

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _GENERATIONS_MAX = 64
 _MAIN_THREAD = "MainThread"  # what Node.js calls itself, from version 23 on
 THREAD_TRUST_S = 0.1
+BORN = 0
+"""In place of a thread's number."""
 _threads_have_pidfds = True
 
 
@@ -49,6 +51,7 @@ class Process:
     __slots__ = (
         "_image",
         "binding",
+        "executing",
         "fork_servers",
         "lines_open",
         "memory",
@@ -60,7 +63,6 @@ class Process:
         "stacks",
         "test",
         "tests_forked",
-        "unverified",
         "verified",
         "wanted",
         "workers",
@@ -90,8 +92,9 @@ class Process:
         """Of a pytest process: the fork that it has made to run the current test in."""
         self.tests_forked = 0
         """The number of the last of those. A fork that runs a test has its own: what it forks itself has a copy."""
-        self.unverified = True
-        """Whether its program is still to be looked at, where there are rules for commands: see `CommandWatch`."""
+        self.executing: set[int] = set()
+        """Threads whose execve was let through, so that the program is to be looked at, where there are rules for
+        commands: see `CommandWatch`. `BORN`: it was not looked at when the process was first seen."""
         self.verified = b""
         """The image that has been looked at."""
         self.fork_servers: list[Process] = []
@@ -295,6 +298,8 @@ class ProcessTable:
             process.stacks = parent.stacks
         if parent is not None:
             process.verified = parent.verified
+        if parent is None or parent.executing:
+            process.executing.add(BORN)
         process.same_program = parent is not None and bool(parent.workers)
         if parent is not None and self._runs_a_test(process, parent):
             self._adopt_test(process, parent)

@@ -94,7 +94,7 @@ RACE = """
     import pytest
 
     # Runs touch(1) with a word that is exchanged all the while: by a thread, from the memory that a vfork(2) shares,
-    # or by another process.
+    # or by another process; and by a thread while a third one makes calls that stop at the broker, too.
     PROGRAM = '''
     import ctypes, mmap, os, sys, threading
 
@@ -113,7 +113,14 @@ RACE = """
             ctypes.memmove(place, b"forbidden", 10)
             ctypes.memmove(place, b"permitted", 10)
 
-    if mode != "thread":
+    def call():
+        while True:
+            try:
+                os.mkdir("/")
+            except OSError:
+                pass
+
+    if mode in ("vfork", "shared"):
         threading.Thread(target=exchange, daemon=True).start()
     for _ in range(10):
         pid = ctypes.c_int()
@@ -123,15 +130,17 @@ RACE = """
         else:
             pid.value = os.fork()
             if not pid.value:
-                if mode == "thread":
+                if mode in ("thread", "calls"):
                     threading.Thread(target=exchange, daemon=True).start()
+                if mode == "calls":
+                    threading.Thread(target=call, daemon=True).start()
                 libc.execve(path, argv, env)
                 os._exit(126)
         os.waitpid(pid.value, 0)
     os._exit(0)
     '''
 
-    @pytest.mark.parametrize("mode", ["thread", "vfork", "shared"])
+    @pytest.mark.parametrize("mode", ["thread", "vfork", "shared", "calls"])
     def test_race(mode, tmp_path):
         import textwrap
         seen = set()
@@ -176,12 +185,12 @@ def test_by_whatever_name(fenced: Fenced) -> None:
 
 def test_nobody_wins_a_race(fenced: Fenced) -> None:
     """The look before an execve can be deceived; what was really started is looked at before it does anything."""
-    rounds = max(8, int(os.environ.get("FENCE_RACE_ROUNDS", "0")) // 10)
+    rounds = max(20, int(os.environ.get("FENCE_RACE_ROUNDS", "0")) // 10)
     race = textwrap.dedent(RACE)
     control = fenced.run(f"FENCED, ROUNDS = False, 0\n{race}", policy=policy('"touch nothing"'))
     assert control.status == 0, control
     run = fenced.run(f"FENCED, ROUNDS = True, {rounds}\n{race}", policy=policy('"touch forbidden"'))
-    for mode in ("thread", "vfork", "shared"):
+    for mode in ("thread", "vfork", "shared", "calls"):
         run.blamed(f"test_race[{mode}]")
     assert {each.what for each in run.ledger} == {"run touch forbidden"}
     assert any("changed its words" in each.rule for each in run.ledger)

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fence_core.broker.calls.arguments import AT_FDCWD
+from fence_core.broker.processes import BORN
 from fence_core.broker.reply import CONTINUE
 from fence_core.errors import KernelCallError
 from fence_core.kernel import arch, memory
@@ -58,6 +59,7 @@ class Caller(Protocol):
     number: int
     process: Process
 
+    def waits(self) -> bool: ...
     def read(self, address: int, length: int) -> bytes: ...
     def read_string(self, address: int) -> bytes: ...
     def allowed(self, request: Request) -> bool: ...
@@ -101,7 +103,7 @@ class CommandWatch:
         programs = call.process.programs()
         if not programs:
             return CONTINUE
-        call.process.unverified = True
+        call.process.executing.add(call.tid)
         raw = call.read_string(address)
         path = os.fsdecode(raw)
         place = _place(call.tid, dirfd, raw)
@@ -153,15 +155,21 @@ class CommandWatch:
         process = call.process
         if call.number in self._starts:
             return CONTINUE  # it does nothing but start what is looked at then
-        process.unverified = False
         programs = process.programs()
         if not programs:
+            process.executing.discard(BORN)
             return CONTINUE
         image = process.image()
-        if image == process.verified:
-            return CONTINUE  # the execve has failed
+        failed = image == process.verified
+        request = None if failed else self._running(process.pid, programs)
+        if not call.waits():
+            return _ANSWER  # threads are ended before the new program is whole: what was seen may be half of it
+        # Whoever calls executes nothing now. Those that do go on with it, whatever runs meanwhile.
+        process.executing -= {call.tid, BORN}
+        process.executing = {tid for tid in process.executing if os.path.exists(f"/proc/{process.pid}/task/{tid}")}
+        if request is None:
+            return CONTINUE  # the execve has failed, or is that of another thread
         process.verified = image
-        request = self._running(process.pid, programs)
         if call.allowed(request) or call.refuse(request, _ANSWER) == CONTINUE:
             return CONTINUE
         signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)

@@ -107,7 +107,7 @@ class World:
             listener=self.kernel,
             unix=SimpleNamespace(pending=[], settle=lambda: None),
             drafts=SimpleNamespace(open=[]),
-            processes=SimpleNamespace(find=lambda tid: SimpleNamespace(pid=tid, unverified=False)),
+            processes=SimpleNamespace(find=lambda tid: SimpleNamespace(pid=tid, executing=set())),
         )
 
     def delivery(self, *, repeats: bool = True) -> Delivery:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fence_core.command.options import Asked
-    from fence_core.policy.sources.discover import Discovered
     from fence_core.proxy.desk import Desk, Outcome
 
 __all__ = ["PROXY_OPTIONS", "serve"]
@@ -66,9 +65,10 @@ def serve(arguments: Sequence[str], blocked: str) -> int:
         raise UsageError(f"proxy takes no command, and {escape(asked.words[0])} is none of its flags")
     host, port = _place(asked)
     log = _Log(asked)
+    from fence_core.command.choose import choose
     from fence_core.proxy.desk import Desk
 
-    found = _policy(asked)
+    found = choose(asked, os.getcwd(), (), ())
     token = _token(host, asked)
     listener = _listen(host, port)
     log.say(f"policy: {', '.join(found.chain)}")
@@ -81,20 +81,6 @@ def _place(asked: Asked) -> tuple[str, int]:
         return parse_port(f"{text[:-1]}1")[0] or "127.0.0.1", 0
     host, port = parse_port(text)
     return host or "127.0.0.1", port
-
-
-def _policy(asked: Asked) -> Discovered:
-    """Raises PolicyError."""
-    from fence_core.policy.sources.discover import discover
-
-    flags = [("--allow-domain", {"network": {"allowed_domains": asked.values("allow-domain")}})]
-    return discover(
-        os.getcwd(),
-        settings=asked.value("settings") or "",
-        template=asked.value("template") or "",
-        project=not asked.has("no-project-config"),
-        flags=flags if asked.has("allow-domain") else (),
-    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fence_core.link import filter as link
 from fence_core.policy.decide import Judge
 from fence_core.policy.domains import is_loopback_name, is_this_machine
-from fence_core.policy.floor import PASSAGES
 from fence_core.policy.requests import Connect
 from fence_core.proxy.dial import Target
 from fence_core.proxy.refusal import RefusedError
@@ -124,8 +123,3 @@ class Desk:
                 else:
                     rule = rule or sentence(decision)
         return {"use": use, "rule": rule}
-
-
-def rule_of(refused: RefusedError) -> str:
-    """In words."""
-    return refused.rule or PASSAGES.get(refused.why, "")

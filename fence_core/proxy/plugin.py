@@ -30,7 +30,7 @@ from proxy.http.proxy import HttpProxyBasePlugin
 from proxy.http.responses import PROXY_TUNNEL_ESTABLISHED_RESPONSE_PKT
 
 from fence_core.proxy import http1
-from fence_core.proxy.desk import Desk, Outcome, rule_of
+from fence_core.proxy.desk import Desk, Outcome
 from fence_core.proxy.dial import UnreachableError, dial
 from fence_core.proxy.exchange import Exchange
 from fence_core.proxy.inspector import Inspector
@@ -280,7 +280,7 @@ class FenceFilter(HttpProxyBasePlugin):
     def _record(self, refused: RefusedError) -> bytes:
         """What the client is told."""
         mark = "failed" if refused.status == 502 else "refused"
-        self._tell(mark, refused.status, refused.what, rule_of(refused), refused)
+        self._tell(mark, refused.status, refused.what, refused.rule, refused)
         self.on_upstream_connection_close()
         return refused.packet()
 

@@ -27,8 +27,6 @@ CONNECTION_LIMIT = 1000
 _BACKLOG = 1024
 _IDLE_S = 3600
 """How long a tunnel may say nothing: databases and event streams are quiet for long."""
-_HEAD_PATIENCE_S = 30
-"""How long proxy.py may wait for the head of a request."""
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from fence_core.command.execute import NotRunError, execute, find_program, shell
+from fence_core.command.host import HOST
 from fence_core.command.options import UsageError, parse
 from fence_core.command.report import CommandReport, Log, Told
 from fence_core.command.surroundings import Surroundings, surroundings
 from fence_core.errors import FenceError, FenceUnavailable, PolicyError
-from fence_core.launcher.plan import Host
 from fence_core.launcher.session_report import say
 from fence_core.text import escape
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from fence_core.command.options import Asked
     from fence_core.command.ports import Opened
@@ -27,10 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-HOST = Host(
-    "fence", unusable=1, internal=1, greets=False, syntax="json", blocked="Connection blocked by network allowlist"
-)
-"""The page of a refusal begins as the Go tool's does: programs and people look for it."""
+SUBCOMMANDS = {
+    "check": ("fence_core.command.policies", "check"),
+    "config": ("fence_core.command.policies", "config"),
+    "explain": ("fence_core.command.explain", "explain"),
+    "proxy": ("fence_core.command.proxy", "serve"),
+}
+"""Module and function of each, which takes the words after it and returns an exit status. It may raise what `run` does.
+Imported when it is asked for: a command that is only run pays for none."""
 UNUSABLE = HOST.unusable
 """What `fence` ends with where it has run nothing, as the Go tool does."""
 
@@ -62,18 +67,9 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """An exit status, of what is no command. Raises FenceError, UsageError, NotRunError, OSError."""
-    if arguments[:1] == ["proxy"]:
-        from fence_core.command.proxy import serve
-
-        return serve(arguments[1:], HOST.blocked)
-    if arguments[:1] == ["explain"]:
-        from fence_core.command.explain import explain
-
-        return explain(arguments[1:])
-    if arguments[:1] in (["config"], ["check"]):
-        from fence_core.command import policies
-
-        return (policies.config if arguments[0] == "config" else policies.check)(arguments[1:])
+    if arguments and (where := SUBCOMMANDS.get(arguments[0])):
+        subcommand: Callable[[Sequence[str]], int] = getattr(importlib.import_module(where[0]), where[1])
+        return subcommand(arguments[1:])
     asked = parse(arguments)
     for name, answer in (
         ("help", _help),

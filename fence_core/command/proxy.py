@@ -8,6 +8,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+from fence_core.command.host import HOST
 from fence_core.command.options import Option, UsageError, parse
 from fence_core.command.ports import parse_port
 from fence_core.launcher.session_report import say
@@ -50,11 +51,8 @@ is made up and shown. It is the password in http://fence:TOKEN@ADDR:PORT.
 The filter ends by SIGINT or SIGTERM."""
 
 
-def serve(arguments: Sequence[str], blocked: str) -> int:
-    """Serve until a signal comes. Raises FenceError, UsageError, OSError.
-
-    `blocked`: how a page begins that tells of a refusal.
-    """
+def serve(arguments: Sequence[str]) -> int:
+    """Serve until a signal comes. Raises FenceError, UsageError, OSError."""
     asked = parse(arguments, PROXY_OPTIONS)
     if asked.has("help"):
         from fence_core.command.help import page
@@ -72,7 +70,7 @@ def serve(arguments: Sequence[str], blocked: str) -> int:
     token = _token(host, asked)
     listener = _listen(host, port)
     log.say(f"policy: {', '.join(found.chain)}")
-    return _serve(listener, Desk(found.config.policy, log.told, token=token), blocked, log)
+    return _serve(listener, Desk(found.config.policy, log.told, token=token), log)
 
 
 def _place(asked: Asked) -> tuple[str, int]:
@@ -107,12 +105,12 @@ def _token(host: str, asked: Asked) -> str:
     return secrets.token_urlsafe(24)
 
 
-def _serve(listener: socket.socket, desk: Desk, blocked: str, log: _Log) -> int:
+def _serve(listener: socket.socket, desk: Desk, log: _Log) -> int:
     from fence_core.proxy import refusal
     from fence_core.proxy.standalone import Server
 
     gc.enable()  # which `main` has switched off for what starts and ends
-    refusal.begin_with(blocked)
+    refusal.begin_with(HOST.blocked)
     server = Server(listener, desk)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -31,8 +32,11 @@ class Command:
         return name
 
     def refusals(self, ended: Ended) -> list[str]:
-        """Our lines on stderr, without the time of day and numbers of processes."""
-        return [_plain(line) for line in ended.err.splitlines() if line.startswith("[fence")]
+        """Our lines on stderr, without the time of day and numbers of processes.
+
+        Each is written at once, but a program that writes its own in pieces may have begun one.
+        """
+        return [_plain(line) for line in re.findall(r"\[fence[^\n]*", ended.err)]
 
 
 def _plain(line: str) -> str:

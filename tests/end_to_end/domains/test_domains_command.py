@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def fence(runs: Runs, world: World) -> Iterator[Commands]:
 
 def said(ended: Ended) -> list[str]:
     """Our lines, without the time of day and the programs."""
-    lines = [line for line in ended.err.splitlines() if line.startswith("[fence")]
+    lines = re.findall(r"\[fence[^\n]*", ended.err)
     return [f"{line.partition('] ')[0]}] {line.partition(' ✗ ')[2].partition(' (')[0]}" for line in lines]
 
 

@@ -33,6 +33,7 @@ from fence_core.broker.calls import exec as exec_
 from fence_core.broker.repeats import NAMES, OPENS, SOCKETS, Shape
 from fence_core.kernel import bpf
 from fence_core.kernel.arch import Arch
+from fence_core.kernel.credentials import SETS_IDS
 from fence_core.policy.record import Record
 
 if TYPE_CHECKING:
@@ -183,18 +184,7 @@ _IO_PRIORITY: tuple[bpf.Case | int, ...] = (
     bpf.Case((bpf.Condition(0, "eq", 1), bpf.Condition(1, "eq", 0)), ALLOW),  # IOPRIO_WHO_PROCESS: of itself
     TRAP,
 )
-_IDENTITY = (
-    "setuid",
-    "setgid",
-    "setreuid",
-    "setregid",
-    "setresuid",
-    "setresgid",
-    "setfsuid",
-    "setfsgid",
-    "setgroups",
-    "capset",
-)
+_IDENTITY = ("setgroups", "capset")
 """After one of these a process may be somebody else than the broker is: what the broker does for it is done with its
 rights (`identity.py`)."""
 
@@ -263,6 +253,7 @@ TRAPPED: Mapping[str, Row] = {
     "prlimit64": Row(exec_.prlimit, KERNEL, action=_PRLIMIT),
     "unshare": Row(exec_.change_identity, KERNEL, action=_UNSHARE),
     "clone": Row(exec_.change_identity, KERNEL, action=_CLONE),
+    **dict.fromkeys(SETS_IDS, Row(exec_.set_ids, KERNEL)),
     **dict.fromkeys(_IDENTITY, Row(exec_.change_identity, KERNEL)),
     "prctl": Row(exec_.change_identity, KERNEL, action=_PRCTL),
     "sched_setparam": Row(exec_.schedule, KERNEL, action=_OF_OTHERS),

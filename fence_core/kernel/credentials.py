@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 
 from fence_core.kernel import namespaces
 from fence_core.kernel.process import field, read_proc
@@ -29,6 +30,19 @@ CAP_SYS_BOOT = 22
 CAP_SYS_TTY_CONFIG = 26
 CAP_MKNOD = 27
 CAP_PERFMON = 38
+
+SETS_IDS = {
+    "setuid": ("uids", 1),
+    "setgid": ("gids", 1),
+    "setreuid": ("uids", 2),
+    "setregid": ("gids", 2),
+    "setresuid": ("uids", 3),
+    "setresgid": ("gids", 3),
+    "setfsuid": ("uids", 1),
+    "setfsgid": ("gids", 1),
+}
+"""Calls that change ids: which ones, of `Credentials`, and how many arguments say what to."""
+_NO_ID = 0xFFFF_FFFF  # as an argument: the call fails, or this id stays
 
 
 class Credentials:
@@ -60,6 +74,15 @@ class Credentials:
     def may(self, capability: int) -> bool:
         """Whether this capability is in force."""
         return bool(self.capabilities >> capability & 1)
+
+    def stay_in(self, call: str, args: Sequence[int]) -> bool:
+        """Whether one of `SETS_IDS` changes none of the ids, which are all alike and are asked for once more.
+
+        So do libraries that want a file opened with the rights of whoever started the program: setfsuid(getuid()).
+        """
+        name, count = SETS_IDS[call]
+        ids = {*getattr(self, name)}
+        return len(ids) == 1 and all(arg & 0xFFFF_FFFF in {*ids, _NO_ID} for arg in args[:count])
 
     def is_in(self, group: int) -> bool:
         return group == self.gid or group in self.groups

@@ -11,41 +11,81 @@ import pytest
 from tests.end_to_end.caught import ONLY_HERE, Fenced
 
 MAKES = ("write", "mkdir")
+SOMEBODY_ELSE = "os.setgroups([])"
+"""As root: from then on the broker acts with the rights of each caller."""
 
 
-def test_through_a_removed_directory(fenced: Fenced) -> None:
-    """`..` leads on from a directory that is gone: the kernel knows where to, the text of no link does."""
+@pytest.mark.parametrize("first", ["", pytest.param(SOMEBODY_ELSE, marks=pytest.mark.needs("user:root"))])
+@pytest.mark.parametrize("gone", ["gone", "gone/deeper"])
+def test_through_a_removed_directory(fenced: Fenced, gone: str, first: str) -> None:
+    """`..` leads on from a directory that is gone, whatever took its name: the kernel knows where to, the text of no
+    link does."""
+    up = "/".join([".."] * (gone.count("/") + 1))
     run = fenced.run(
-        """
+        f"""
         import os
         import pytest
         from here import OUTSIDE
 
-        def through(name, *, removed):
-            os.mkdir("gone")
-            fd = os.open("gone", os.O_RDONLY | os.O_DIRECTORY)
-            if removed:
-                os.rmdir("gone")
-            return f"/proc/self/fd/{fd}/../{name}"
+        {first}
 
-        def test_outside():
-            path = through(os.path.relpath(OUTSIDE), removed=True)
-            with pytest.raises(OSError):
-                open(path + "/new", "w")
-            with pytest.raises(OSError):
-                os.mkdir(path + "/new")
+        @pytest.fixture(params=[False, True], ids=["there", "removed"])
+        def above(request):
+            os.makedirs({gone!r})
+            fd = os.open({gone!r}, os.O_RDONLY | os.O_DIRECTORY)
+            if request.param:
+                os.removedirs({gone!r})
+            yield f"/proc/self/fd/{{fd}}/{up}"
+            os.close(fd)
+            if not request.param:
+                os.removedirs({gone!r})
 
-        def test_inside():
-            with open(through("new", removed=False), "w"):
+        def test_outside(above):
+            path = f"{{above}}/{{os.path.relpath(OUTSIDE)}}/new"
+            with pytest.raises(PermissionError):
+                open(path, "w")
+            with pytest.raises(PermissionError):
+                os.mkdir(path)
+
+        def test_inside(above):
+            with open(above + "/new", "w"):
                 pass
-            assert os.path.exists("new")
+            os.unlink("new")
+            os.mkdir(above + "/new")
+            os.rmdir("new")
         """,
         policy=ONLY_HERE,
     )
-    # Where the broker knows the place, it is reported; where it does not, the caller hears that there is none.
-    assert {attempt.what for attempt in run.ledger} in (set(), {f"{what} {fenced.outside}/new" for what in MAKES})
-    run.clean("test_inside")
+    for how in ("there", "removed"):
+        found = {attempt.what for attempt in run.attempts(f"test_outside[{how}]")}
+        assert found == {f"{what} {fenced.outside}/new" for what in MAKES}, run
+        run.clean(f"test_inside[{how}]")
     assert fenced.untouched()
+
+
+def test_nothing_is_made_in_a_removed_directory(fenced: Fenced) -> None:
+    """Neither in it nor in one with its name."""
+    run = fenced.run(
+        """
+        import os
+        import pytest
+
+        @pytest.mark.parametrize("below", ["new", "../new"])
+        def test_it(below, tmp_path):
+            os.makedirs("gone/deeper")
+            fd = os.open("gone/deeper", os.O_RDONLY | os.O_DIRECTORY)
+            os.removedirs("gone/deeper")
+            os.makedirs("gone/deeper")
+            for make in (os.mkdir, lambda path: open(path, "w")):
+                with pytest.raises(FileNotFoundError):
+                    make(f"/proc/self/fd/{fd}/{below}")
+            assert os.listdir("gone") == ["deeper"]
+            os.removedirs("gone/deeper")
+            os.close(fd)
+        """,
+        policy=ONLY_HERE,
+    )
+    run.clean("test_it[new]", "test_it[../new]")
 
 
 @pytest.mark.parametrize("end", ["/.", "/", "/..", "/sub/.."])

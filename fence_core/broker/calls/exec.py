@@ -78,6 +78,12 @@ def change_identity(call: Call) -> Reply:
     return CONTINUE
 
 
+def set_ids(call: Call) -> Reply:
+    """setuid(2) and its kin: as `change_identity`, unless the process stays who it is."""
+    call.services.identities.note_ids(call.tid, call.number, call.args)
+    return CONTINUE
+
+
 def setns(call: Call) -> Reply:
     """A namespace is known to be made inside by how its descriptor was had: below the /proc of another fenced
     process, or as a pidfd. What has a file name (``/run/netns/x``) was mounted there, which nobody can in here."""

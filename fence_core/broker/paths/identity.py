@@ -4,7 +4,8 @@ Facts and consequences:
 
 * Every process begins with what the broker has, and cannot gain anything (no_new_privs). An ordinary user has nothing
   that it could give up either. So only as root, and only once some process has changed its identity or made a user
-  namespace, is there anything to look up; the calls that do so are trapped to know (`Identities.note_change`).
+  namespace, is there anything to look up; the calls that do so are trapped to know (`Identities.note_change`). One
+  that asks for the ids it has already changes nothing: ncurses does so whenever it reads a terminal's description.
 * setfsuid(2) from 0 takes the capabilities about files away, and back to 0 gives them back. It, setfsgid(2) and
   capset(2) act on one thread; the broker has no other.
 * Root without CAP_SYS_PTRACE, as in a container, may look into processes of its own user only: what the kernel compares
@@ -18,14 +19,14 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from errno import EPERM
 from typing import Protocol, TypeVar
 
 from fence_core.broker.reply import HandOver, Reply, Value, Wait
 from fence_core.errors import KernelCallError
-from fence_core.kernel import credentials, libc, namespaces
+from fence_core.kernel import arch, credentials, libc, namespaces
 from fence_core.kernel.credentials import Credentials
 from fence_core.kernel.process import read_proc
 
@@ -58,11 +59,17 @@ class Identities:
         self._privileged = os.geteuid() == 0 or self._own.capabilities != 0
         self._base = (self._own.uid, self._own.gid)
         """The ids that we have outside of `acting_as`."""
+        self._sets_ids = {arch.current().calls[name]: name for name in credentials.SETS_IDS}
 
     def note_change(self) -> None:
         """From now on any fenced process may be somebody else."""
         self.changed = True
         self.differ = self._privileged
+
+    def note_ids(self, tid: int, number: int, args: Sequence[int]) -> None:
+        """A thread makes one of `SETS_IDS`, by its number. Raises ProcessLookupError where it is gone."""
+        if not self.changed and not credentials.of(tid).stay_in(self._sets_ids[number], args):
+            self.note_change()
 
     @contextmanager
     def acting_as(self, tid: int, *, creates: bool = False) -> Iterator[None]:

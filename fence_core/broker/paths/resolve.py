@@ -370,12 +370,11 @@ class Resolver:
                     # Magic: the kernel jumps to the object, whatever the text of the link says.
                     owner = step[6:].partition(b"/")[0]
                     outside = outside or (owner.isdigit() and not self._is_ours(int(owner)))
-                    located = self.opened(call, os.open(step, _O_PATH))
-                    if not todo:
+                    located = self._leave_removed(call, self.opened(call, os.open(step, _O_PATH)), todo)
+                    if located.errno or not todo:
                         return located, outside
                     if not located.is_file:
-                        # No name goes on from a pipe; from a directory that was removed ".." would lead on, to where
-                        # no text tells.
+                        # No name goes on from a pipe, nor from a directory that was removed.
                         return Located(os.fsdecode(raw), errno=errno.ENOENT), outside
                     here = os.fsencode(located.path)
                     continue
@@ -392,6 +391,13 @@ class Resolver:
         if handle < 0:
             return Located(os.fsdecode(raw), errno=-handle), outside
         return self.opened(call, handle), outside
+
+    def _leave_removed(self, call: Caller, located: Located, todo: list[bytes]) -> Located:
+        """From a directory that was removed ".." leads on, to where the kernel knows and no text tells."""
+        while not located.is_file and not located.errno and todo and todo[-1] == b"..":
+            above = self._open(located.handle, todo.pop(), self._plain)
+            located = self.opened(call, above) if above >= 0 else Located(located.path, errno=-above)
+        return located
 
     def _missing(self, call: Caller, directory: bytes, name: bytes) -> Located:
         """The last component is not there."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fence_core.broker.paths import identity
 from fence_core.broker.paths.identity import Identities
+from fence_core.kernel import arch
 from tests.unit.broker.kit import who
 
 NOBODY = 0xFFFF_FFFF
@@ -97,6 +98,41 @@ def test_until_somebody_changes_there_is_nothing_to_look_up(monkeypatch: pytest.
     with made.acting_as(1):
         pass
     assert (made.changed, made.differ) == (False, False)
+
+
+CALLS = arch.current().calls
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "changes"),
+    [
+        ("setfsuid", (4321,), False),
+        ("setfsuid", (4321, 5), False),  # what is left in the registers of other arguments is none
+        ("setfsuid", (NOBODY,), False),
+        ("setfsgid", (5, 4321), True),
+        ("setfsgid", (1 << 32 | 4321,), False),  # ids have 32 bits
+        ("setuid", (0,), True),
+        ("setgid", (4321,), False),
+        ("setreuid", (NOBODY, 4321), False),
+        ("setregid", (4321, 0), True),
+        ("setresuid", (4321, 4321, 4321), False),
+        ("setresgid", (NOBODY, NOBODY, 5), True),
+    ],
+)
+def test_who_asks_for_the_same_ids_has_not_changed(
+    privileged: Identities, monkeypatch: pytest.MonkeyPatch, name: str, args: tuple[int, ...], changes: bool
+) -> None:
+    monkeypatch.setattr(identity.credentials, "of", lambda tid: who(4321, 4321))
+    privileged.note_ids(1, CALLS[name], args)
+    assert (privileged.changed, privileged.differ) == (changes, changes)
+
+
+def test_who_has_several_ids_may_change(privileged: Identities, monkeypatch: pytest.MonkeyPatch) -> None:
+    somebody = who(4321)
+    somebody.uids = (4321, 4321, 0, 4321)
+    monkeypatch.setattr(identity.credentials, "of", lambda tid: somebody)
+    privileged.note_ids(1, CALLS["setfsuid"], (4321,))
+    assert privileged.differ
 
 
 def test_an_ordinary_users_broker_has_nothing_to_give_up(monkeypatch: pytest.MonkeyPatch) -> None:

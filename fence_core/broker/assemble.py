@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker import judging
 from fence_core.broker.dispatch import Dispatch
+from fence_core.broker.later import Handlers
 from fence_core.broker.loop import Loop
 from fence_core.broker.paths.identity import Identities
 from fence_core.broker.paths.resolve import Resolver
@@ -103,8 +104,7 @@ class Broker:
 
         machine = arch.current()
         repeats = None if terms.stacks else Repeats(shapes(machine))
-        found = handlers(machine, borrows=borrows)
-        handled = {number: parts.identities.looking(handler) for number, handler in found.items()}
+        handled = Handlers(handlers(machine, borrows=borrows), parts.identities.looking)
         self._dispatch = Dispatch(parts, self.loop, handled, repeats, self._faults)
         if made is not None:
             made.adopt(root_pid)

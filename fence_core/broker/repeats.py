@@ -24,13 +24,10 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from fence_core.broker.calls.ancillary import InvalidMessageError
-from fence_core.broker.calls.arguments import AT_FDCWD, signed
-from fence_core.broker.calls.messages import Message, headers_of_many
+from fence_core.broker.calls.arguments import AT_FDCWD, InvalidMessageError, signed
 from fence_core.broker.reply import HandOver, Value
 from fence_core.errors import KernelCallError
 from fence_core.kernel import memory
-from fence_core.kernel.structs import MSGHDR
 
 KEPT_S = 1.0
 """How long an answer is kept. The next attempt comes as soon as the handlers of the signal are done."""
@@ -157,12 +154,19 @@ def _contents(tid: int, kinds: str, args: tuple[int, ...]) -> list[object]:
             place += 1
             found.append(memory.read(tid, value, min(size, _DATA_MAX)) if value else None)
         elif kind == "m":
-            found.append(Message.read(tid, memory.read(tid, value, MSGHDR.size)).contents(tid, _DATA_MAX))
+            found.extend(_of_messages(tid, value, None))
         else:
-            count = args[place]
+            found.extend(_of_messages(tid, value, args[place]))
             place += 1
-            messages = [Message.read(tid, header) for header in headers_of_many(tid, value, count)]
-            found.extend(message.contents(tid, _DATA_MAX) for message in messages)
     if relative:
         found.append(os.readlink(f"/proc/{tid}/cwd"))
     return found
+
+
+def _of_messages(tid: int, address: int, count: int | None) -> list[object]:
+    """`count`: of a vector; None: of one message. Raises KernelCallError, InvalidMessageError."""
+    from fence_core.broker.calls.messages import Message, headers_of_many
+    from fence_core.kernel.structs import MSGHDR
+
+    headers = [memory.read(tid, address, MSGHDR.size)] if count is None else headers_of_many(tid, address, count)
+    return [Message.read(tid, header).contents(tid, _DATA_MAX) for header in headers]

@@ -12,24 +12,8 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from fence_core.broker.calls import (
-    binding,
-    connecting,
-    entries,
-    flags,
-    inodes,
-    lending,
-    making,
-    messages,
-    moves,
-    opens,
-    options,
-    privileged,
-    queues,
-    ties,
-    xattrs,
-)
-from fence_core.broker.calls import exec as exec_
+from fence_core.broker.calls import registers
+from fence_core.broker.later import Family, found
 from fence_core.broker.repeats import NAMES, OPENS, SOCKETS, Shape
 from fence_core.kernel import bpf
 from fence_core.kernel.arch import Arch
@@ -38,9 +22,30 @@ from fence_core.policy.record import Record
 
 if TYPE_CHECKING:
     from fence_core.broker.call import Call
+    from fence_core.broker.calls import (
+        binding,
+        connecting,
+        entries,
+        flags,
+        inodes,
+        making,
+        messages,
+        moves,
+        opens,
+        options,
+        privileged,
+        queues,
+        xattrs,
+    )
+    from fence_core.broker.calls import exec as exec_
     from fence_core.broker.reply import Reply
 
     Handler = Callable[[Call], Reply]
+else:
+    binding, connecting, entries, exec_ = map(Family, ("binding", "connecting", "entries", "exec"))
+    flags, inodes, making, messages = map(Family, ("flags", "inodes", "making", "messages"))
+    moves, opens, options, privileged = map(Family, ("moves", "opens", "options", "privileged"))
+    queues, xattrs = map(Family, ("queues", "xattrs"))
 
 TRAP = bpf.RET_USER_NOTIF
 ALLOW = bpf.RET_ALLOW
@@ -67,7 +72,7 @@ class Row(Record):
 
 def _opens(flags_arg: int) -> tuple[bpf.Case | int, ...]:
     """Only opens that can change something: the flags are in a register, so the filter itself can tell."""
-    return (bpf.Case((bpf.Condition(flags_arg, "any_bits", opens.CHANGES),), TRAP), ALLOW)
+    return (bpf.Case((bpf.Condition(flags_arg, "any_bits", registers.OPEN_CHANGES),), TRAP), ALLOW)
 
 
 _SOCKET: tuple[bpf.Case | int, ...] = (
@@ -77,13 +82,13 @@ _SOCKET: tuple[bpf.Case | int, ...] = (
 )
 _SENDTO: tuple[bpf.Case | int, ...] = (
     bpf.Case((bpf.Condition(4, "ne", 0, 64),), TRAP),
-    bpf.Case((bpf.Condition(3, "any_bits", messages.MSG_FASTOPEN),), TRAP),
+    bpf.Case((bpf.Condition(3, "any_bits", registers.MSG_FASTOPEN),), TRAP),
     ALLOW,
 )
 _RECVFROM: tuple[bpf.Case | int, ...] = (bpf.Case((bpf.Condition(4, "ne", 0, 64),), TRAP), ALLOW)
 _TIES = tuple(
     bpf.Case((bpf.Condition(2, "eq", name), bpf.Condition(1, "eq", socket.SOL_SOCKET)), TRAP)
-    for name in (ties.SO_BINDTODEVICE, ties.SO_BINDTOIFINDEX)
+    for name in (registers.SO_BINDTODEVICE, registers.SO_BINDTOIFINDEX)
 )
 _SETSOCKOPT: tuple[bpf.Case | int, ...] = (
     *_TIES,
@@ -98,7 +103,7 @@ _SETSOCKOPT: tuple[bpf.Case | int, ...] = (
     ),
     *(
         bpf.Case((bpf.Condition(2, "eq", name), bpf.Condition(1, "eq", socket.IPPROTO_IPV6)), TRAP)
-        for name in options.IPV6_NAMES
+        for name in registers.IPV6_NAMES
     ),
     ALLOW,
 )
@@ -116,21 +121,21 @@ def _ioctl(refused_plain: tuple[int, ...], refused: tuple[int, ...]) -> tuple[bp
     eperm = bpf.errno_action(errno.EPERM)
     return (
         *(bpf.Case((bpf.Condition(1, "eq", request),), ALLOW) for request in _FREQUENT),
-        bpf.Case((bpf.Condition(1, "eq", privileged.TIOCSTI),), TRAP),
-        bpf.Case((bpf.Condition(1, "eq", privileged.TIOCLINUX),), TRAP),
-        bpf.Case((bpf.Condition(1, "eq", privileged.TIOCSCTTY), bpf.Condition(2, "ne", 0, 64)), TRAP),
+        bpf.Case((bpf.Condition(1, "eq", registers.TIOCSTI),), TRAP),
+        bpf.Case((bpf.Condition(1, "eq", registers.TIOCLINUX),), TRAP),
+        bpf.Case((bpf.Condition(1, "eq", registers.TIOCSCTTY), bpf.Condition(2, "ne", 0, 64)), TRAP),
         bpf.Case((bpf.Condition(1, "eq", _USERFAULTFD_NEW),), eperm),  # see `_EPERM`
         *(bpf.Case((bpf.Condition(1, "eq", request),), eperm) for request in refused_plain),
         # Most requests of terminals, pipes and sockets end here.
         bpf.Case((bpf.Condition(1, "no_bits", _WITHOUT_SIZE),), ALLOW),
-        *(bpf.Case((bpf.Condition(1, "eq", request),), TRAP) for request in flags.REQUESTS),
+        *(bpf.Case((bpf.Condition(1, "eq", request),), TRAP) for request in registers.OF_ATTRIBUTES),
         *(bpf.Case((bpf.Condition(1, "eq", request),), eperm) for request in refused),
         ALLOW,
     )
 
 
-_IOCTL = _ioctl(flags.REFUSED_PLAIN, flags.REFUSED)
-_IOCTL_OF_ROOT = _ioctl(flags.REFUSED_PLAIN + flags.OF_ROOT, flags.REFUSED + flags.OF_ROOT_SIZED)
+_IOCTL = _ioctl(registers.REFUSED_PLAIN, registers.REFUSED)
+_IOCTL_OF_ROOT = _ioctl(registers.REFUSED_PLAIN + registers.OF_ROOT, registers.REFUSED + registers.OF_ROOT_SIZED)
 
 _RLIMIT_LOCKS = 10
 _SETRLIMIT: tuple[bpf.Case | int, ...] = (
@@ -188,7 +193,14 @@ _IDENTITY = ("setgroups", "capset")
 """After one of these a process may be somebody else than the broker is: what the broker does for it is done with its
 rights (`identity.py`)."""
 
-_MQ_OPEN: tuple[bpf.Case | int, ...] = (bpf.Case((bpf.Condition(1, "any_bits", queues.CHANGES),), TRAP), ALLOW)
+_CLOSED = (
+    "mount", "fsopen", "fspick", "mount_setattr", "move_mount", "open_tree", "open_tree_attr", "umount2",
+    "pivot_root", "open_by_handle_at", "acct", "iopl", "ioperm", "init_module", "finit_module", "delete_module",
+    "kexec_load", "kexec_file_load", "reboot", "swapon", "swapoff", "quotactl", "quotactl_fd", "vhangup",
+)  # fmt: skip
+"""What takes a capability, and no rule can allow: each has its row in `privileged.CLOSED`, too."""
+
+_MQ_OPEN: tuple[bpf.Case | int, ...] = (bpf.Case((bpf.Condition(1, "any_bits", registers.QUEUE_CHANGES),), TRAP), ALLOW)
 
 TRAPPED: Mapping[str, Row] = {
     # files
@@ -263,7 +275,7 @@ TRAPPED: Mapping[str, Row] = {
     "setpriority": Row(exec_.set_priority, KERNEL, action=_PRIORITY),
     "ioprio_set": Row(exec_.set_io_priority, KERNEL, action=_IO_PRIORITY),
     # what root does to the machine, and what reaches into processes outside
-    **{name: Row(handler, KERNEL) for name, handler in privileged.CLOSED.items()},
+    **dict.fromkeys(_CLOSED, Row(privileged.closed, KERNEL)),
     "ptrace": Row(privileged.ptrace, KERNEL, action=_PTRACE),
     "process_vm_writev": Row(privileged.process_vm_writev, KERNEL),
     "pidfd_getfd": Row(privileged.pidfd_getfd, KERNEL),
@@ -329,10 +341,13 @@ def rules(
 
 def handlers(arch: Arch, *, borrows: bool = True) -> dict[int, Handler]:
     """Call number to handler. `borrows`: the callers' descriptors may be taken; else the broker keeps copies."""
-    found = {name: row.handler for name, row in TRAPPED.items() if name in arch.calls}
+    by_name = {name: row.handler for name, row in TRAPPED.items() if name in arch.calls}
     if not borrows:
-        found.update(lending.handlers(found), socket=making.kept_socket)
-    return {arch.calls[name]: handler for name, handler in found.items()}
+        from fence_core.broker.calls import lending
+
+        borrowing = {name: found(handler) for name, handler in by_name.items() if name in lending.NAMES}
+        by_name.update(lending.handlers(borrowing), socket=making.kept_socket)
+    return {arch.calls[name]: handler for name, handler in by_name.items()}
 
 
 def shapes(arch: Arch) -> dict[int, Shape]:

@@ -22,6 +22,7 @@ __all__ = ["protect_early_modules", "protect_packages", "trusted_path"]
 
 _START_UP = ("sitecustomize", "usercustomize")
 """Imported by `site`, at the start of every Python, if they are anywhere on the path."""
+_OURS = os.path.abspath(__file__).rsplit("/", 2)[0]
 _HOMES_OF_ENVIRONMENTS = ("", ".tox", ".nox", ".venvs")
 """Directories of a project that virtual environments are made in."""
 
@@ -68,7 +69,7 @@ def trusted_path(environment: Iterable[str]) -> list[str]:
     """
     inside = tuple(f"{place}/" for place in environment)
     kept = [entry for entry in sys.path if entry and f"{os.path.abspath(entry)}/".startswith(inside)]
-    own = os.path.abspath(__file__).rsplit("/", 3)[0]
+    own = os.path.dirname(_OURS)
     return kept if own in kept else [*kept, own]
 
 
@@ -129,6 +130,8 @@ def _environment(search: list[str]) -> list[str]:
         # Archives too: whatever is no directory.
         *(place for place in search if place.endswith((*_PACKAGES, ".zip")) or os.path.isfile(place)),
         os.path.join(sys.prefix, "pyvenv.cfg"),
+        # This package, wherever it lies: what the supervisor imports of it when it needs it is not to be a test's.
+        _OURS,
     ]
     if sys.executable:
         found += [os.path.dirname(path) for path in (os.path.abspath(sys.executable), os.path.realpath(sys.executable))]

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -103,6 +104,8 @@ def _root_scope(config: Config, plan: Plan) -> Scope:
     policy = protect_early_modules(config.policy)
     # Before the child may run anything: what is imported from now on is not the tests' to choose.
     sys.path[:] = trusted_path(policy.filesystem.environment)
+    # Nor by whom it is found: plugins have finders of their own, and pytest's rewrites what belongs to plugins.
+    sys.meta_path[:] = [BuiltinImporter, FrozenImporter, PathFinder]
     return Scope(
         policy,
         mode=plan.mode,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -298,3 +299,35 @@ def test_options_files(fenced: Fenced) -> None:
     here = fenced.directory
     assert [attempt.what for attempt in run.ledger] == [f"write {here}/ci/fast.ini", f"write {here}/opts.txt"], run
     run.clean("test_beside")
+
+
+def test_fence_itself_in_the_project(fenced: Fenced) -> None:
+    """The supervisor imports a handler with the first call of its family: that one is not a test's to write."""
+    for package in "fence_core", "pytest_fence":
+        shutil.copytree(Path(__file__).parents[2] / package, fenced.directory / "own" / package)
+    run = fenced.run(
+        """
+        import errno, os, pathlib
+        import pytest
+
+        LATE = pathlib.Path("own/fence_core/broker/calls/xattrs.py").absolute()
+        PLANTED = "def setxattr(call):\\n    open('ran-unfenced', 'w').close()\\n    return 0\\n"
+
+        def test_plant():
+            with pytest.raises(PermissionError):
+                LATE.write_text(PLANTED)
+            try:
+                os.setxattr("data", "user.x", b"1")
+            except OSError as error:  # a file system without them
+                assert error.errno == errno.ENOTSUP
+
+        def test_beside():
+            pathlib.Path("own/xattrs.py").write_text("")
+        """,
+        files={"data": ""},
+        env={"PYTHONPATH": str(fenced.directory / "own")},
+    )
+    place = fenced.directory / "own" / "fence_core" / "broker" / "calls"
+    run.refused("test_plant", f"write {place}/xattrs.py")
+    run.clean("test_beside")
+    assert not (fenced.directory / "ran-unfenced").exists()

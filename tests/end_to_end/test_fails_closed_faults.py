@@ -55,6 +55,40 @@ def test_handler_raises(runs: Runs, kind: str) -> None:
         ended.has("please report it")
 
 
+def test_handler_cannot_be_imported(runs: Runs) -> None:
+    """It is imported with the first call: that one is refused and reported, and so are the next."""
+    ended = faulty(
+        runs,
+        """
+        from fence_core.broker.later import Later
+        late = Later("fence_core.broker.calls.missing", "mkdir")
+        table.TRAPPED["mkdir"] = table.TRAPPED["mkdir"]._replace(handler=late)
+        """,
+        """
+        import os, pytest
+
+        @pytest.mark.parametrize("name", ["one", "two"])
+        def test_mkdir(name):
+            with pytest.raises(PermissionError):
+                os.mkdir(name)
+            assert not os.path.exists(name)
+
+        def test_others():
+            with open("x", "w"):
+                pass
+            os.rename("x", "y")
+        """,
+        "-rA",
+    )
+    assert ended.status == 1, ended
+    assert ended.outcomes() == [
+        "FAILED test_it.py::test_mkdir[one]",
+        "FAILED test_it.py::test_mkdir[two]",
+        "PASSED test_it.py::test_others",
+    ]
+    ended.has("fence error in mkdir: ModuleNotFoundError: No module named 'fence_core.broker.calls.missing'")
+
+
 @pytest.mark.parametrize("answer", ["None", "'text'", "-1", "2.5", "object()", "True", "1 << 40", "[]"])
 def test_handler_answers_nonsense(runs: Runs, answer: str) -> None:
     """What is no reply is a refusal: the call does not return, and does not hang."""

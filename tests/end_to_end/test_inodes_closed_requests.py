@@ -11,10 +11,10 @@ def test_requests(fenced: Fenced) -> None:
         """
         import errno, fcntl, os, termios
         import pytest
-        from fence_core.broker.calls import flags
+        from fence_core.broker.calls import registers
         from tests.end_to_end.inode_calls import CALLS, call
 
-        @pytest.mark.parametrize("request_", [*flags.REFUSED, *flags.REFUSED_PLAIN], ids=hex)
+        @pytest.mark.parametrize("request_", [*registers.REFUSED, *registers.REFUSED_PLAIN], ids=hex)
         def test_refused(request_, tmp_path):
             fd = os.open(tmp_path, os.O_RDONLY)
             # Where it is not refused, the kernel cannot read what it is given, or does not know it.

@@ -227,9 +227,9 @@ def test_processes_outside(fenced: Fenced, victim: subprocess.Popen[bytes]) -> N
 def test_requests_of_root(fenced: Fenced) -> None:
     """To block devices, consoles and terminals, by descriptors that are open for reading: refused by the filter itself,
     whatever they are asked of. So here of a file, which has none of them."""
-    from fence_core.broker.calls import flags
+    from fence_core.broker.calls import registers
 
-    requests = (*flags.OF_ROOT, *flags.OF_ROOT_SIZED)
+    requests = (*registers.OF_ROOT, *registers.OF_ROOT_SIZED)
     run = fenced.run(
         f"""{LIBC}
     def test_all():

@@ -16,6 +16,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
+from fence_core.broker.calls.arguments import InvalidMessageError
 from fence_core.broker.services.made_sockets import NotHeldError
 from fence_core.kernel import credentials, namespaces
 from fence_core.kernel.credentials import CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from fence_core.broker.call import Call
     from fence_core.broker.services.sockets import Borrowed
 
-__all__ = ["CMSG_SIZE", "Control", "InvalidMessageError", "descriptors", "headers", "own_number"]
+__all__ = ["CMSG_SIZE", "Control", "descriptors", "headers", "own_number"]
 
 _CMSG = struct.Struct("@Nii")
 """struct cmsghdr: length with itself, level, type."""
@@ -36,14 +37,6 @@ CMSG_SIZE = _CMSG.size
 _UCRED = struct.Struct("@iII")
 _SCM_CREDENTIALS = 2
 _DESCRIPTORS_MAX = 253  # SCM_MAX_FD, include/net/scm.h
-
-
-class InvalidMessageError(Exception):
-    """A message that the kernel refuses, whatever any policy says: with the error number `errno`."""
-
-    def __init__(self, errno: int) -> None:
-        super().__init__(os.strerror(errno))
-        self.errno = errno
 
 
 def headers(control: bytes) -> Iterator[tuple[int, int, int, int]]:

@@ -9,7 +9,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from fence_core.broker.calls.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, signed
-from fence_core.broker.calls.opens import secret_name
+from fence_core.broker.calls.secrets import secret_name
 from fence_core.broker.reply import CONTINUE, Reply
 from fence_core.kernel import credentials, links, namespaces
 from fence_core.kernel.credentials import CAP_SYS_ADMIN

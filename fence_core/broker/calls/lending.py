@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 from fence_core.broker.calls.ancillary import descriptors
 from fence_core.broker.calls.arguments import signed
 from fence_core.broker.calls.borrowing import address_argument
-from fence_core.broker.calls.messages import CONTROL_MAX, MSG_FASTOPEN, headers_of_many
+from fence_core.broker.calls.messages import CONTROL_MAX, headers_of_many
 from fence_core.broker.calls.options import is_judged, not_tied, tie_of_server
+from fence_core.broker.calls.registers import MSG_FASTOPEN
 from fence_core.broker.reply import CONTINUE, Reply, Value, Wait
 from fence_core.broker.services.made_sockets import Lent, NotHeldError
 from fence_core.broker.services.sockets import AF_UNSPEC
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     Handler = Callable[[Call], Reply]
     Unheld = Callable[[Call, NotHeldError], Reply]
 
-__all__ = ["handlers"]
+__all__ = ["NAMES", "handlers"]
 
 _STREAMS = frozenset({"TCP", "TCPv6", "MPTCP", "MPTCPv6", "UNIX-STREAM", "SMC", "SMC6"})
 _DATAGRAMS = frozenset({"UDP", "UDPv6", "UDP-Lite", "UDPLITEv6", "RAW", "RAWv6", "PING", "PINGv6", "PACKET"})
@@ -257,3 +258,5 @@ _UNHELD: dict[str, Unheld] = {
     "setsockopt": _setsockopt,
     "getsockopt": _getsockopt,
 }
+NAMES = frozenset(_UNHELD)
+"""Of the calls about sockets that `handlers` takes."""

@@ -15,12 +15,13 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from fence_core.broker.calls.ancillary import CMSG_SIZE, Control, InvalidMessageError, headers
-from fence_core.broker.calls.arguments import signed
+from fence_core.broker.calls.ancillary import CMSG_SIZE, Control, headers
+from fence_core.broker.calls.arguments import InvalidMessageError, signed
 from fence_core.broker.calls.borrowing import on_socket, remember_own_end
 from fence_core.broker.calls.connecting import is_closed, perform_connect
 from fence_core.broker.calls.destination import any_unix, judge_destination
 from fence_core.broker.calls.options import is_interface, kernel_says
+from fence_core.broker.calls.registers import MSG_FASTOPEN
 from fence_core.broker.calls.sending import MSG_DONTWAIT, Outgoing, Sender, cut, expired, send_once
 from fence_core.broker.calls.ties import (
     LOOPBACK_IFINDEX,
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 
     from fence_core.broker.call import Call
     from fence_core.broker.services.sinks import Sunk
-
-MSG_FASTOPEN = 0x20000000
 
 _DATAGRAM_MAX = 1 << 17
 CONTROL_MAX = 1 << 17

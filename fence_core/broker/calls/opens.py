@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 from fence_core.broker.calls import drafting
 from fence_core.broker.calls.acting import hand_over, is_free, is_of_a_stranger, refusal, through_a_stranger
 from fence_core.broker.calls.arguments import AT_FDCWD, signed
+from fence_core.broker.calls.registers import OPEN_CHANGES, TMPFILE
+from fence_core.broker.calls.secrets import secret_name
 from fence_core.broker.paths import opener, repositories, surroundings
 from fence_core.broker.paths.native_errno import native_errno
 from fence_core.broker.paths.resolve import Located, follows
@@ -34,9 +36,6 @@ from fence_core.policy.requests import UNNAMED, Read, Write
 if TYPE_CHECKING:
     from fence_core.broker.call import Call
 
-_TMPFILE = os.O_TMPFILE & ~os.O_DIRECTORY
-CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | _TMPFILE
-"""Of the flags of open(2), those that can make it change something."""
 _ATTEMPTS = 8
 _SHOWN_TO_ALL = frozenset(
     {
@@ -68,7 +67,7 @@ def _open(call: Call, dirfd: int, address: int, flags: int, mode: int) -> Reply:
         return call.services.doors(call.process, raw)
     if flags & os.O_PATH:
         return CONTINUE
-    if not flags & CHANGES:
+    if not flags & OPEN_CHANGES:
         return _open_to_read(call, dirfd, raw, flags) if call.services.watches_reads else CONTINUE
     if _is_to_write(raw, flags) and not call.services.watches_reads and is_free(call, "open", raw):
         return CONTINUE
@@ -86,12 +85,12 @@ def _open(call: Call, dirfd: int, address: int, flags: int, mode: int) -> Reply:
 
 def _is_to_write(raw: bytes, flags: int) -> bool:
     """Whether it is no more than that: Landlock's rules about writing are asked, for a file of this very name."""
-    return flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR) and not (flags & _TMPFILE or raw.endswith(b"/.git"))
+    return flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR) and not (flags & TMPFILE or raw.endswith(b"/.git"))
 
 
 def _is_nonsense(flags: int) -> bool:
     """What the kernel refuses before it looks at the path (build_open_flags, fs/open.c)."""
-    if flags & _TMPFILE:
+    if flags & TMPFILE:
         return bool(flags & os.O_CREAT or not flags & os.O_DIRECTORY or flags & os.O_ACCMODE == os.O_RDONLY)
     return flags & (os.O_CREAT | os.O_DIRECTORY) == os.O_CREAT | os.O_DIRECTORY and _makes_no_directory()
 
@@ -148,7 +147,7 @@ def _open_to_change(call: Call, dirfd: int, raw: bytes, flags: int, mode: int) -
         return through_a_stranger(call, "open", located, flags=flags)
     if located.errno or slash:
         return located.refusal(errno.EISDIR) or errno.EISDIR
-    if flags & _TMPFILE:
+    if flags & TMPFILE:
         failed = located.pin(call, os.O_DIRECTORY)
         if failed:
             return failed
@@ -165,11 +164,11 @@ def _open_to_change(call: Call, dirfd: int, raw: bytes, flags: int, mode: int) -
             opened = drafting.open_draft(call, located, flags, mode)
             if opened != CONTINUE:
                 return opened
-        if flags & os.O_CREAT and not flags & (CHANGES & ~os.O_CREAT | os.O_EXCL) and _exists(located):
+        if flags & os.O_CREAT and not flags & (OPEN_CHANGES & ~os.O_CREAT | os.O_EXCL) and _exists(located):
             # It changes nothing where the file exists; were it gone by then, Landlock would make none.
             return _open_to_read(call, dirfd, raw, flags & ~os.O_CREAT) if call.services.watches_reads else CONTINUE
         # A rule for an unnamed file can only be one for its directory.
-        asked = asked or Write("create" if flags & _TMPFILE else op, located.path)
+        asked = asked or Write("create" if flags & TMPFILE else op, located.path)
         refused = refusal(call, "open", located, flags=flags, asked=asked)
         if refused != CONTINUE:
             return refused
@@ -183,7 +182,7 @@ def _open_allowed(call: Call, located: Located, flags: int, mode: int) -> Reply 
         reply = _open_device(call, located, handle, flags) if handle >= 0 else None
         if reply is not None:
             return reply
-    if call.services.watches_reads and flags & os.O_ACCMODE != os.O_WRONLY and not flags & _TMPFILE:
+    if call.services.watches_reads and flags & os.O_ACCMODE != os.O_WRONLY and not flags & TMPFILE:
         reply = _refuse_reading(call, located, flags)
         if reply is not None:
             return reply
@@ -206,24 +205,6 @@ def _refuse_reading(call: Call, located: Located, flags: int) -> Reply | None:
     return native_errno("open", located, call.tid, flags=flags) or call.refuse(Read(secret), errno.EACCES) or None
 
 
-def secret_name(call: Call, located: Located, status: os.stat_result) -> str:
-    """By which name a rule keeps a file from being read; empty where none does.
-
-    It is the path that it was found at, or another one: a hard link may have been made long ago. A file that was
-    removed had one: whoever has it open by O_PATH could remove it first, and read it then. For what never had a place
-    on a disk it is no path at all, which no rule covers.
-    """
-    if not located.is_file and located.path.startswith("/"):
-        path = located.path.removesuffix(" (deleted)")
-    else:
-        path = call.judged(located.path)
-    for _, judge in call.process.account().judges:
-        name = path if not judge.may_read(path) else judge.secret_name(status) if status.st_nlink > 1 else ""
-        if name:
-            return name
-    return ""
-
-
 def _is_closed(call: Call, located: Located, flags: int) -> bool:
     """Whether the kernel tells nobody inside what is there, but would tell us."""
     if call.services.resolver.is_other_procfs(located.handle if located.handle >= 0 else located.directory):
@@ -233,7 +214,7 @@ def _is_closed(call: Call, located: Located, flags: int) -> bool:
     parts = located.path.split("/")[3:]
     if parts[:1] == ["task"] and len(parts) > 1:
         parts = parts[2:]
-    return bool(flags & CHANGES or (parts and parts[0] not in _SHOWN_TO_ALL))
+    return bool(flags & OPEN_CHANGES or (parts and parts[0] not in _SHOWN_TO_ALL))
 
 
 def _kernel_may(call: Call, located: Located, flags: int) -> bool:
@@ -294,14 +275,14 @@ def _open_by_name(call: Call, located: Located, flags: int, mode: int) -> Reply 
 
 def _open_found(call: Call, handle: int, flags: int, mode: int = 0) -> HandOver | int:
     """Open what an O_PATH descriptor stands for. EAGAIN, where the caller did not ask for it: somebody has a lease."""
-    kept = flags & ~os.O_NOFOLLOW if flags & _TMPFILE else flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+    kept = flags & ~os.O_NOFOLLOW if flags & TMPFILE else flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
 
     def opens(ours: int) -> int:
         if flags & os.O_CREAT and stat.S_ISDIR(os.fstat(handle).st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         return os.open(f"/proc/self/fd/{handle}", kept | ours, mode & 0o7777)
 
-    opened = hand_over(call, flags, opens, creates=bool(flags & _TMPFILE))
+    opened = hand_over(call, flags, opens, creates=bool(flags & TMPFILE))
     if isinstance(opened, int) and flags & os.O_NOFOLLOW and stat.S_ISLNK(os.fstat(handle).st_mode):
         return errno.ENOTDIR if flags & os.O_DIRECTORY else errno.ELOOP
     return opened

@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker.calls.arguments import signed
 from fence_core.broker.calls.borrowing import on_socket
+from fence_core.broker.calls.registers import SO_BINDTODEVICE, SO_BINDTOIFINDEX
 from fence_core.broker.calls.ties import (
     LOOPBACK_IFINDEX,
-    SO_BINDTODEVICE,
-    SO_BINDTOIFINDEX,
     lists_addresses,
     peer_is_here,
     set_option,
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from fence_core.broker.services.sockets import Borrowed
 
 __all__ = [
-    "IPV6_NAMES",
     "getsockopt",
     "is_interface",
     "is_judged",
@@ -76,8 +74,6 @@ _LEAVES = frozenset({(_IP, 36), (_IP, 40), (_IPV6, 21), (_IP, 45), (_IP, 47), (_
 _SOURCE_AT = {(_IP, 39): 8, (_IP, 40): 8, **dict.fromkeys([(a, b) for a in (_IP, _IPV6) for b in (46, 47)], 136)}
 """Where the sender is named."""
 _PRIVILEGED = frozenset({(_IP, 4), (_IPV6, 27), (_IPV6, 28)})
-IPV6_NAMES = (6, 17, 20, 21, 27, 28, 76)
-"""Those of level IPPROTO_IPV6 that are not between 32 and 63, where the filter stops all."""
 _VALUE_MAX = 1 << 17
 """More than any `net.core.optmem_max` allows by default."""
 _NAME_MAX = 15  # IFNAMSIZ, without the NUL

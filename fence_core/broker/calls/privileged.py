@@ -15,9 +15,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fence_core.broker.calls.arguments import AT_FDCWD, signed
+from fence_core.broker.calls.registers import TIOCLINUX, TIOCSCTTY, TIOCSTI
 from fence_core.broker.paths.terminals import TERMINAL_MAJORS, controlling, is_slave
 from fence_core.broker.reply import CONTINUE, Reply
-from fence_core.kernel import credentials, namespaces
+from fence_core.kernel import arch, credentials, namespaces
 from fence_core.kernel import process as kernel_process
 from fence_core.kernel.credentials import (
     CAP_DAC_READ_SEARCH,
@@ -205,14 +206,16 @@ CLOSED = {
     "quotactl_fd": _closed("change quotas", CAP_SYS_ADMIN, _only_asks_by_descriptor),
     "vhangup": _closed("hang up the terminal (vhangup)", CAP_SYS_TTY_CONFIG),
 }
-"""Handlers by call."""
+"""Handlers by call; `table.py` has the names, too."""
+_BY_NUMBER = {number: CLOSED[name] for name, number in arch.current().calls.items() if name in CLOSED}
+
+
+def closed(call: Call) -> Reply:
+    """Any of `CLOSED`."""
+    return _BY_NUMBER[call.number](call)
 
 
 # ---------------------------------------------------------------- terminals
-
-TIOCSTI, TIOCLINUX, TIOCSCTTY = 0x5412, 0x541C, 0x540E  # include/uapi/asm-generic/ioctls.h
-REQUESTS = frozenset({TIOCSTI, TIOCLINUX, TIOCSCTTY})
-"""Of ioctl(2)."""
 
 
 def ioctl(call: Call) -> Reply:

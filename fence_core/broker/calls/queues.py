@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from fence_core.broker.call import Call
 
-CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-"""Of the flags of mq_open(3), those with which it can change something; the filter stops no other."""
 _ATTRIBUTES = 64  # struct mq_attr: eight longs
 
 _mq_open = libc.function(

@@ -17,6 +17,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
+from fence_core.broker.calls.registers import SO_BINDTODEVICE, SO_BINDTOIFINDEX
 from fence_core.broker.services.sockets import AF_UNSPEC, is_loopback, parse_address
 from fence_core.kernel import libc
 from fence_core.policy.domains import Network, parse_pattern
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from fence_core.broker.services.sockets import Borrowed
     from fence_core.policy.model import Policy
 
-SO_BINDTODEVICE = 25
-SO_BINDTOIFINDEX = 62
 _SO_ATTACH_FILTER = 26
 _SO_LOCK_FILTER = 44
 LOOPBACK_IFINDEX = 1

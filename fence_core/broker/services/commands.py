@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import signal
 import struct
 from collections.abc import Iterator, Sequence
@@ -95,6 +94,7 @@ class CommandWatch:
         self._files: dict[tuple[_Stamp, frozenset[str]], _File] = {}
         self._programs: dict[str, tuple[tuple[_Stamp, str], ...]] = {}
         self._others: frozenset[tuple[int, int]] | None = None
+        self._search: list[str] | None = None
 
     # -- before -------------------------------------------------------------------------------------------------------
 
@@ -241,7 +241,7 @@ class CommandWatch:
         found = self._programs.get(program)
         if found is None:
             places = [program] if program.startswith("/") else [
-                f"{directory}/{program}" for directory in os.get_exec_path() if directory.startswith("/")
+                f"{directory}/{program}" for directory in self._path() if directory.startswith("/")
             ]  # fmt: skip
             files = []
             for place in places:
@@ -253,10 +253,18 @@ class CommandWatch:
             found = self._programs[program] = tuple(dict.fromkeys(files))
         return found
 
+    def _path(self) -> list[str]:
+        """`$PATH`; asked for once, since it cannot change in this process."""
+        if self._search is None:
+            self._search = os.get_exec_path()
+        return self._search
+
     def _starts_others(self, place: str, stamp: _Stamp) -> bool:
         if self._others is None:
             places = [path for path in _LOADERS if os.path.exists(path)]
-            places += [path for path in map(shutil.which, _MULTI_CALL) if path]
+            for name in _MULTI_CALL:
+                found = (f"{directory}/{name}" for directory in self._path())
+                places += [path for path in found if os.access(path, os.X_OK) and not os.path.isdir(path)][:1]
             self._others = frozenset((stat.device, stat.inode) for stat in (_stamp(os.stat(each)) for each in places))
         return (stamp.device, stamp.inode) in self._others or (
             _STARTS_OTHERS.fullmatch(os.path.basename(_real(place))) is not None

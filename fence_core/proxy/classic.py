@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fence_core.link import filter as link
-from fence_core.proxy import http1
+from fence_core.proxy import http1, library
 from fence_core.proxy.dial import Target
 from fence_core.proxy.exchange import Exchange
 from fence_core.proxy.inspector import Inspector
@@ -111,6 +111,7 @@ class Classic:
         if self.client.gone:
             return
         inspector = Inspector(name, port, cleartext_h2=target.pinned_to_this_machine)
+        library.load()
         from proxy.http.responses import PROXY_TUNNEL_ESTABLISHED_RESPONSE_PKT
 
         opening = bytes(PROXY_TUNNEL_ESTABLISHED_RESPONSE_PKT)
@@ -170,6 +171,7 @@ class Classic:
 
 def _compare(head: http1.RequestHead, name: str, port: int) -> None:
     """proxy.py must read the same from the request line as we do. Raises AmbiguousError."""
+    library.load()
     from proxy.http.exception import HttpProtocolException
     from proxy.http.parser import HttpParser
 

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from fence_core.link import filter as link
 from fence_core.policy.domains import DomainError, canonical_host
+from fence_core.proxy import library
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -223,7 +224,8 @@ async def _dial_by_proxy(loop: asyncio.AbstractEventLoop, target: Target) -> tup
                 if not data or len(head) > _HEAD_LIMIT:
                     raise UnreachableError("the upstream proxy closed the connection")
                 head += data
-        from proxy.http.parser import HttpParser  # imports all of proxy.py
+        library.load()
+        from proxy.http.parser import HttpParser
 
         answer = HttpParser.response(bytes(head[: end + 4]))
         if not re.fullmatch(rb"2[0-9]{2}", answer.code or b""):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fence_core.policy.floor import PASSAGES
+from fence_core.proxy import library
 
 if TYPE_CHECKING:
     from fence_core.policy.model import Remedy
@@ -65,7 +66,8 @@ _REASONS = {
 
 def answer(status: int, what: str, rule: str = "", remedy: Sequence[str] = ()) -> bytes:
     """A whole HTTP answer of ours that ends the connection."""
-    from proxy.http.exception import HttpRequestRejected  # imports all of proxy.py
+    library.load()
+    from proxy.http.exception import HttpRequestRejected
     from proxy.http.parser import HttpParser, httpParserTypes
 
     headers = {b"Content-Type": b"text/plain; charset=utf-8"}

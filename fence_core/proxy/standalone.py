@@ -14,6 +14,7 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, Any
 
+from fence_core.proxy import library
 from fence_core.proxy.desk import Desk
 from fence_core.proxy.relay import reset
 
@@ -97,6 +98,7 @@ class Server:
 
 
 def _flags(directory: str, desk: Desk) -> argparse.Namespace:
+    library.load()
     from proxy.common.flag import FlagParser
 
     from fence_core.proxy.plugin import FenceFilter

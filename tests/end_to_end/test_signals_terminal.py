@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 import termios
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -247,7 +248,8 @@ def test_leaving_the_debugger(pytester: pytest.Pytester, runs: Runs, leave: str)
             terminal.expect(r"\(Pdb\) ")
             terminal.type("q\n")
 
-    assert same_at_terminal(runs, ["-k", "breaks"], act).status == (1 if leave == "end of input" else 2)
+    goes_on = leave == "end of input" and sys.version_info < (3, 14)  # since then that is leaving as well
+    assert same_at_terminal(runs, ["-k", "breaks"], act).status == (1 if goes_on else 2)
 
 
 def test_input_and_colours(pytester: pytest.Pytester, runs: Runs) -> None:

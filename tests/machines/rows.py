@@ -177,7 +177,7 @@ def refused(feature: str, calls: str, *jobs: Job) -> Row:
 
 
 def python(version: str) -> Row:
-    jobs = (Job(NOBODY, tests=BRIEF, least=9), Job(tests=("tests",), least=7000))
+    jobs = (Job(NOBODY, tests=BRIEF, least=9), Job(tests=("tests",), least=8800))
     return Row(f"python-{version}", "python", version, f"Python {version}: all tests", jobs)
 
 

@@ -123,9 +123,10 @@ static int do_fchmod(void) { return fchmod(held, 0600); }
 static int do_fchown(void) { return fchown(held, owner, group); }
 static int do_futimens(void) { return futimens(held, times); }
 static int do_fsetxattr(void) { return fsetxattr(held, "user.race", "x", 1, 0); }
+static int kept_flags; /* those it has: ext4 wants some kept, and tmpfs does not know them */
 static int do_flags(void)
 {
-    int flags = FS_NODUMP_FL | 0x80000; /* FS_EXTENT_FL, which ext4 wants kept */
+    int flags = FS_NODUMP_FL | kept_flags;
     return ioctl(held, FS_IOC_SETFLAGS, &flags);
 }
 static int do_reopen(void)
@@ -284,6 +285,7 @@ int main(int argc, char **argv)
         }
         directory = dup(directories[0]);
         held = dup(files[0]);
+        must(ioctl(held, FS_IOC_GETFLAGS, &kept_flags), "FS_IOC_GETFLAGS");
         given("");
         swapper = swap_descriptor;
     }

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+CONNECT_REFUSED = (56, 7)
+"""What curl exits with where a CONNECT was refused: 7 in newer ones (8.23)."""
 RUN = """
 import socket, sys
 from fence_core.link import filter as link

@@ -10,13 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.proxy.peers import FilterProcess, Server, WebServer, eventually, read_all, read_to
+from tests.proxy.peers import CONNECT_REFUSED, FilterProcess, Server, WebServer, eventually, read_all, read_to
 
 Web = Callable[[str], tuple[WebServer, Server]]
 Serve = Callable[..., Server]
-
-
-REFUSED = (56, 7)  # what curl exits with where a CONNECT was refused: 7 in newer ones (8.23)
 
 
 def curl(proxy: FilterProcess, *arguments: str, codes: Sequence[int] = (0,), stdin: str | None = None) -> str:
@@ -47,7 +44,7 @@ def test_connect(proxy: FilterProcess, tls_server: Callable[..., Server], author
     assert "api.test saw" in curl(proxy, "https://api.test/", "--cacert", authority[1])
     asked = proxy.referee.ops("ask")[-1]
     assert (asked["name"], asked["port"], asked["how"]) == ("api.test", 443, "CONNECT")
-    told = curl(proxy, "https://other.test/", codes=REFUSED)
+    told = curl(proxy, "https://other.test/", codes=CONNECT_REFUSED)
     assert "CONNECT tunnel failed, response 403" in told
 
 

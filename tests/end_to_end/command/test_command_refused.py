@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.end_to_end.command.conftest import Command, has
+from tests.proxy.peers import CONNECT_REFUSED
 
 CONNECT = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1]))).close(); print('connected')"
 SERVE = "import socket, sys; s = socket.socket(); s.bind(('', int(sys.argv[1]))); s.listen(); print(s.getsockname()[0])"
@@ -153,8 +154,9 @@ def test_a_domain(fence: Command, scheme: str) -> None:
     """Through the filter, which nobody needs to tell curl of. No name leaves this machine."""
     ended = fence("-m", "curl", "-sS", f"{scheme}://evil.test/")
     if scheme == "https":
-        assert (ended.status, ended.out) == (56, ""), ended
-        assert "curl: (56) CONNECT tunnel failed, response 403" in ended.err
+        assert ended.status in CONNECT_REFUSED, ended
+        assert ended.out == ""
+        assert "CONNECT tunnel failed, response 403" in ended.err
         has(fence.refusals(ended), "[fence:http] ✗ CONNECT 403 evil.test https://evil.test:443 (0s)")
         return
     assert ended.status == 0, ended

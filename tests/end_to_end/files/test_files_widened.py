@@ -139,7 +139,8 @@ SQLITE = """
 @pytest.mark.parametrize("mode", ["delete", "truncate", "persist", "wal"])
 def test_sqlite(there, mode):
     path = there / "db"
-    with contextlib.closing(sqlite3.connect(path)) as one, contextlib.closing(sqlite3.connect(path, 0.01)) as other:
+    other = sqlite3.connect(path, timeout=0.01)
+    with contextlib.closing(sqlite3.connect(path)) as one, contextlib.closing(other):
         assert one.execute(f"pragma journal_mode={mode}").fetchone() == (mode,)
         with one:
             one.execute("create table t (x)")

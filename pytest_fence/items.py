@@ -272,6 +272,11 @@ class TestHooks:
             self.unread(item, report, error)
 
     @property
+    def ignores(self) -> bool:
+        """Whether a marker has refusals that are no violations."""
+        return self._policies.ignores
+
+    @property
     def news(self) -> bool:
         """Whether there are violations that this process has not fetched yet."""
         return self._count() != self._seen

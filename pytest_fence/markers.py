@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 NAME = "fence"
 _SCOPE = "scope"
+IGNORED = "ignore"
+"""What all keys begin with that make no violation of a refusal."""
 
 
 class MarkedPolicies:
@@ -31,6 +33,8 @@ class MarkedPolicies:
         self._base_dir = base_dir
         self._of_item: dict[int, _MarkerSet] = {}
         """By the identity of the item, all of which live as long as the session."""
+        self.ignores = False
+        """Whether any of them has refusals that are no violations."""
 
     def read(self, items: Sequence[pytest.Item]) -> list[str]:
         """Take note of all markers; what is wrong with them, with file and line."""
@@ -49,6 +53,7 @@ class MarkedPolicies:
                 marker = known.get(id(mark))
                 if marker is None:
                     known[id(mark)] = _Marker(mark, node)
+                    self.ignores |= _ignores(mark.kwargs)
                     problems += self._check(node, mark)
                 else:
                     marker.is_at(node)
@@ -145,6 +150,13 @@ class _MarkerSet:
     def layers(self) -> list[tuple[dict[str, object], Source]]:
         """What each of them says of what is allowed, and where."""
         return [layer for layer in (each.layer() for each in self._markers) if layer[0]]
+
+
+def _ignores(said: Mapping[str, Any]) -> bool:
+    """Whether any key in it, at whatever depth, is one of refusals that are no violations."""
+    return any(
+        str(key).startswith(IGNORED) or (isinstance(item, Mapping) and _ignores(item)) for key, item in said.items()
+    )
 
 
 def plain(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import pytest
 
 from fence_core.events.phases import known_as
 from pytest_fence import engine
+from pytest_fence.markers import IGNORED
 from pytest_fence.options import VSCODE_PIPE, vscode_files
 
 _PASSING = (int(pytest.ExitCode.OK), int(pytest.ExitCode.NO_TESTS_COLLECTED))
@@ -32,10 +33,14 @@ _CLOSED_SHOWN = 10
 class ReportHooks:
     """Registered in the process whose output the user sees."""
 
-    def __init__(self, config: pytest.Config, fence: engine.Fence, chosen: engine.Config) -> None:
+    def __init__(
+        self, config: pytest.Config, fence: engine.Fence, chosen: engine.Config, ignores: Callable[[], bool]
+    ) -> None:
+        """`ignores`: whether any policy of the run has refusals that are no violations."""
         self._config = config
         self._fence = fence
         self._chosen = chosen
+        self._ignores = ignores
         self._session: pytest.Session | None = None
         self._vscode = vscode_files()
         self._shown: dict[int, int] = {}
@@ -96,6 +101,24 @@ class ReportHooks:
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         self._show(terminalreporter, summary=True)
+        if self._ignores():
+            self._tell_of_ignored(terminalreporter)
+
+    def _tell_of_ignored(self, reporter: pytest.TerminalReporter) -> None:
+        """One line, with -v one for each entry: they are no violations, but nor do they happen unseen."""
+        try:
+            found = [use for use in self._fence.uses() if use.rule.key.partition(".")[2].startswith(IGNORED)]
+        except engine.FenceError:
+            return
+        if not found:
+            return
+        from fence_core.text import escape
+
+        total = sum(use.count for use in found)
+        reporter.write_line(f"fence: {total} refusal{'' if total == 1 else 's'} ignored, as the policy says")
+        if self._config.option.verbose > 0:
+            for use in sorted(found, key=lambda use: (-use.count, use.rule.entry)):
+                reporter.write_line(f"  {use.count:>5}  {escape(use.rule.entry)} ({use.rule.source})")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_cmdline_main(self) -> Generator[None, Any, Any]:

@@ -252,7 +252,7 @@ def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config, 
     from pytest_fence import reporting
 
     manager = config.pluginmanager
-    report = reporting.ReportHooks(config, fence, chosen)
+    report = reporting.ReportHooks(config, fence, chosen, lambda: chosen.ignores() or hooks.ignores)
     manager.register(report, "fence-report")
     manager.register(xdist.ControllerHooks(fence, carrier), "fence-xdist")
     if carrier is not None:

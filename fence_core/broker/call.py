@@ -139,6 +139,8 @@ class Call:
             if objection.audited and not decision.always:
                 given = 0
             answer = answer or given
-            if not decision.quiet:
+            if decision.quiet:
+                judging.ignore(objection.binding, decision)
+            else:
                 self.services.recorder.note(Attempt(self.process, self.tid, objection, given))
         return answer if found else number

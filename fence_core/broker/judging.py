@@ -78,6 +78,12 @@ def _count(binding: Binding, request: Request, rule: Rule) -> None:
             scope.on_use(request, rule)
 
 
+def ignore(binding: Binding, decision: Decision) -> None:
+    """Count a refusal that is not a violation, since an entry of the policy says that it is known."""
+    if decision.why == "ignored":
+        binding.worker.scope.ledger.used(decision.rule, binding.nodeid)
+
+
 def enforces(account: Binding) -> bool:
     """Whether any session refuses what its policy does not allow."""
     return any(binding.worker.scope.mode != "audit" for binding, _ in account.judges)
@@ -152,6 +158,7 @@ def route(account: Binding, name: str, port: int, has_port: HasPort) -> tuple[Ro
             continue
         decision = judge.decide(request)
         if decision.quiet:
+            ignore(binding, decision)
             absent = absent or decision.why == "denied"
             refusal = refusal or decision
             continue
@@ -170,9 +177,10 @@ def on_name(account: Binding, name: str) -> Verdict:
     for binding, judge in account.judges:
         request = Resolve(name)
         decision = judge.decide(request)
-        if decision.allowed or decision.quiet:
+        absent = decision.quiet and decision.why != "ignored"
+        if decision.allowed or absent:
             _count(binding, request, decision.rule)
-        if decision.quiet:
+        if absent:
             return Verdict.QUIET
         if not decision.allowed and binding.worker.scope.mode != "audit":
             verdict = Verdict.REFUSE

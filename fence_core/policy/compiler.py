@@ -220,6 +220,21 @@ class Compiler:
                 found[status.st_dev, status.st_ino] = self._resolve(literal, self._link)
         return found
 
+    def ignored(self, key: str, entries: Iterable[Entry]) -> Tree:
+        """Paths of which the policy says that it is known who writes there, or connects."""
+        tree = Tree()
+        for entry in entries:
+            pattern = entry.pattern or entry.text
+            rule = PathRule("deny", Rule(key, entry.text, entry.source), entry)
+            literal = paths.literal_of(pattern)
+            if literal is None:
+                tree.add(pattern, rule)
+            else:
+                for path in self._forms(literal):
+                    tree.add_path(path, rule)
+        tree.seal()
+        return tree
+
     def sockets(self, entries: Iterable[Entry]) -> Tree:
         tree = Tree()
         self._add_all(tree, "network.allow_unix_sockets", "allow", entries)

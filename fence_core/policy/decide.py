@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import os
 
     from fence_core.policy.commands import CommandJudge
+    from fence_core.policy.ignored import Ignored
     from fence_core.policy.requests import Request
     from fence_core.policy.tree import Tree
 
@@ -50,8 +51,8 @@ class Judge:
     """
 
     __slots__ = (
-        "_above", "_commands", "_compiler", "_filesystem", "_named", "_own", "_policy", "_reach", "_reads", "_secrets",
-        "_spoken_of", "_writable", "_writes",
+        "_above", "_commands", "_compiler", "_filesystem", "_ignored", "_named", "_own", "_policy", "_reach", "_reads",
+        "_secrets", "_spoken_of", "_writable", "_writes",
         "lists_addresses",
         "loopback_is_free",
         "loopback_is_open",
@@ -83,6 +84,7 @@ class Judge:
         """Whether it makes no difference which ports were opened inside, but for what `denied_domains` says."""
         self.loopback_is_open = self._reach.loopback_is_open
         """Whether `decide` surely allows to connect to any port of loopback."""
+        self._ignored = _ignored(policy, compiler)
         self._commands = _command_judge(policy)
         self.programs: frozenset[str] = self._commands.programs if self._commands is not None else frozenset()
         """The names that rules for commands begin with; none: whatever is run, they do not speak of it."""
@@ -167,6 +169,8 @@ class Judge:
         if row is not None and not row.after_lists:
             return _by_floor(row, request)
         answer = self._by_lists(request)
+        if answer.why == "unlisted" and not answer.quiet and self._ignored is not None:
+            answer = self._ignored.instead(request) or answer
         return answer if row is None or not answer.allowed else _by_floor(row, request)
 
     def _by_lists(self, request: Request) -> Decision:
@@ -365,6 +369,14 @@ _BESIDE_CODE = r"/(?:(?:parsetab|lextab|yacctab)\.py|parser\.out|(?:Pattern)?Gra
 
 
 _OF_SOCKETS = free("sockets of this kind are free; what they reach is judged later")
+
+
+def _ignored(policy: Policy, compiler: Compiler) -> Ignored | None:
+    if not (policy.network.ignored_domains or policy.network.ignored_unix_sockets or policy.filesystem.ignore_write):
+        return None
+    from fence_core.policy.ignored import Ignored  # as below
+
+    return Ignored(policy, compiler)
 
 
 def _command_judge(policy: Policy) -> CommandJudge | None:

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Decision", "Why", "allowed", "denied", "free", "impossible", "unlisted"]
 
-Why = Literal["allowed", "denied", "protected", "unlisted", "impossible"]
+Why = Literal["allowed", "denied", "protected", "unlisted", "ignored", "impossible"]
 """Of a refusal: `denied` by a deny rule, `protected` whatever the lists say, `unlisted` since no rule allows it (the
-only one that has a remedy), `impossible` since no rule could: at most a switch, which `rule.key` then names."""
+only one that has a remedy), `ignored` for the same reason where the policy says that it is known, `impossible` since no
+rule could: at most a switch, which `rule.key` then names."""
 
 
 class Decision(Record):

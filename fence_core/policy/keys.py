@@ -18,6 +18,7 @@ from fence_core.policy.kinds import (
     HOSTS,
     LAYERS,
     NAMES,
+    NARROW_DOMAINS,
     PATHS,
     PORT,
     PORTS,
@@ -38,7 +39,7 @@ __all__ = [
 ]  # fmt: skip
 
 PRESETS = (
-    "pytest", "strict", "default-deny", "no-secrets", "command", "code", "code-relaxed", "git-readonly",
+    "pytest", "browser", "strict", "default-deny", "no-secrets", "command", "code", "code-relaxed", "git-readonly",
     "local-dev-server", "disable-telemetry", "django", "offline", "ci",
 )  # fmt: skip
 """The named policies, each with a file of its own in `sources/templates`."""
@@ -61,6 +62,10 @@ KEYS = (
         "machines",
     ),
     Key("network", "denied_domains", DOMAINS, deny=True, example="api.example.com", help="the same, forbidden; wins"),
+    Key(
+        "network", "ignored_domains", NARROW_DOMAINS, example="telemetry.example.com",
+        help="the same but `*`: refused like what no list has, and no violation; the end of the run says how often",
+    ),
     Key(
         "network", "allow_private", NAMES, example="db",
         help="names and wildcards that may be reached even where they lead to private addresses: other containers, "
@@ -86,6 +91,10 @@ KEYS = (
         help="UNIX sockets outside the fence that may be connected to",
     ),
     Key("network", "allow_all_unix_sockets", BOOLEAN, help="all of them"),
+    Key(
+        "network", "ignored_unix_sockets", PATHS, deny=True, example="/run/dbus/system_bus_socket",
+        help="refused, and no violation, as `ignored_domains`",
+    ),
     Key(
         "network", "hosts", HOSTS,
         help='`"api.stripe.com" = "127.0.0.1:8443"`: the name is allowed, at that address only (without a port: at the '
@@ -123,6 +132,10 @@ KEYS = (
     Key(
         "filesystem", "deny_read", PATHS, deny=True, example="build",
         help="may be neither read nor run; every open for reading then goes through the broker",
+    ),
+    Key(
+        "filesystem", "ignore_write", PATHS, deny=True, example="~/.config/chromium",
+        help="refused, and no violation, as `ignored_domains`; what is denied or protected stays a violation",
     ),
     Key(
         "filesystem", "allow_git_config", BOOLEAN,

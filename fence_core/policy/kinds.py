@@ -295,6 +295,12 @@ def _domain(reading: Reading, key: Key, text: str) -> str:
     return ""
 
 
+def _narrow_domain(reading: Reading, key: Key, text: str) -> str:
+    if parse_pattern(text).every:
+        raise ValueError("would ignore everything")
+    return ""
+
+
 def _local_name(reading: Reading, key: Key, text: str) -> str:
     parse_local_name(text)
     return ""
@@ -344,6 +350,7 @@ _A_DOMAIN = """\
 a name ("api.example.com"), a wildcard ("*.example.com"), "*" for every name, an IP address or a network, each with an \
 optional ":port"\
 """
+_A_NARROW_DOMAIN = _A_DOMAIN.replace('"*" for every name, ', "")
 _A_NAME = 'a name ("db") or a wildcard ("*.internal"), each with an optional ":port"'
 _A_PATH = 'a path, "~/...", or a glob of "*", "**", "?" and "[...]"'
 _A_DEVICE = 'the path of a device, such as "/dev/dri"'
@@ -361,6 +368,7 @@ PORTS = Kind("list of ports", _numbers(_port, "ports", 5432), _add, _NO_ITEMS)
 URL = Kind("URL", _url, _replace, ("",))
 HOSTS = Kind("table of names and addresses", _hosts, _by_name, ({},))
 DOMAINS = Kind("list", _entries(_domain, _A_DOMAIN), _add, _NO_ITEMS, entries=True)
+NARROW_DOMAINS = Kind("list", _entries(_narrow_domain, _A_NARROW_DOMAIN), _add, _NO_ITEMS, entries=True)
 NAMES = Kind("list of names", _entries(_local_name, _A_NAME), _add, _NO_ITEMS, entries=True)
 PATHS = Kind("list of paths", _entries(_path, _A_PATH), _add, _NO_ITEMS, entries=True)
 DEVICES = Kind("list of devices", _entries(_device, _A_DEVICE), _add, _NO_ITEMS, entries=True)

@@ -91,9 +91,11 @@ class NetworkRules(Record):
 
     allowed_domains: tuple[Entry, ...] = ()
     denied_domains: tuple[Entry, ...] = ()
+    ignored_domains: tuple[Entry, ...] = ()
     allow_private: tuple[Entry, ...] = ()
     allow_unix_sockets: tuple[Entry, ...] = ()
     allow_all_unix_sockets: bool = False
+    ignored_unix_sockets: tuple[Entry, ...] = ()
     allow_local_binding: bool = False
     allow_local_outbound: bool | None = None
     """None: as `allow_local_binding`."""
@@ -119,6 +121,7 @@ class FilesystemRules(Record):
     allow_write: tuple[Entry, ...] = ()
     deny_write: tuple[Entry, ...] = ()
     deny_read: tuple[Entry, ...] = ()
+    ignore_write: tuple[Entry, ...] = ()
     allow_git_config: bool = False
     root: str = ""
     """The project's directory: protected names hold here, whatever it lies in. Empty: unknown."""
@@ -214,3 +217,11 @@ class Config(Record):
     def denies_reading(self) -> bool:
         """Whether any policy of the run forbids to read anything."""
         return any(each.filesystem.deny_read for each in (self.policy, *(each.policy for each in self.packages)))
+
+    def ignores(self) -> bool:
+        """Whether any policy of the run has refusals that are no violations."""
+        policies = (self.policy, *(each.policy for each in self.packages))
+        return any(
+            each.network.ignored_domains or each.network.ignored_unix_sockets or each.filesystem.ignore_write
+            for each in policies
+        )

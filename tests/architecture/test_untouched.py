@@ -63,6 +63,7 @@ INSIDE: dict[str, Mapping[str, str]] = {
     "pytest_fence/reporting.py": {
         "ReportHooks._variables": BEFORE,
         "ReportHooks._show": LAST,
+        "ReportHooks._tell_of_ignored": LAST,
         "WarnOutsideTests.pytest_sessionfinish": LAST,
     },
     "pytest_fence/unusable.py": {},

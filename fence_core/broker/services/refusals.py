@@ -48,6 +48,10 @@ class Refusals:
             binding = objection.binding
             key = (process.pid, binding.worker.number, binding.nodeid, binding.phase, request.name)
             again = not self._look_ups.begins(key, query)
+            if objection.decision.quiet:
+                if not again:
+                    judging.ignore(binding, objection.decision)
+                continue
             self._recorder.note(Attempt(process, tid, objection, number, again))
 
     def of_no_query(self, process: Process, tid: int, host: str, proto: str) -> None:
@@ -61,7 +65,9 @@ class Refusals:
         if judging.allowed(account, request):
             request = Connect(request.host, request.port, request.proto, name=request.name, way="late")
         for objection in judging.objections(account, request):
-            if not objection.decision.quiet:
+            if objection.decision.quiet:
+                judging.ignore(objection.binding, objection.decision)
+            else:
                 self._recorder.note(Attempt(sunk.process, sunk.tid, objection, errno.EACCES, place=sunk))
 
     def report(self, process: Process, tid: int, request: Request) -> None:

@@ -184,7 +184,7 @@ def test_unknown_ones_beside_them() -> None:
     assert 'did you mean "allowedHosts"' in problem({"ssh": {"allowedHost": []}}).found
     assert 'did you mean "allowRead"' in problem({"filesystem": {"allowReads": []}}).found
     listed = problem({"filesystem": {"zzz": 1}}).accepted
-    assert listed.split(", ") == ["allow_write", "deny_write", "deny_read", "allow_git_config"]
+    assert listed.split(", ") == ["allow_write", "deny_write", "deny_read", "ignore_write", "allow_git_config"]
 
 
 def test_devices_are_entries_of_allow_write() -> None:

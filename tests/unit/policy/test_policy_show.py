@@ -22,6 +22,8 @@ FILE = {
     "network": {
         "allowedDomains": ["a.test", "*.b.test:443", "10.0.0.0/8:5432"],
         "allowPrivate": ["db"],
+        "ignoredDomains": ["c.test"],
+        "ignoredUnixSockets": ["/run/bus"],
         "allowLocalOutboundPorts": [5432],
         "hosts": {"gone.test": False, "here.test": "127.0.0.1:80"},
         "upstreamProxy": "http://proxy.test:3128",
@@ -30,6 +32,7 @@ FILE = {
         "allowWrite": ["out", "./a/b", "~/x", "*.log", "/srv/a[b]", "odd[*]"],
         "denyWrite": ["*.key", "./sub/.env"],
         "denyRead": ["secret"],
+        "ignoreWrite": ["*.tmp", "./sub/x"],
     },
     "command": {"deny": ["git push"], "allow": ["chroot"], "useDefaults": False},
     "devices": {"allow": ["/dev/dri"]},
@@ -47,11 +50,14 @@ def meaning(policy: Policy) -> Any:
         return sorted({(each.pattern or each.text) for each in entries})
 
     network, files, command = policy.network, policy.filesystem, policy.command
-    lists = ("allowed_domains", "denied_domains", "allow_private", "allow_unix_sockets")
+    lists = (
+        "allowed_domains", "denied_domains", "ignored_domains", "allow_private", "allow_unix_sockets",
+        "ignored_unix_sockets",
+    )  # fmt: skip
     return (
         [plain(getattr(network, name)) for name in lists],
         network._replace(sources=(), **dict.fromkeys(lists, ())),
-        [plain(getattr(files, name)) for name in ("allow_write", "deny_write", "deny_read")],
+        [plain(getattr(files, name)) for name in ("allow_write", "deny_write", "deny_read", "ignore_write")],
         files.allow_git_config,
         (plain(command.deny), plain(command.allow), command.use_defaults),
     )

@@ -182,7 +182,9 @@ def test_decisions_name_the_preset() -> None:
 
 
 def test_an_unknown_template_lists_ours() -> None:
-    with pytest.raises(PolicyError, match=r'"hermes" is not a template.*"pytest", "strict", .*"code", .*"ci"'):
+    with pytest.raises(
+        PolicyError, match=r'"hermes" is not a template.*"pytest", "browser", "strict", .*"code", .*"ci"'
+    ):
         preset("hermes", CONTEXT)
 
 

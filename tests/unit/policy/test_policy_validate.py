@@ -146,7 +146,7 @@ def test_a_relative_base_counts_from_the_working_directory(monkeypatch: pytest.M
         ({"mode": "strict"}, "mode", '"strict" (a string)', '"enforce" or "warn" or "audit"'),
         ({"mode": ["warn"]}, "mode", "a list", '"enforce"'),
         ({"leftovers": "kill"}, "leftovers", '"kill"', '"end" or "wait"'),
-        ({"extends": "coed"}, "extends", '"coed" is not a template', '"pytest", "strict", "default-deny", "no-'),
+        ({"extends": "coed"}, "extends", '"coed" is not a template', '"pytest", "browser", "strict", "default-'),
         ({"extends": ["code"]}, "extends", "is a list", 'or a file, with a "/" in it or a "." before it; or "@base"'),
         ({"extends": "./a\nb"}, "extends", "holds a control character", "the path of a file"),
         ({"enabled": 1}, "enabled", "1 (a number)", "true or false"),

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.end_to_end.support import Ended, Runs
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Command:
@@ -49,6 +54,22 @@ def _plain(line: str) -> str:
 @pytest.fixture
 def fence(runs: Runs) -> Command:
     return Command(runs)
+
+
+@pytest.fixture(params=["temporary", "of its own"])
+def project(request: pytest.FixtureRequest) -> Iterator[Command]:
+    """`fence` in a directory below those for temporary files, and in one that is not."""
+    if request.param == "temporary":
+        yield request.getfixturevalue("fence")
+        return
+    if ROOT.is_relative_to("/tmp") or ROOT.is_relative_to("/var/tmp"):
+        pytest.skip("elsewhere: this checkout lies in a temporary directory")
+    (ROOT / ".pytest_cache").mkdir(exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="command-", dir=ROOT / ".pytest_cache"))
+    runs = Runs(directory)
+    yield Command(runs)
+    runs.close()
+    shutil.rmtree(directory)
 
 
 def has(lines: Sequence[str], *wanted: str) -> None:

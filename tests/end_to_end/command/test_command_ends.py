@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import pytest
 
@@ -108,8 +110,17 @@ def test_bytes_go_through_as_they_are(fence: Command) -> None:
 
 
 def test_a_reader_that_goes_away_ends_it(fence: Command) -> None:
-    ended = fence.runs.command("sh", "-c", '"$@" | head -1', "sh", *fence.argv("yes"))
-    assert (ended.status, ended.out, ended.err) == (0, "y\n", ""), ended
+    """By the signal: Python has ignored it before, and who inherits that gets errors, which some go on after."""
+    script = '"$@" | head -1; echo ${PIPESTATUS[0]}'
+    ended = fence.runs.command("bash", "-c", script, "bash", *fence.argv("yes"))
+    assert (ended.status, ended.out, ended.err) == (0, f"y\n{128 + signal.SIGPIPE}\n", ""), ended
+
+
+def test_no_signal_is_ignored_that_was_not(fence: Command) -> None:
+    ask = ["grep", "^Sig[IB]", "/proc/self/status"]
+    plain, fenced = fence.runs.command(*ask), fence(*ask)
+    assert plain.out.count("0000000000000000") == 2, "the test itself has some ignored, or blocked"
+    assert (fenced.status, fenced.out, fenced.err) == (0, plain.out, ""), fenced
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
@@ -187,3 +198,16 @@ def test_modules_of_the_directory_are_not_imported(fence: Command) -> None:
     ended = fence("-m", "--log-file", os.devnull, "-c", "touch x; exit 4")
     assert ended.status == 4, ended
     assert not (fence.directory / "marker").exists()
+
+
+def test_a_package_of_our_name_in_the_directory(fence: Command) -> None:
+    """`fence` leaves it alone. `python -m` finds it before us, as docs/reference/command.md says."""
+    for name in ("__init__", "__main__"):
+        fence.write(f"fence_core/{name}.py", "open('marker', 'w').close()")
+    script = Path(sysconfig.get_path("scripts")) / "fence"
+    words = ["-m", "--log-file", os.devnull, "-c", "touch x; exit 4"]
+    ended = fence.runs.command(str(script), *words)
+    assert ended.status == 4, ended
+    assert not (fence.directory / "marker").exists()
+    fence("true")
+    assert (fence.directory / "marker").exists()

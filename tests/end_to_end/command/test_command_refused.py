@@ -49,6 +49,24 @@ def test_a_write_by_a_policy(fence: Command) -> None:
     )
 
 
+def test_what_the_guide_says_of_writes(project: Command) -> None:
+    """Denied by name wherever it lies; and what is protected whatever the policy says."""
+    script = """
+        echo a > x; echo b > .env; echo c > k.key; mkdir -p sub; echo d > sub/p.key; echo e > .bashrc
+        echo f > .git/hooks/pre-commit
+    """
+    listed = ("x", ".env", "k.key", "sub/p.key", ".bashrc", ".git/hooks/pre-commit")
+    (project.directory / ".git/hooks").mkdir(parents=True)
+    for denied in ([".env", "*.key"], []):
+        project.write("p.json", json.dumps({"filesystem": {"allowWrite": [".", "/tmp"], "denyWrite": denied}}))
+        ended = project("-m", "-s", "p.json", "-c", script)
+        refused = listed[1:] if denied else listed[4:]
+        assert ended.err.count("Permission denied") == len(refused)
+        lines = [f"[fence:file] ✗ write {project.directory}/{name} EACCES (bash" for name in refused]
+        has(project.refusals(ended), *lines)
+        assert [name for name in listed if not (project.directory / name).exists()] == list(refused)
+
+
 def test_the_policy_itself_is_out_of_reach(fence: Command) -> None:
     fence.write("fence.json", '{"filesystem": {"allowWrite": ["."]}}')
     ended = fence("-c", "echo > fence.json; echo > x")
@@ -299,13 +317,3 @@ def test_redis(fence: Command) -> None:
         assert (allowed.status, allowed.out, allowed.err) == (0, "PONG\n", ""), allowed
     started.terminate()
     started.wait(60)
-
-
-@pytest.mark.needs("program:psql")
-def test_psql(fence: Command, port: int) -> None:
-    """Whether it comes to the server at all: that is not one of PostgreSQL."""
-    ask = ["psql", "-h", "127.0.0.1", "-p", str(port), "-d", "x", "-c", "select 1"]
-    refused = fence("-m", *ask)
-    assert (refused.status, refused.out) == (2, ""), refused
-    assert "failed: Permission denied" in refused.err
-    has(fence.refusals(refused), f"[fence:net] ✗ connect 127.0.0.1:{port}/tcp EACCES (psql")

@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from fence_core.launcher.needed import check_needed as check_needed
     from fence_core.launcher.obstacles import obstacles as obstacles
     from fence_core.launcher.plan import Host as Host
+    from fence_core.launcher.plan import Reports as Reports
     from fence_core.launcher.remote import Given as Given
     from fence_core.launcher.remote import order_of as order_of
+    from fence_core.launcher.report_files import unwritable as unwritable
     from fence_core.launcher.respawn import respawn_fenced as respawn_fenced
+    from fence_core.launcher.run_facts import policy_digest as policy_digest
     from fence_core.launcher.set_aside import keep_set_aside as keep_set_aside
     from fence_core.launcher.supervise import Ends as Ends
     from fence_core.launcher.withhold import variables_denied as variables_denied
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from fence_core.policy.model import Settings as Settings
     from fence_core.policy.model import Source as Source
     from fence_core.policy.paths import escape as escape
+    from fence_core.policy.reports import parse_report as parse_report
+    from fence_core.policy.reports import report_parts as report_parts
     from fence_core.policy.sources.load import config_in as config_in
     from fence_core.policy.sources.load import find_config as find_config
     from fence_core.policy.sources.load import find_raw as find_raw
@@ -53,15 +58,18 @@ _NAMES = {
     "launcher.join": ("maybe_join",),
     "launcher.needed": ("Kept", "check_needed"),
     "launcher.obstacles": ("obstacles",),
-    "launcher.plan": ("Host",),
+    "launcher.plan": ("Host", "Reports"),
     "launcher.remote": ("Given", "order_of"),
+    "launcher.report_files": ("unwritable",),
     "launcher.respawn": ("respawn_fenced",),
+    "launcher.run_facts": ("policy_digest",),
     "launcher.set_aside": ("keep_set_aside",),
     "launcher.supervise": ("Ends",),
     "launcher.withhold": ("variables_denied",),
     "policy.kinds": ("leads_to_file",),
     "policy.model": ("Config", "Policy", "Settings", "Source"),
     "policy.paths": ("escape",),
+    "policy.reports": ("parse_report", "report_parts"),
     "policy.sources.load": ("config_in", "find_config", "find_raw", "find_settings"),
     "policy.sources.templates": ("TemplateContext",),
     "policy.sources.validate": ("parse_marker",),

@@ -25,6 +25,9 @@ STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 _LATER_STEPS = ("GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH", "GITHUB_STATE")
 """The same for files that the runner obeys in the steps that follow, which nobody fences."""
 
+_GITHUB = "github"
+"""The report that has GitHub's own channels."""
+
 # Options that name a file or directory to be written: of pytest, and of plugins that many projects use.
 _PATH_OPTIONS = (
     "allure_report_dir",
@@ -57,12 +60,16 @@ def choose(config: pytest.Config) -> engine.Config | None:
         extra_write=paths_to_write(config),
         extra_temp_dirs=[_absolute(here, options.basetemp)] if options.basetemp else [],
     )
-    overlays, locked = list(_overlays(options)), list(_option_files(config))
+    overlays, locked = list(_overlays(options, here)), list(_option_files(config))
     found = engine.find_config(config.rootpath, explicit, context=context, overlays=overlays, locked=locked)
     debugger = engine.attached() if DEBUGGER in sys.modules else None
     needed = debugger.needs(found.policy) if debugger is not None else None
     if needed:
         overlays.append(("the debugger that is attached", needed))
+    paths = [path for each in found.settings.report if (path := engine.report_parts(each)[1])]
+    if paths:  # they are the supervisor's
+        overlays.append(("a report file", {"deny_write": list(map(engine.escape, paths))}))
+    if needed or paths:
         found = engine.find_config(config.rootpath, explicit, context=context, overlays=overlays, locked=locked)
     fenced = options.fence or found.settings.enabled
     if explicit is None:
@@ -102,10 +109,12 @@ def flags_of_policy(options: argparse.Namespace) -> Iterator[tuple[str, dict[str
         yield "--fence-scope", {"scope": options.fence_scope}
 
 
-def _overlays(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, object]]]:
+def _overlays(options: argparse.Namespace, here: Path) -> Iterator[tuple[str, dict[str, object]]]:
     yield from flags_of_policy(options)
     if options.fence_keep_fd is not None:
         yield "--fence-keep-fd", {"keep_fds": options.fence_keep_fd}
+    if options.fence_report is not None:
+        yield "--fence-report", {"report": _reports(options.fence_report, here)}
     for name, path in vscode_files():
         file = [engine.escape(path)]
         rules: dict[str, object] = {"allow_write": file}
@@ -118,9 +127,32 @@ def _overlays(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, obje
             yield f"{name} (set by GitHub Actions)", {"deny_write": [engine.escape(path)]}
 
 
+def _reports(given: list[str], here: Path) -> list[str]:
+    """Files count from where pytest was started. What is wrong is said where the policy is read."""
+    if "" in given:
+        return [""]
+    found = []
+    for text in given:
+        try:
+            found.append(engine.parse_report(text, str(here)))
+        except ValueError:
+            found.append(text)
+    return found
+
+
+def reports_wanted(settings: engine.Settings) -> tuple[str, ...]:
+    """What report files this run is to leave: those that were asked for, and GitHub's own in its steps."""
+    wanted = settings.report
+    if "" in wanted:
+        return ()
+    if settings.github and os.environ.get("GITHUB_ACTIONS") == "true" and _GITHUB not in wanted:
+        return (*wanted, _GITHUB)
+    return wanted
+
+
 def given_in_vain(options: argparse.Namespace) -> str:
     """The flag that shapes a fence which nobody asked for; empty if there is none."""
-    for name in ("fence_mode", "fence_scope", "fence_require", "fence_keep_fd", "fence_config"):
+    for name in ("fence_mode", "fence_scope", "fence_require", "fence_keep_fd", "fence_config", "fence_report"):
         if getattr(options, name) is not None:
             return "--" + name.replace("_", "-")
     return ""

@@ -21,7 +21,16 @@ MARKER = (
     "other values are replaced by the closest marker, denials always win."
 )
 
-_FLAGS = ("fence", "no_fence", "fence_mode", "fence_scope", "fence_config", "fence_require", "fence_keep_fd")
+_FLAGS = (
+    "fence",
+    "no_fence",
+    "fence_mode",
+    "fence_scope",
+    "fence_config",
+    "fence_require",
+    "fence_keep_fd",
+    "fence_report",
+)
 
 _REMOTE = "fence_worker"
 """The ``-X`` option that a worker on another machine has: `pytest_fence.xdist.REMOTE`."""
@@ -72,6 +81,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         help="Keep descriptor N, which the caller has left open; other files, sockets and devices that it did are "
         "closed. The same as `keep_fds` in [tool.fence].",
+    )
+    add(
+        "--fence-report",
+        metavar="TYPE[:FILE]",
+        action="append",
+        help="Leave a report: json, markdown, sarif, gitlab, github or concise, in FILE or where such a report usually "
+        "lies; may be given more than once. Empty (--fence-report=): none, automatic ones neither. The same as "
+        "`report` in [tool.fence].",
     )
 
 

@@ -12,6 +12,8 @@ import pytest
 from pytest_fence import elsewhere, engine, options, overlooked, xdist
 
 if TYPE_CHECKING:
+    import argparse
+
     from pytest_fence.items import TestHooks
     from pytest_fence.remote import Carrier
 
@@ -104,8 +106,7 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> tuple[
         )
     fence = engine.maybe_join(chosen, role="nested", host=_HOST)
     if fence is not None:
-        if remote:
-            raise pytest.UsageError(f"{xdist.outside(remote)}; a run inside of another fence starts none elsewhere")
+        _check_nested(flags, remote, fence.role)
         return fence, None
     if others:
         raise pytest.UsageError(
@@ -114,11 +115,13 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> tuple[
         )
     debugger = engine.attached() if options.DEBUGGER in sys.modules else None
     if debugger is None:
-        _clear_the_way(chosen, again=not remote)
+        _clear_the_way(config, chosen, again=not remote)
         carrier = _carrier(config, chosen, remote)
         if carrier is None:
-            return engine.fence_this_process(chosen, _host(), _import_what_follows), None
-        return engine.fence_this_process(chosen, _host(), _import_what_follows, carrier=carrier.lines), carrier
+            return engine.fence_this_process(chosen, _host(config, chosen), _import_what_follows), None
+        return engine.fence_this_process(
+            chosen, _host(config, chosen), _import_what_follows, carrier=carrier.lines
+        ), carrier
     if remote:
         raise pytest.UsageError("a debugger is attached, which would not follow the workers on other machines")
     if chosen.settings.scope == "test":
@@ -128,8 +131,8 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> tuple[
         )
     try:
         debugger.pause()
-        _clear_the_way(chosen, again=False)
-        fence = engine.fence_this_process(chosen, _host(), _import_what_follows, debugger)
+        _clear_the_way(config, chosen, again=False)
+        fence = engine.fence_this_process(chosen, _host(config, chosen), _import_what_follows, debugger)
     except BaseException:
         debugger.resume()
         raise
@@ -140,20 +143,34 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> tuple[
     return fence, None
 
 
+def _check_nested(flags: argparse.Namespace, remote: list[str], role: str) -> None:
+    """Raises UsageError for what a run inside of another fence cannot do; or one that was started once more."""
+    if remote:
+        raise pytest.UsageError(f"{xdist.outside(remote)}; a run inside of another fence starts none elsewhere")
+    if role == "nested" and any(flags.fence_report or ()):
+        raise pytest.UsageError("--fence-report: a run inside of another fence leaves no report files of its own")
+
+
 def _carrier(config: pytest.Config, chosen: engine.Config, specs: list[str]) -> Carrier | None:
     """What starts the workers on other machines, if there are to be any."""
     if not specs:
         return None
     from pytest_fence import remote
 
-    return remote.start(config, chosen, _host(), specs)
+    return remote.start(config, chosen, _host(config, chosen), specs)
 
 
-def _host() -> engine.Host:
-    """What pytest's exit statuses mean, and what decides how it starts."""
+def _host(config: pytest.Config, chosen: engine.Config) -> engine.Host:
+    """What pytest's exit statuses mean, what decides how it starts, and what it is to leave behind."""
     passing = (int(pytest.ExitCode.OK), int(pytest.ExitCode.NO_TESTS_COLLECTED))
     failed, unusable = int(pytest.ExitCode.TESTS_FAILED), int(pytest.ExitCode.USAGE_ERROR)
-    return engine.Host(_HOST, passing, failed, unusable, ("PYTEST_", "PYTHON"))
+    host = engine.Host(_HOST, passing, failed, unusable, ("PYTEST_", "PYTHON"))
+    wanted = options.reports_wanted(chosen.settings)
+    if not wanted:
+        return host
+    from pytest_fence import report_files
+
+    return host._replace(reports=report_files.order(config, wanted))
 
 
 def _kept_for_workers() -> engine.Kept:
@@ -162,7 +179,7 @@ def _kept_for_workers() -> engine.Kept:
     return engine.Kept(names, "and workers of pytest-xdist load other plugins without, or do not start")
 
 
-def _clear_the_way(chosen: engine.Config, *, again: bool) -> None:
+def _clear_the_way(config: pytest.Config, chosen: engine.Config, *, again: bool) -> None:
     """A fork keeps nothing but this thread: see that nothing is lost by it, or start afresh where that is possible.
 
     `again`: whether it is. A new start would lose the debugger's client, or workers on other machines.
@@ -171,7 +188,7 @@ def _clear_the_way(chosen: engine.Config, *, again: bool) -> None:
     if not found:
         return
     if all(map(is_thread, found)) and owns_command(sys.orig_argv) and again:
-        engine.respawn_fenced(chosen, sys.orig_argv, _host())
+        engine.respawn_fenced(chosen, sys.orig_argv, _host(config, chosen))
     raise pytest.UsageError(
         "\n".join(
             [
@@ -259,8 +276,21 @@ def _install(config: pytest.Config, fence: engine.Fence, chosen: engine.Config, 
         manager.register(carrier, "fence-carrier")
     if fence.mode == "warn":
         manager.register(reporting.WarnOutsideTests(config, fence, report), "fence-warnings")
+    outcomes = None
+    if fence.role == "session" and options.reports_wanted(chosen.settings):
+        from pytest_fence import report_files
+
+        outcomes = report_files.Outcomes(fence)
+        manager.register(outcomes, "fence-outcomes")
+    if getattr(config.known_args_namespace, "xmlpath", None) and chosen.settings.junit_properties:
+        from pytest_fence import junit
+
+        digest = engine.policy_digest(chosen.policy)
+        manager.register(junit.JUnitProperties(config, fence, digest), "fence-junit")
     # Cleanups run in reverse order: what is registered first sees what all others still did.
     config.add_cleanup(report.lower)
+    if outcomes is not None:
+        config.add_cleanup(outcomes.hand_over)
 
 
 def _prepare_forks(config: pytest.Config, fence: engine.Fence, hooks: TestHooks) -> None:

@@ -27,14 +27,23 @@ _RUNNERS = ("_pytest", "execnet", "fence_core", "pluggy", "pytest", "pytest_fenc
 
 def view_of(config: pytest.Config) -> View:
     """How a stack is shown in this run: without pytest's own frames, with paths as pytest prints them."""
-    modules = [sys.modules.get(name) for name in _RUNNERS]
-    hidden = {os.path.dirname(module.__file__) for module in modules if module is not None and module.__file__}
     return View(
         root=os.fspath(config.rootpath),
         cwd=os.fspath(config.invocation_params.dir),
-        hidden=sorted(hidden),
-        runner=_runner.__file__,
+        hidden=hidden_directories(),
+        runner=runner_file(),
     )
+
+
+def hidden_directories() -> list[str]:
+    """Where pytest, its runners and the fence are: no line of theirs says anything to a reader."""
+    modules = [sys.modules.get(name) for name in _RUNNERS]
+    return sorted({os.path.dirname(module.__file__) for module in modules if module is not None and module.__file__})
+
+
+def runner_file() -> str:
+    """Where the function lies that calls tests."""
+    return _runner.__file__
 
 
 class Verdict:

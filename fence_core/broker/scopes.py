@@ -88,6 +88,7 @@ class Scope:
         "policies",
         "source",
         "syntax",
+        "told",
         "watches_reads",
     )
 
@@ -122,6 +123,8 @@ class Scope:
         """On whose account processes of fixtures of more than one test are: one of `policy.model.Blame`."""
         self.ledger = Ledger()
         """The violations of this session, from all its processes. It goes with the last that refers to the session."""
+        self.told: dict[str, Any] | None = None
+        """What the session says of its tests, for report files; None before it has. Unchecked."""
         self.parts = parts
         """The packages of a monorepo."""
         self.policies: list[Policy] = [base, *(each.policy for each in parts)]

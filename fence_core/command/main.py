@@ -33,6 +33,7 @@ SUBCOMMANDS = {
     "config": ("fence_core.command.policies", "config"),
     "explain": ("fence_core.command.explain", "explain"),
     "proxy": ("fence_core.command.proxy", "serve"),
+    "report": ("fence_core.command.reports", "report"),
 }
 """Module and function of each, which takes the words after it and returns an exit status. It may raise what `run` does.
 Imported when it is asked for: a command that is only run pays for none."""

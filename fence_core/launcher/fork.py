@@ -117,7 +117,7 @@ def fork_fenced(
         carrier.tests.close()
     fenced = Child(child, to_supervisor_r, from_supervisor_w, ours)
     lines = Lines(filter_listener, carrier.supervisors if carrier is not None else None, home)
-    supervise(config, plan, fenced, home or reporter or SessionReport(host), lines)
+    supervise(config, plan, fenced, home or reporter or SessionReport(host, config), lines)
 
 
 def _plan(config: Config, host: Host, withheld: Iterable[str]) -> Plan:

@@ -187,6 +187,10 @@ class Fence:
         """
         self._ask(control.SETTLE, upto=upto)
 
+    def tell(self, told: Mapping[str, Any]) -> None:
+        """What this session says of its tests, for report files; the last word counts."""
+        self._ask(control.TOLD, told=dict(told))
+
     def close(self) -> None:
         """A nested session in this process is over. The outer session's page is in force again."""
         if self.role == "nested":

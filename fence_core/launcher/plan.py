@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fence_core.launcher.inherited import Left
     from fence_core.policy.model import Config, Leftovers, Mode
 
-__all__ = ["Facts", "Host", "Plan", "make_plan"]
+__all__ = ["Facts", "Host", "Plan", "Reports", "make_plan"]
 
 
 class Facts(Record):
@@ -30,6 +30,21 @@ class Facts(Record):
     whatever Landlock says (mm_access and perfmon_capable in kernel/fork.c, measured on Linux 6.18 as root)."""
     variables: tuple[str, ...] = ()
     """Names in its environment."""
+
+
+class Reports(Record):
+    """Which report files a run is to leave, and what only the program that is fenced knows for them."""
+
+    wanted: tuple[str, ...] = ()
+    """As `policy.reports.parse_report` has them."""
+    command: tuple[str, ...] = ()
+    cwd: str = ""
+    hidden: tuple[str, ...] = ()
+    """Directories of the program's own code, as of `report.stack.View`."""
+    runner: str = ""
+    version: str = ""
+    temporary: tuple[str, ...] = ()
+    """Directories whose names are others in the next run."""
 
 
 class Host(Record):
@@ -52,6 +67,7 @@ class Host(Record):
     """How remedies are written where there is no config."""
     blocked: str = ""
     """The first line of the page that tells a program of a refusal; empty: as sessions have it."""
+    reports: Reports = Reports()
 
 
 class Plan(Record):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fence_core.broker.assemble import Broker
     from fence_core.events.ledger import Record
     from fence_core.launcher.plan import Host
+    from fence_core.launcher.report_files import ReportFiles
+    from fence_core.policy.model import Config
 
 __all__ = ["Reporter", "SessionReport", "exit_status", "say", "say_what_was_left"]
 
@@ -40,14 +42,21 @@ class Reporter(Protocol):
 class SessionReport:
     """For a run that fails with its violations."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, config: Config | None = None) -> None:
+        """`config`: that of the run, where the host wants report files."""
         self._host = host
+        self._config = config
+        self._files: ReportFiles | None = None
 
     def unusable(self, why: str) -> str:
         return f"ERROR: fence: could not set up the fence: {why}"
 
     def begin(self, broker: Broker, layers: Sequence[str]) -> None:
         """Nothing is told before the end."""
+        if self._config is not None and self._host.reports.wanted:
+            from fence_core.launcher.report_files import ReportFiles  # for runs that are to leave any
+
+            self._files = ReportFiles(self._host, self._config, layers, say)
 
     def broken(self, error: BaseException) -> None:
         say(f"fence: internal error in the supervisor, the run is ended: {type(error).__name__}: {error}")
@@ -57,7 +66,10 @@ class SessionReport:
 
     def end(self, broker: Broker, status: int, left: Sequence[str]) -> int:
         failing = self._report(broker, status, left)
-        return exit_status(os.WEXITSTATUS(status), self._host, broken=failing)
+        code = exit_status(os.WEXITSTATUS(status), self._host, broken=failing)
+        if self._files is not None and not self._files.write(broker, status, code):
+            return exit_status(code, self._host, broken=True)
+        return code
 
     def _claims_success(self, status: int) -> bool:
         return os.WIFEXITED(status) and os.WEXITSTATUS(status) in self._host.passing

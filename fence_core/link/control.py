@@ -63,10 +63,12 @@ LEDGER = Operation("ledger", {}, _VIOLATIONS)
 USES = Operation("uses", {}, {"uses": list})
 """What the entries of the policy were needed for."""
 SETTLE = Operation("settle", {"upto": int}, {})
+TOLD = Operation("told", {"told": dict}, {})
+"""What pytest says of its tests, for report files: `report.files.told` has the fields."""
 BYE = Operation("bye", {}, {})
 FORK_SERVER = Operation("fork_server", {"pid": int}, {})
 
-OPERATIONS = by_name(HELLO, WORKERS, POLICY, CEILING, PROXY, STACKS, TAKE, LEDGER, USES, SETTLE, BYE, FORK_SERVER)
+OPERATIONS = by_name(HELLO, WORKERS, POLICY, CEILING, PROXY, STACKS, TAKE, LEDGER, USES, SETTLE, TOLD, BYE, FORK_SERVER)
 
 
 class NoRequestError(Exception):

@@ -22,6 +22,7 @@ from fence_core.policy.kinds import (
     PATHS,
     PORT,
     PORTS,
+    REPORTS,
     STRINGS,
     TABLE,
     URL,
@@ -237,6 +238,24 @@ KEYS = (
         "", "unsupported", CHOICE, marker=False, choices=get_args(Unsupported), unset="by what asks for it",
         help="what becomes of a run on another system than Linux: refused, or run without a fence, which the header "
         "says. Where it is not set, `--fence` and `require` refuse, and `enabled` alone runs",
+    ),
+    Key(
+        "", "report", REPORTS, marker=False, flag="--fence-report", example="json",
+        help="report files, each a type, or a type and a file: `json:build/fence.json`; as `--fence-report`",
+    ),
+    Key(
+        "", "redact", BOOLEAN, marker=False,
+        help="keep secrets out of report files: values of environment variables whose names the preset `no-secrets` "
+        "lists, users and passwords in URLs, what follows `--password`, `--token` and the like",
+    ),
+    Key(
+        "", "github", BOOLEAN, marker=False,
+        help="annotations and a step summary in GitHub Actions, without being asked for",
+    ),
+    Key(
+        "", "junit_properties", BOOLEAN, marker=False,
+        help="what the fence has to say in the file of `--junitxml`: properties, and a test case for what happened "
+        "outside of tests",
     ),
     Key(
         "", "extends", _EXTENDS, marker=False, choices=PRESETS, unset='`"pytest"`',

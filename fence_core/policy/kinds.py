@@ -345,6 +345,20 @@ def _variable(reading: Reading, key: Key, text: str) -> str:
     return ""
 
 
+def _reports(reading: Reading, key: Key, at: At, value: object) -> tuple[str, ...]:
+    from fence_core.policy import reports  # few policies want any
+
+    if value == [reports.OFF]:  # of the flag
+        return (reports.OFF,)
+    found = []
+    for here, text in _strings(reading, key, at, value):
+        try:
+            found.append(reports.parse_report(text, reading.base))
+        except ValueError as error:
+            reading.problem(here, f"{quote(text)} {error}", 'a type, or "TYPE:FILE", such as "json:build/fence.json"')
+    return tuple(found)
+
+
 _NO_ITEMS: tuple[object, ...] = ([], ())
 _A_DOMAIN = """\
 a name ("api.example.com"), a wildcard ("*.example.com"), "*" for every name, an IP address or a network, each with an \
@@ -375,6 +389,7 @@ DEVICES = Kind("list of devices", _entries(_device, _A_DEVICE), _add, _NO_ITEMS,
 DIRECTORIES = Kind("list of directories", _entries(_directory, _A_DIRECTORY), _add, _NO_ITEMS, entries=True)
 COMMANDS = Kind("list of commands", _entries(_command, _A_COMMAND), _add, _NO_ITEMS, entries=True)
 VARIABLES = Kind("list of patterns", _entries(_variable, _A_VARIABLE), _add, _NO_ITEMS, entries=True)
+REPORTS = Kind("list of reports", _reports, _replace, _NO_ITEMS)
 LAYERS = Kind("list of layers", _names, _add, _NO_ITEMS)
 STRINGS = Kind("list of strings", _names, _add, _NO_ITEMS)
 TABLE = Kind("table", _anything, _replace)

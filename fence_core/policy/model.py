@@ -186,6 +186,11 @@ class Settings(Record):
     keep_fds: tuple[int, ...] = ()
     packages: tuple[Entry, ...] = ()
     unsupported: Unsupported = "refuse"
+    report: tuple[str, ...] = ()
+    """As `reports.parse_report` has them; an empty one: none at all."""
+    redact: bool = True
+    github: bool = True
+    junit_properties: bool = True
     sources: Sources = ()
 
     def source_of(self, name: str) -> Source:

@@ -91,6 +91,12 @@ class View:
         lines = self._lines_of(frame.path)
         return source_text(lines[frame.line - 1]) if 0 < frame.line <= len(lines) else ""
 
+    def columns(self, frame: Frame) -> tuple[int, int]:
+        """Where the text of the line begins, counted from 1, and where it is over; 1 and 1 where it cannot be read."""
+        lines = self._lines_of(frame.path)
+        text = lines[frame.line - 1].rstrip() if 0 < frame.line <= len(lines) else ""
+        return len(text) - len(text.lstrip()) + 1, len(text) + 1
+
     def trim(self, stack: Sequence[Frame]) -> list[Frame]:
         """The frames of the reader's code; where there is none, that at which he would know a library: its outermost,
         and not the depths of the one that it goes through. Where that would leave nothing, of anything at all."""

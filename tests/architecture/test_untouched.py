@@ -58,6 +58,7 @@ INSIDE: dict[str, Mapping[str, str]] = {
     "pytest_fence/forked_watchdog.py": {},
     "pytest_fence/forked_wire.py": {},
     "pytest_fence/items.py": {"TestHooks.pytest_collection_finish": COLLECTING},
+    "pytest_fence/junit.py": {},
     "pytest_fence/markers.py": {"_where": USAGE},
     "pytest_fence/packages.py": {},
     "pytest_fence/reporting.py": {
@@ -66,8 +67,9 @@ INSIDE: dict[str, Mapping[str, str]] = {
         "ReportHooks._tell_of_ignored": LAST,
         "WarnOutsideTests.pytest_sessionfinish": LAST,
     },
+    "pytest_fence/report_files.py": {"order": BEFORE},
     "pytest_fence/unusable.py": {},
-    "pytest_fence/verdicts.py": {"view_of": BEFORE, "Verdicts.__init__": BEFORE},
+    "pytest_fence/verdicts.py": {"view_of": BEFORE, "hidden_directories": BEFORE, "Verdicts.__init__": BEFORE},
     "pytest_fence/xdist.py": {
         "is_worker": BEFORE,
         "remote_scope": BEFORE,

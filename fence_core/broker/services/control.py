@@ -289,6 +289,15 @@ def _settle(control: Control, process: Process, request: Mapping[str, Any]) -> d
     return {}
 
 
+def _told(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Kept as it came: who writes the report checks it. Only the session's own process speaks for its tests."""
+    worker = _own(process)
+    if process.pid != worker.tgid or worker.number:
+        return link.refusal("only the first process of a session may say that")
+    worker.scope.told = request["told"]
+    return {}
+
+
 def _bye(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
     """An inner session in this process is over; the outer one's test goes on."""
     if len(process.workers) > 1:
@@ -324,6 +333,7 @@ _ANSWERS: dict[Operation, Callable[[Control, Process, Mapping[str, Any]], dict[s
     link.LEDGER: _ledger,
     link.USES: _uses,
     link.SETTLE: _settle,
+    link.TOLD: _told,
     link.BYE: _bye,
     link.FORK_SERVER: _fork_server,
 }

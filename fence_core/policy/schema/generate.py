@@ -13,6 +13,7 @@ from typing import Any
 
 from fence_core.policy import kinds
 from fence_core.policy.keys import FLAT_SECTIONS, PRESETS, SECTIONS, Key, of_section
+from fence_core.policy.reports import TYPES
 
 __all__ = ["FILE", "generated", "text"]
 
@@ -48,6 +49,7 @@ _OF_KIND: dict[str, _Schema] = {
     kinds.DEVICES.words: _strings("^/dev/.+"),
     kinds.VARIABLES.words: _strings(r"^[^=\[\s]([^=\[]*[^=\[\s])?$"),
     kinds.COMMANDS.words: _strings(),
+    kinds.REPORTS.words: _strings(rf"^({'|'.join(TYPES)})(:.+)?$"),
     kinds.LAYERS.words: _strings(),
     kinds.STRINGS.words: _strings(),
     kinds.TABLE.words: {"type": ["object", "null"]},

@@ -29,6 +29,7 @@ SAMPLES: dict[str, tuple[object, object, object]] = {
     "URL": ("http://p.example:1", "http://p.example:1", "str | None"),
     "list of ports": ([8000], (8000,), "tuple[int, ...]"),
     "list of numbers above 2": ([9], (9,), "tuple[int, ...]"),
+    "list of reports": (["json:/a/b.json"], ("json:/a/b.json",), "tuple[str, ...]"),
     "list of layers": (["landlock"], ("landlock",), "tuple[str, ...]"),
     "table of names and addresses": ({"A.test": False}, (("a.test", ""),), "tuple[tuple[str, str], ...]"),
     "list": (["a.test"], "a.test", "tuple[Entry, ...]"),

@@ -6,6 +6,7 @@
     python3 dev.py lint            ruff, ruff format, mypy
     python3 dev.py bench [ARG...]  run the benchmarks (arguments go to benchmarks/run.py)
     python3 dev.py machines [ROW...]   as root: quickstart and tests in containers and other machines (--list: which)
+    python3 dev.py corpus RUNNER --work DIR NAME...   as root: real suites in a Docker container, plain and fenced
     python3 dev.py setup EXTRA...  only set up
     python3 dev.py lock            renew dev-packages.txt: the newest of everything, from now on
 
@@ -236,8 +237,20 @@ def machines(arguments: Sequence[str]) -> int:
     return run(python, "-m", "tests.machines.run", *arguments)
 
 
+def corpus(arguments: Sequence[str]) -> int:
+    return run(setup("test"), "-m", "tests.machines.corpus", *arguments)
+
+
 def main(words: Sequence[str]) -> int:
-    tasks = {"demo": demo, "test": test, "lint": lint, "bench": bench, "machines": machines, "lock": lock}
+    tasks = {
+        "demo": demo,
+        "test": test,
+        "lint": lint,
+        "bench": bench,
+        "machines": machines,
+        "corpus": corpus,
+        "lock": lock,
+    }
     if words and words[0] == "setup":
         setup(*words[1:])
         return 0

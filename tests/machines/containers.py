@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -96,16 +96,32 @@ class Docker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._end()
 
-    def run(self, runtime: str, command: Sequence[str], *, user: int, see: Sequence[Path], log: IO[str]) -> int:
-        """Run a command in a container as `user`; what it prints goes to `log`. Its exit status."""
+    def run(
+        self,
+        runtime: str,
+        command: Sequence[str],
+        *,
+        user: int,
+        see: Sequence[Path],
+        log: IO[str],
+        write: Mapping[Path, Path] | None = None,
+    ) -> int:
+        """Run a command in a container as `user`; what it prints goes to `log`. Its exit status.
+
+        `write`: directories of this machine that it may change, by their places there; Docker's and Podman's only.
+        """
         reason = why_not(runtime)
         if reason:
             raise UnavailableError(reason)
-        make = self._containerd if runtime == "containerd" else self._docker
-        whole = make(runtime, command, user, shown(see))
+        if runtime == "containerd":
+            whole = self._containerd(command, user, shown(see))
+        else:
+            whole = self._docker(runtime, command, user, shown(see), write or {})
         return subprocess.run(whole, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env()).returncode
 
-    def _docker(self, runtime: str, command: Sequence[str], user: int, see: Sequence[Path]) -> list[str]:
+    def _docker(
+        self, runtime: str, command: Sequence[str], user: int, see: Sequence[Path], write: Mapping[Path, Path]
+    ) -> list[str]:
         words = ["docker", "run", "--rm", "--network=none", "--read-only", f"--user={user}:{user}"]
         words += [f"--cgroup-parent=/{self._cgroup}"]
         # Docker takes IPv6 away from a container without a network, and tests are about loopback's.
@@ -115,9 +131,10 @@ class Docker:
             words += [f"--cap-add={name}" for name in PODMAN_CAPABILITIES]
         words += [f"--tmpfs={place}:exec,mode=1777" for place in WRITABLE]
         words += [f"--volume={place}:{place}:ro" for place in see]
+        words += [f"--volume={here}:{there}" for there, here in write.items()]
         return [*words, f"--env=PATH={os.environ['PATH']}", "--env=LANG=C.UTF-8", IMAGE, *command]
 
-    def _containerd(self, runtime: str, command: Sequence[str], user: int, see: Sequence[Path]) -> list[str]:
+    def _containerd(self, command: Sequence[str], user: int, see: Sequence[Path]) -> list[str]:
         name = f"c{uuid.uuid4().hex}"
         root = self._state / name
         for place in WRITABLE:  # what is mounted there takes this mode

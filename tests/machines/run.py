@@ -98,7 +98,8 @@ class Machines:
         emulator.start(row.arch, row.what, bare, whole, log)
 
     def _python(self, row: Row, log: IO[str]) -> None:
-        packages = "gcc,libc6-dev,musl-tools,nodejs,openssh-client,redis-server,redis-tools,tmux,wget,bsdutils"
+        packages = "bsdutils,gcc,libc6-dev,musl-tools,nodejs,openssh-client,openssh-server,postgresql-client"
+        packages += ",redis-server,redis-tools,tmux,wget"
         root = roots.make(roots.native(), "sid", row.what, packages=packages, sets=("run", "test"), pip=True)
         for job in row.jobs:
             given = orders(row, job, roots.TREE, f"--user={job.user}")

@@ -111,6 +111,10 @@ PLAIN_PROGRAMS = tuple(
 )
 
 
+COMMANDS = ("tests/end_to_end/command/test_command_examples.py",)
+"""Among them programs that are too large to be installed for each run of CI: npm, cargo, vim."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What one user does there, and what should come of it."""
@@ -221,6 +225,7 @@ ROWS = (
     packages("pytest-8.1", "pytest==8.1.*", "pytest 8.1, 8.2", OLD_PYTEST, least=36),
     packages("pytest-8.2", "pytest==8.2.*", "pytest 8.1, 8.2", OLD_PYTEST, least=36),
     packages("other-plugins", "pytest-playwright pytest-pretty", "pytest-playwright, pytest-pretty", APART, least=7),
+    packages("commands", "pip", "npm, cargo, docker, vim and less by `fence`", COMMANDS, least=12),
 )
 
 

@@ -75,6 +75,17 @@ def test_the_policy_itself_is_out_of_reach(fence: Command) -> None:
     assert (fence.directory / "fence.json").stat().st_size > 1
 
 
+def test_a_policy_for_a_directory_below_is_not_made_either(fence: Command) -> None:
+    """But for one within a file that has other purposes: docs/security-model.md names that."""
+    fence.write("fence.json", '{"filesystem": {"allowWrite": ["."]}}')
+    fence.write("sub/other", "{}")
+    ended = fence(
+        "-c", "cd sub; for f in fence.json fence.yaml pyproject.toml; do echo > $f; done; mv other fence.jsonc"
+    )
+    assert ended.err.count("Permission denied") == 3, ended
+    assert sorted(os.listdir(fence.directory / "sub")) == ["other", "pyproject.toml"]
+
+
 def test_a_name_looks_like_no_line_of_ours(fence: Command) -> None:
     ended = fence("-m", "-c", "echo > \"$(printf 'y\\n[fence:net] z')\"")
     first, *others = ended.err.splitlines()

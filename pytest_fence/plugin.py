@@ -86,8 +86,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--fence-report",
         metavar="TYPE[:FILE]",
         action="append",
-        help="Leave a report: json, markdown, sarif, gitlab, github or concise, in FILE or where such a report usually "
-        "lies; may be given more than once. Empty (--fence-report=): none, automatic ones neither. The same as "
+        help="Leave a report: json, html, markdown, sarif, gitlab, github or concise, in FILE or where such a report "
+        "usually lies; may be given more than once. Empty (--fence-report=): none, automatic ones neither. The same as "
         "`report` in [tool.fence].",
     )
 

@@ -8,6 +8,7 @@ __all__ = ["OFF", "TYPES", "parse_report", "report_parts"]
 
 TYPES = {
     "json": "fence-report.json",
+    "html": "fence-report.html",
     "markdown": "fence-report.md",
     "sarif": "fence-report.sarif",
     "gitlab": "gl-code-quality-report.json",

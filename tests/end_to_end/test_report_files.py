@@ -69,7 +69,7 @@ def fence(runs: Runs, *words: str) -> Ended:
 def test_with_workers_and_without(runs: Runs) -> None:
     """And in shards, which are put together."""
     written(runs).load("xdist.plugin")
-    kinds = ("sarif", "gitlab", "markdown", "concise:concise.txt")
+    kinds = ("sarif", "gitlab", "html", "markdown", "concise:concise.txt")
     others = [f"--fence-report={kind}" for kind in kinds]
     plain = runs.pytest("--fence-report=json:a.json", *others, "-p", "no:xdist", env=SECRET)
     assert plain.status == 1
@@ -167,7 +167,7 @@ def test_a_clean_run_leaves_files_too(runs: Runs) -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ("jsno", '--fence-report: report[0]: "jsno" is not a type of report (json, markdown, sarif, gitlab'),
+        ("jsno", '--fence-report: report[0]: "jsno" is not a type of report (json, html, markdown, sarif'),
         ("json:test_it.py/x", "test_it.py is not a directory"),
         ("json:/dev/null", '--fence-report: report[0]: "json:/dev/null" names what is not a file'),
     ],

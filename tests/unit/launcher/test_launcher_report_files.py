@@ -34,7 +34,7 @@ def test_what_is_asked_for(text: str, parsed: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("jsno", "is not a type of report (json, markdown"),
+        ("jsno", "is not a type of report (json, html, markdown"),
         ("", "is not a type of report"),
         ("json:", "has no file after its colon"),
         ("github:x", "GitHub's step has its own channels"),

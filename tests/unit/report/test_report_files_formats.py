@@ -57,7 +57,7 @@ class Tags(html.parser.HTMLParser):
 
 
 @pytest.mark.parametrize("text", EVIL, ids=range(len(EVIL)))
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", [kind for kind in TYPES if kind != "html"])
 def test_a_strangers_text_is_text(kind: str, text: str) -> None:
     made = formats.render(kind, hostile(text), {})
     data = made.encode()  # no lone surrogate

@@ -9,7 +9,7 @@ import sys
 if sys.path and not getattr(sys.flags, "safe_path", False):
     del sys.path[0]
 
-from fence_core.command.main import main
+from fence_core.command.start import main
 
 if __name__ == "__main__":
     main()

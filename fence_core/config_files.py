@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 __all__ = ["OWN_FILES", "PYPROJECT", "Directories", "mentions_fence"]
 
@@ -16,10 +15,10 @@ PYPROJECT = "pyproject.toml"
 _READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows has neither
 
 
-def mentions_fence(root: str | os.PathLike[str]) -> Path | None:
+def mentions_fence(root: str | os.PathLike[str]) -> str | None:
     """The first file in `root` that could switch the fence on, found without parsing anything.
 
-    None is certain: nothing here sets `enabled`, or names packages or other files that may. A path means that
+    None is certain: nothing here sets `enabled`, or names packages or other files that may. A file means that
     `find_config` is worth its price. Never raises: a file that cannot be read counts as one that could.
     """
     base = os.fspath(root)
@@ -30,18 +29,18 @@ def mentions_fence(root: str | os.PathLike[str]) -> Path | None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError):
-            return Path(path)
+            return path
         try:
             data = b"".join(iter(lambda: os.read(fd, 1 << 20), b""))  # noqa: B023 - used within the round
         except OSError:
-            return Path(path)
+            return path
         finally:
             os.close(fd)
         # "\u0065nabled" is the same key, and so it is in UTF-16, which is an error to be shown; both are worth a parse.
         asks = b"enabled" in data or b"packages" in data or (b"extends" in data and _extends_files(name, data))
         asks = asks and (name != PYPROJECT or b"fence" in data)
         if asks or any(odd in data for odd in (b"\\u", b"\\U", b"\\x", b"\0")):
-            return Path(path)
+            return path
     return None
 
 

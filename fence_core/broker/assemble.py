@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from fence_core.broker import judging
@@ -23,7 +22,6 @@ from fence_core.broker.services.control import Control
 from fence_core.broker.services.doors import Doors
 from fence_core.broker.services.drafts import Drafts
 from fence_core.broker.services.faults import Faults
-from fence_core.broker.services.made_sockets import MadeSockets
 from fence_core.broker.services.name_server import Names
 from fence_core.broker.services.recorder import Recorder
 from fence_core.broker.services.refusals import Refusals
@@ -34,7 +32,6 @@ from fence_core.broker.services.ties import Ties
 from fence_core.broker.services.tunnels import FilterStart, Tunnels
 from fence_core.broker.services.unix_sockets import UnixSockets
 from fence_core.broker.table import handlers, shapes
-from fence_core.broker.unborrowed import Unborrowed
 from fence_core.kernel import arch, memory, seccomp
 
 if TYPE_CHECKING:
@@ -42,6 +39,7 @@ if TYPE_CHECKING:
 
     from fence_core.broker.paths.ceiling import Ceiling
     from fence_core.broker.scopes import Scope
+    from fence_core.broker.services.made_sockets import MadeSockets
     from fence_core.broker.services.remote_ledgers import RemoteLedgers
 
 __all__ = ["Broker"]
@@ -73,8 +71,8 @@ class Broker:
         self.others: RemoteLedgers | None = None
         self._on_meeting = on_meeting
         root = new_worker(0, scope, root_pid)
-        made = None if borrows else MadeSockets(self.loop, lambda pid: self.processes.is_fenced(pid))
-        process = Process if made is None else partial(Unborrowed, made)
+        made = None if borrows else _made_sockets(self.loop, lambda pid: self.processes.is_fenced(pid))
+        process = Process if made is None else _unborrowed(made)
         self.processes = ProcessTable(root, watch=self._watch_process, supervisor=os.getpid(), process=process)
         self.recorder = Recorder(self.processes, stacks_work=terms.stacks)
         self.drafts = Drafts(self.recorder, self.loop.after)
@@ -135,6 +133,21 @@ class Broker:
             os.close(pidfd)
         if process is not None:
             self.recorder.ended(process)
+
+
+def _made_sockets(loop: Loop, is_fenced: Callable[[int], bool]) -> MadeSockets:
+    """Where descriptors can be borrowed, none of this is imported."""
+    from fence_core.broker.services.made_sockets import MadeSockets
+
+    return MadeSockets(loop, is_fenced)
+
+
+def _unborrowed(made: MadeSockets) -> Callable[..., Process]:
+    from functools import partial
+
+    from fence_core.broker.unborrowed import Unborrowed
+
+    return partial(Unborrowed, made)
 
 
 def _names(loop: Loop, refusals: Refusals) -> Names:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fence_core.errors import PolicyError, Problem
@@ -99,7 +98,7 @@ class Scope:
         mode: str,
         source: str,
         syntax: str,
-        base_dir: Path,
+        base_dir: str,
         host: str = "the command",
         watches_reads: bool = False,
         blame: str = "running",

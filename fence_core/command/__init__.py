@@ -3,6 +3,7 @@
 =============  ======================================================================
 module         what it holds
 =============  ======================================================================
+`start`        the console script
 `main`         what happens from the command line to the exec
 `options`      the flags: one row each, read by the parser, the help and the reference
 `choose`       which policy holds

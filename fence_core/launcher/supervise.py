@@ -11,7 +11,6 @@ import socket
 import sys
 from collections.abc import Callable
 from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from fence_core.errors import BrokerError, FenceError
@@ -111,7 +110,7 @@ def _root_scope(config: Config, plan: Plan) -> Scope:
         mode=plan.mode,
         source=config.source,
         syntax=source_kind(config.path) if config.path else plan.host.syntax,
-        base_dir=Path(base_dir(config)),
+        base_dir=base_dir(config),
         host=plan.host.name,
         watches_reads=plan.watches_reads,
         blame=config.settings.blame,

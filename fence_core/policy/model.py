@@ -6,11 +6,13 @@ that each decision can name the rule behind it.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fence_core.policy.record import Record
 from fence_core.text import escape
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Mode = Literal["enforce", "warn", "audit"]
 Leftovers = Literal["end", "wait"]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 else:
     from operator import itemgetter
 
+    _new = tuple.__new__
+
     class _Meta(type):
         """Turns the annotated names of a class body into the fields of a tuple."""
 
@@ -24,6 +26,7 @@ else:
                 return super().__new__(cls, name, (tuple,), body)
             fields = tuple(body.get("__annotations__", ()))
             defaults = {field: body[field] for field in fields if field in body}
+            last = [defaults[field] for field in fields[len(fields) - len(defaults) :] if field in defaults]
             getters = {field: property(itemgetter(place)) for place, field in enumerate(fields)}
             body = {
                 **body,
@@ -32,6 +35,8 @@ else:
                 "__match_args__": fields,
                 "_fields": fields,
                 "_field_defaults": defaults,
+                "_defaults": tuple(last) if len(last) == len(defaults) else (),
+                "_size": len(fields),
             }
             return super().__new__(cls, name, bases, body)
 
@@ -41,18 +46,28 @@ else:
         __slots__ = ()
         _fields = ()
         _field_defaults = {}  # noqa: RUF012 - never changed
+        _defaults = ()
+        """Of the last fields, where no field without one follows."""
+        _size = 0
 
         def __new__(cls, *args, **named):
+            if named or len(args) != cls._size:
+                args = cls._completed(args, named)
+            return _new(cls, args)
+
+        @classmethod
+        def _completed(cls, args, named):
             missing = cls._fields[len(args) :]
-            if missing:
-                values = {**cls._field_defaults, **named} if named else cls._field_defaults
-                try:
-                    args += tuple([values[field] for field in missing])
-                except KeyError as error:
-                    raise TypeError(f"{cls.__name__}() needs {error.args[0]}") from None
-            if len(args) != len(cls._fields) or any(name not in missing for name in named):
+            if not named and missing and len(missing) <= len(cls._defaults):
+                return args + cls._defaults[-len(missing) :]
+            values = {**cls._field_defaults, **named}
+            try:
+                args += tuple([values[field] for field in missing])
+            except KeyError as error:
+                raise TypeError(f"{cls.__name__}() needs {error.args[0]}") from None
+            if len(args) != cls._size or any(name not in missing for name in named):
                 raise TypeError(f"{cls.__name__}() takes {', '.join(cls._fields)}")
-            return tuple.__new__(cls, args)
+            return args
 
         # By kind too: `Resolve("x")` is not `Read("x")`.
         def __eq__(self, other):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from fence_core.broker.scopes import Scope, Worker
@@ -18,7 +17,6 @@ from fence_core.link import control as link
 from fence_core.link.operations import Operation, misfit
 from fence_core.policy.model import Blame, Mode, Package, Policy, Source
 from fence_core.policy.sources.validate import unwatched
-from fence_core.policy.sources.wire import from_wire
 from fence_core.text import escape
 
 if TYPE_CHECKING:
@@ -148,6 +146,8 @@ def _hello(control: Control, process: Process, request: Mapping[str, Any]) -> di
     wrong = misfit(config, link.CONFIG)
     if wrong:
         return link.refusal(f"a session without a config, for its {wrong!r}")
+    from fence_core.policy.sources.wire import from_wire  # for sessions inside of this one
+
     policy = from_wire(Policy, config["policy"])
     parts = tuple(from_wire(Package, each) for each in config["parts"])
     policies = (policy, *(each.policy for each in parts))
@@ -158,7 +158,7 @@ def _hello(control: Control, process: Process, request: Mapping[str, Any]) -> di
         mode=config["mode"] if config["mode"] in _MODES else "enforce",
         source=config["source"],
         syntax=config["syntax"],
-        base_dir=Path(config["base_dir"]),
+        base_dir=config["base_dir"],
         host=escape(config["host"])[:_HOST_MAX],
         watches_reads=control.services.watches_reads,
         blame=config["blame"] if config["blame"] in _BLAMES else "running",
@@ -204,6 +204,8 @@ def _proxy(control: Control, process: Process, request: Mapping[str, Any]) -> di
 
 
 def _policy(control: Control, process: Process, request: Mapping[str, Any]) -> dict[str, Any]:
+    from fence_core.policy.sources.wire import from_wire
+
     layers = [(raw, from_wire(Source, source)) for raw, source in request["layers"]]
     return {"number": _own(process).scope.register(layers, request["base"])}
 

@@ -7,7 +7,6 @@ from where those of the first one do, as they do in presets: "." in a file that 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fence_core.config_files import OWN_FILES
@@ -120,6 +119,8 @@ class _Links:
             value = f"{self._home}/{value[2:]}"
         path = os.path.normpath(os.path.join(os.path.dirname(extender), value))
         inside = path.startswith(self._base.rstrip("/") + "/")
+        from pathlib import Path  # see `files.find`
+
         return read_explicit(Path(path), self._manner, os.path.relpath(path, self._base) if inside else path)
 
     def objections(self, at: Found, where: Source, names: list[str], files: list[str]) -> list[Problem]:
@@ -151,6 +152,8 @@ def users_file(environ: Mapping[str, str], home: str, manner: Manner) -> Found |
             listed = " and ".join(map(os.path.basename, found))
             raise PolicyError((Problem(directory, "", f"more than one config of the fence: {listed}", accepted),))
         if found:
+            from pathlib import Path
+
             path = found[0]
             name = f"~/{path[len(home) + 1 :]}" if path.startswith(f"{home.rstrip('/')}/") else path
             return read_explicit(Path(path), manner._replace(checks=True), name)

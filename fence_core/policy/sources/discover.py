@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fence_core.errors import PolicyError, Problem
@@ -111,6 +110,8 @@ def _choose(
         accepted = f'one of them; a file names its template itself: "extends": "{template}"'
         raise PolicyError((Problem("-s and -t", "", "are both given", accepted),))
     if settings:
+        from pathlib import Path  # see `files.find`
+
         return "settings", read_explicit(Path(os.path.join(cwd, settings)), _NAMED, settings)
     if template:
         if template not in PRESETS:
@@ -132,7 +133,7 @@ def _nearest(cwd: str, home: str) -> Found | None:
     """
     directory, device, last = cwd, os.stat(cwd).st_dev, (home, os.path.realpath(home), "/")
     while os.stat(directory).st_dev == device:
-        found = find(Path(directory), _FOUND)
+        found = find(directory, _FOUND)
         if found is not None:
             path, name, raw = found
             return path, str(path) if name == path.name else f"{path} [tool.fence]", raw

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fence_core.config_files import OWN_FILES, PYPROJECT
@@ -18,16 +17,17 @@ from fence_core.policy.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
+    from pathlib import Path
 
     import yaml
 
+    Found = tuple[Path, str, Mapping[str, object]]
+    """A config: its file, its name for the user, and what it says."""
+
 __all__ = [
-    "PYTEST", "TABLE", "Found", "Manner", "find", "is_ours", "parse_toml", "read_explicit", "source_kind", "texts",
+    "PYTEST", "TABLE", "Manner", "find", "is_ours", "parse_toml", "read_explicit", "source_kind", "texts",
     "without_comments",
 ]  # fmt: skip
-
-Found = tuple[Path, str, "Mapping[str, object]"]
-"""A config: its file, its name for the user, and what it says."""
 
 TABLE = ("tool", "fence")
 """The table of a TOML file that is ours."""
@@ -59,10 +59,16 @@ def source_kind(path: str | os.PathLike[str] | None) -> str:
 # --- which file ---
 
 
-def find(root: Path, manner: Manner = PYTEST) -> Found | None:
+def find(directory: str | os.PathLike[str], manner: Manner = PYTEST) -> Found | None:
     """The config of a directory. Raises PolicyError, also where there are two."""
-    found = []
+    base = os.fspath(directory)
     # lexists: a dangling link or an unreadable file is a config that cannot be read, not one that is not there.
+    if not any(os.path.lexists(f"{base}/{name}") for name in (*OWN_FILES, PYPROJECT)):
+        return None
+    from pathlib import Path  # its import takes `fence` 5 ms, and most directories have no config
+
+    root = Path(base)
+    found = []
     for name in OWN_FILES:
         if os.path.lexists(root / name):
             found.append((root / name, name))

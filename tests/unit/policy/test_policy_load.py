@@ -241,7 +241,7 @@ def test_the_files_of_the_policy_are_locked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SAME)
 def test_mentions_fence_sees_every_config_that_switches_it_on(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(SAME[name])
-    assert mentions_fence(tmp_path) == tmp_path / name
+    assert mentions_fence(tmp_path) == str(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -259,13 +259,13 @@ def test_what_sets_nothing_is_not_mentioned(tmp_path: Path, name: str, text: str
 
 def test_mentions_fence_spots_an_escaped_spelling(tmp_path: Path) -> None:
     (tmp_path / "fence.json").write_text('{"\\u0065nabled": true}')
-    assert mentions_fence(tmp_path) == tmp_path / "fence.json"
+    assert mentions_fence(tmp_path) == str(tmp_path / "fence.json")
     assert find(tmp_path).settings.enabled is True
 
 
 def test_mentions_fence_does_not_miss_what_it_cannot_read_as_text(tmp_path: Path) -> None:
     (tmp_path / "fence.yaml").write_text("enabled: true", encoding="utf-16")
-    assert mentions_fence(tmp_path) == tmp_path / "fence.yaml"
+    assert mentions_fence(tmp_path) == str(tmp_path / "fence.yaml")
     assert "is not UTF-8" in errors(tmp_path)
 
 
@@ -273,7 +273,7 @@ def test_mentions_fence_never_raises(tmp_path: Path) -> None:
     assert mentions_fence(tmp_path / "missing") is None
     assert mentions_fence(Path("a\0b")) is not None
     (tmp_path / "fence.json").mkdir()
-    assert mentions_fence(tmp_path) == tmp_path / "fence.json"
+    assert mentions_fence(tmp_path) == str(tmp_path / "fence.json")
     (tmp_path / "fence.json").rmdir()
     os.mkfifo(tmp_path / "fence.json")
     assert mentions_fence(tmp_path) is None  # and does not wait for a writer

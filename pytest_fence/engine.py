@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from fence_core.launcher.fork import fence_this_process as fence_this_process
     from fence_core.launcher.handle import Fence as Fence
     from fence_core.launcher.join import maybe_join as maybe_join
+    from fence_core.launcher.learning import BANNER as BANNER
+    from fence_core.launcher.learning import EditError as EditError
+    from fence_core.launcher.learning import LearningReport as LearningReport
+    from fence_core.launcher.learning import Order as Order
+    from fence_core.launcher.learning import learning_config as learning_config
     from fence_core.launcher.needed import Kept as Kept
     from fence_core.launcher.needed import check_needed as check_needed
     from fence_core.launcher.obstacles import obstacles as obstacles
@@ -56,6 +61,7 @@ _NAMES = {
     "launcher.early_modules": ("protect_early_modules", "trusted_path"),
     "launcher.fork": ("fence_this_process",),
     "launcher.join": ("maybe_join",),
+    "launcher.learning": ("BANNER", "EditError", "LearningReport", "Order", "learning_config"),
     "launcher.needed": ("Kept", "check_needed"),
     "launcher.obstacles": ("obstacles",),
     "launcher.plan": ("Host", "Reports"),

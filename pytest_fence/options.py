@@ -72,6 +72,11 @@ def choose(config: pytest.Config) -> engine.Config | None:
     if needed or paths:
         found = engine.find_config(config.rootpath, explicit, context=context, overlays=overlays, locked=locked)
     fenced = options.fence or found.settings.enabled
+    check_learning(options)
+    if options.fence_learn:
+        if found.packages:
+            raise pytest.UsageError("--fence-learn is for one policy: run it in each of the packages by itself")
+        found = engine.learning_config(found)
     if explicit is None:
         problems = [
             problem
@@ -154,8 +159,42 @@ def given_in_vain(options: argparse.Namespace) -> str:
     """The flag that shapes a fence which nobody asked for; empty if there is none."""
     for name in ("fence_mode", "fence_scope", "fence_require", "fence_keep_fd", "fence_config", "fence_report"):
         if getattr(options, name) is not None:
-            return "--" + name.replace("_", "-")
-    return ""
+            return _spelled(name)
+    return next((_spelled(name) for name in ("fence_learn", *_OF_LEARNING) if getattr(options, name)), "")
+
+
+_OF_LEARNING = ("fence_write", "fence_learn_partial", "fence_learn_wildcards")
+
+
+def _spelled(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def check_learning(options: argparse.Namespace) -> None:
+    """Raises UsageError for flags that do not go together."""
+    for name in _OF_LEARNING:
+        if getattr(options, name) and not options.fence_learn:
+            raise pytest.UsageError(f"{_spelled(name)} is for --fence-learn")
+    if options.fence_learn and options.fence_mode is not None:
+        raise pytest.UsageError("--fence-learn is a mode of its own: leave --fence-mode out")
+
+
+def learning_order(config: pytest.Config, chosen: engine.Config) -> engine.Order:
+    """What the supervisor is to do with what it has learnt."""
+    options = config.known_args_namespace
+    path = chosen.path if chosen.path is not None else config.rootpath / "pyproject.toml"
+    here = f"{config.invocation_params.dir}{os.sep}"
+    return engine.Order(
+        path=os.path.abspath(path),
+        shown=str(path).removeprefix(here),
+        how="--fence-write does it",
+        write=options.fence_write,
+        partial=options.fence_learn_partial,
+        partial_flag="--fence-learn-partial",
+        wildcards=options.fence_learn_wildcards,
+        tests=True,
+        fd=1,
+    )
 
 
 def vscode_files() -> list[tuple[str, str]]:

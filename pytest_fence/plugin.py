@@ -30,6 +30,10 @@ _FLAGS = (
     "fence_require",
     "fence_keep_fd",
     "fence_report",
+    "fence_learn",
+    "fence_write",
+    "fence_learn_partial",
+    "fence_learn_wildcards",
 )
 
 _REMOTE = "fence_worker"
@@ -89,6 +93,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Leave a report: json, html, markdown, sarif, gitlab, github or concise, in FILE or where such a report "
         "usually lies; may be given more than once. Empty (--fence-report=): none, automatic ones neither. The same as "
         "`report` in [tool.fence].",
+    )
+    _add_learning(group)
+
+
+def _add_learning(group: pytest.OptionGroup) -> None:
+    add = group.addoption
+    add(
+        "--fence-learn",
+        action="store_true",
+        help="With a fence: let happen what no rule lists, but for writes to protected files, and propose the rules "
+        "that this run needs.",
+    )
+    add("--fence-write", action="store_true", help="Write what --fence-learn proposes into the configuration.")
+    add("--fence-learn-partial", action="store_true", help="Write it also where tests have failed.")
+    add(
+        "--fence-learn-wildcards",
+        action="store_true",
+        help="Propose *.example.com for names that differ in a first part like a hash.",
     )
 
 

@@ -60,6 +60,8 @@ class ReportHooks:
         lines = [f"fence: {'; '.join(part for part in parts if part)}"]
         if fence.mode == "audit":
             lines.append("fence: audit only lists; nothing is refused, writes to protected files included")
+        elif fence.mode == "learn":
+            lines.append(f"fence: {engine.BANNER}")
         lines += self._variables()
         if fence.closed:
             names = [f"{fd} ({what})" for fd, what in fence.closed[:_CLOSED_SHOWN]]

@@ -98,13 +98,10 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> tuple[
         captures=getattr(flags, "capture", "no") == "fd",
         kept=_kept_for_workers() if xdist.starts_workers(flags) else None,
     )
-    denied = engine.variables_denied(chosen.settings) if others and chosen.settings.mode != "audit" else ()
-    if denied:
-        raise pytest.UsageError(
-            f"another pytest session is running in this process, and env_deny would take {', '.join(denied)} away "
-            "from that one too: run this one in a process of its own (pytester: runpytest_subprocess)"
-        )
+    if others:
+        _check_variables(chosen)
     fence = engine.maybe_join(chosen, role="nested", host=_HOST)
+    learns = _check_learning(chosen, remote, nested=fence is not None)
     if fence is not None:
         _check_nested(flags, remote, fence.role)
         return fence, None
@@ -115,9 +112,11 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> tuple[
         )
     debugger = engine.attached() if options.DEBUGGER in sys.modules else None
     if debugger is None:
-        _clear_the_way(config, chosen, again=not remote)
+        _clear_the_way(config, chosen, again=not remote and not learns)
         carrier = _carrier(config, chosen, remote)
         if carrier is None:
+            if learns:
+                return _fence_to_learn(config, chosen), None
             return engine.fence_this_process(chosen, _host(config, chosen), _import_what_follows), None
         return engine.fence_this_process(
             chosen, _host(config, chosen), _import_what_follows, carrier=carrier.lines
@@ -158,6 +157,38 @@ def _carrier(config: pytest.Config, chosen: engine.Config, specs: list[str]) -> 
     from pytest_fence import remote
 
     return remote.start(config, chosen, _host(config, chosen), specs)
+
+
+def _check_variables(chosen: engine.Config) -> None:
+    """Raises UsageError where `env_deny` would concern another session of this process."""
+    denied = engine.variables_denied(chosen.settings) if chosen.settings.mode != "audit" else ()
+    if denied:
+        raise pytest.UsageError(
+            f"another pytest session is running in this process, and env_deny would take {', '.join(denied)} away "
+            "from that one too: run this one in a process of its own (pytester: runpytest_subprocess)"
+        )
+
+
+def _check_learning(chosen: engine.Config, remote: list[str], *, nested: bool) -> bool:
+    """Whether this run is to be learnt from. Raises UsageError where nothing can be."""
+    if chosen.settings.mode != "learn":
+        return False
+    if nested:
+        raise pytest.UsageError("--fence-learn does not work inside another fence, which refuses what it refuses")
+    if remote:
+        raise pytest.UsageError(f"{xdist.outside(remote)}; nothing is learnt from what runs on other machines")
+    if options.DEBUGGER in sys.modules and engine.attached() is not None:
+        raise pytest.UsageError("a debugger is attached: --fence-learn would learn what that needs as well")
+    return True
+
+
+def _fence_to_learn(config: pytest.Config, chosen: engine.Config) -> engine.Fence:
+    host = _host(config, chosen)
+    try:
+        report = engine.LearningReport(host, chosen, options.learning_order(config, chosen))
+        return engine.fence_this_process(chosen, host, _import_what_follows, reporter=report)
+    except engine.EditError as error:
+        raise pytest.UsageError(f"--fence-learn cannot edit the configuration: {error}") from None
 
 
 def _host(config: pytest.Config, chosen: engine.Config) -> engine.Host:

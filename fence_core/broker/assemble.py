@@ -95,7 +95,7 @@ class Broker:
         parts.resolver = Resolver(self.processes.is_ours, parts.identities)
         parts.made, parts.others = made, None
         parts.inside, parts.unix, parts.ties = inside, UnixSockets(self.loop.after), Ties()
-        parts.names = _names(self.loop, refusals)
+        parts.names = _names(self.loop, refusals, listener_fd, learns=scope.mode == "learn")
         parts.tunnels, parts.sinks, parts.route = self.tunnels, self.sinks, refusals.route
         control = Control(parts, Sessions(self.processes, first, terms), self.loop)
         parts.doors = Doors(self.processes, self.recorder, control.open).open
@@ -150,11 +150,17 @@ def _unborrowed(made: MadeSockets) -> Callable[..., Process]:
     return partial(Unborrowed, made)
 
 
-def _names(loop: Loop, refusals: Refusals) -> Names:
+def _names(loop: Loop, refusals: Refusals, listener_fd: int, *, learns: bool) -> Names:
+    exists: Callable[[str], bool] = bool
+    if learns:
+        from fence_core.broker.services.outside import Outside  # nobody else needs to know
+
+        exists = Outside(loop, listener_fd).exists
     return Names(
         watch=loop.watch,
         unwatch=loop.unwatch,
-        verdict=lambda process, name: judging.on_name(process.account(), name),
+        verdict=lambda process, name: judging.on_name(process.account(), name, exists),
         refuse=refusals.of_query,
         refuse_message=refusals.of_no_query,
+        learn=refusals.learn if learns else None,
     )

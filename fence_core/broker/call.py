@@ -5,12 +5,13 @@ One object for each call, made by the loop. Handlers take it alone, and reach wh
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
 from fence_core.broker import judging
 from fence_core.broker.reply import CONTINUE
-from fence_core.broker.services.recorder import Attempt
+from fence_core.broker.services.recorder import Attempt, tell
 from fence_core.kernel import memory, namespaces
 from fence_core.policy.requests import Read, Run, Write
 
@@ -117,6 +118,17 @@ class Call:
         """Whether any session above this process refuses what its policy does not allow."""
         return judging.enforces(self.process.account())
 
+    def lets_learn(self, request: Request) -> bool:
+        """Whether it may happen since all that object to it only learn."""
+        return judging.lets_learn(self.process.account(), request)
+
+    def passes(self, request: Request) -> bool:
+        """Whether it is allowed, or all that object to it only learn; then it is taken down."""
+        return self.allowed(request) or (self.lets_learn(request) and self.refuse(request, errno.EACCES) == CONTINUE)
+
+    def learns(self) -> bool:
+        return judging.learns(self.process.account())
+
     def ask(self, request: Request, number: int) -> int:
         """`CONTINUE` where every session allows it; else as `refuse`."""
         return CONTINUE if self.allowed(request) else self.refuse(request, number)
@@ -133,6 +145,7 @@ class Call:
             request = request.at(self.judged(request.path))
         found = judging.objections(self.process.account(), request)
         answer = CONTINUE
+        noted = []
         for objection in found:
             decision = objection.decision
             given = (quietly or number) if decision.quiet else number
@@ -142,5 +155,7 @@ class Call:
             if decision.quiet:
                 judging.ignore(objection.binding, decision)
             else:
-                self.services.recorder.note(Attempt(self.process, self.tid, objection, given))
+                noted.append(Attempt(self.process, self.tid, objection, given))
+        for attempt in noted:
+            tell(self.services.recorder, attempt, happens=answer == CONTINUE)
         return answer if found else number

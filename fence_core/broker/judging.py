@@ -43,7 +43,12 @@ class Objection:
     @property
     def audited(self) -> bool:
         """Whether the session only takes note of it."""
-        return self.binding.worker.scope.mode == "audit"
+        return self.binding.worker.scope.mode == "audit" or self.is_learnt
+
+    @property
+    def is_learnt(self) -> bool:
+        """Whether the session lets it through, to make a rule of it."""
+        return self.binding.worker.scope.mode == "learn" and self.decision.may_be_learnt()
 
 
 class Route(NamedTuple):
@@ -90,10 +95,20 @@ def enforces(account: Binding) -> bool:
 
 
 def would_refuse(account: Binding, request: Request) -> bool:
-    """Whether it is not only noted, but refused."""
+    """Whether it is not only noted, but refused; or learnt, which is for what is really sent."""
     return any(
         binding.worker.scope.mode != "audit" and not judge.decide(request).allowed for binding, judge in account.judges
     )
+
+
+def learns(account: Binding) -> bool:
+    """Whether what no rule lists happens all the same, and is taken down as what rules are to be made of."""
+    return account.judges[-1][0].worker.scope.mode == "learn"  # the outermost; no other session can
+
+
+def lets_learn(account: Binding, request: Request) -> bool:
+    """Whether it may happen since all that object to it only learn."""
+    return learns(account) and all(each.audited for each in objections(account, request))
 
 
 def objections(account: Binding, request: Request) -> list[Objection]:
@@ -169,8 +184,8 @@ def route(account: Binding, name: str, port: int, has_port: HasPort) -> tuple[Ro
     return Route(refusal, to, absent=absent), told
 
 
-def on_name(account: Binding, name: str) -> Verdict:
-    """What is answered to a query for this name."""
+def on_name(account: Binding, name: str, exists: Callable[[str], bool] = lambda _: True) -> Verdict:
+    """What is answered to a query for this name. `exists`: whether there is such a name outside, for who learns."""
     from fence_core.dns.search import Verdict
 
     verdict = Verdict.ALLOW
@@ -182,8 +197,10 @@ def on_name(account: Binding, name: str) -> Verdict:
             _count(binding, request, decision.rule)
         if absent:
             return Verdict.QUIET
-        if not decision.allowed and binding.worker.scope.mode != "audit":
-            verdict = Verdict.REFUSE
+        if not decision.allowed:
+            objection = Objection(binding, request, decision)
+            if not objection.audited or (objection.is_learnt and not exists(name)):
+                verdict = Verdict.REFUSE
         if judge.pinned(name) is not None:
             return verdict  # those around are asked about the address
     return Verdict.HERE if verdict is Verdict.ALLOW and is_this_machine(name) else verdict

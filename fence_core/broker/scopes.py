@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fence_core.events.ledger import Record
+    from fence_core.events.lessons import Lessons
     from fence_core.policy.model import Rule
     from fence_core.policy.requests import Request
 
@@ -79,6 +80,7 @@ class Scope:
         "host",
         "judges",
         "ledger",
+        "lessons",
         "listener",
         "mode",
         "on_use",
@@ -124,6 +126,12 @@ class Scope:
         """The violations of this session, from all its processes. It goes with the last that refers to the session."""
         self.told: dict[str, Any] | None = None
         """What the session says of its tests, for report files; None before it has. Unchecked."""
+        self.lessons: Lessons | None = None
+        """What it has let through to learn from, in mode ``learn``."""
+        if mode == "learn":
+            from fence_core.events.lessons import Lessons  # for such runs only
+
+            self.lessons = Lessons()
         self.parts = parts
         """The packages of a monorepo."""
         self.policies: list[Policy] = [base, *(each.policy for each in parts)]

@@ -32,6 +32,7 @@ SUBCOMMANDS = {
     "check": ("fence_core.command.policies", "check"),
     "config": ("fence_core.command.policies", "config"),
     "explain": ("fence_core.command.explain", "explain"),
+    "learn": ("fence_core.command.learn", "learn"),
     "proxy": ("fence_core.command.proxy", "serve"),
     "report": ("fence_core.command.reports", "report"),
 }
@@ -51,19 +52,24 @@ def main() -> NoReturn:
     try:
         status = run(sys.argv[1:])
         print(end="", flush=True)  # not sys.stdout.flush: there is none where it was closed
-    except FenceError as error:
-        status = _fail(complaint_of(error))
-    except UsageError as error:
-        status = _fail(str(error))
-    except NotRunError as error:
-        status = _fail(str(error), error.status)
-    except BrokenPipeError:  # of what was printed
-        status = UNUSABLE
-    except OSError as error:
-        status = _fail(f"{error.strerror or error}{f': {escape(str(error.filename))}' if error.filename else ''}")
-    except Exception as error:  # a mistake of ours, and nothing is running
-        status = _fail(f"internal error, please report it: {type(error).__name__}: {escape(str(error))}")
+    except Exception as error:
+        status = told(error)
     os._exit(status)  # nothing is to be done that takes time
+
+
+def told(error: Exception) -> int:
+    """Say why nothing is running: the exit status."""
+    if isinstance(error, FenceError):
+        return _fail(complaint_of(error))
+    if isinstance(error, UsageError):
+        return _fail(str(error))
+    if isinstance(error, NotRunError):
+        return _fail(str(error), error.status)
+    if isinstance(error, BrokenPipeError):  # of what was printed
+        return UNUSABLE
+    if isinstance(error, OSError):
+        return _fail(f"{error.strerror or error}{f': {escape(str(error.filename))}' if error.filename else ''}")
+    return _fail(f"internal error, please report it: {type(error).__name__}: {escape(str(error))}")  # a mistake of ours
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -80,8 +86,8 @@ def run(arguments: Sequence[str]) -> int:
     ):
         if asked.has(name):
             return answer()
-    argv = _argv(asked)
-    return _run_fenced(asked, find_program(argv[0], os.environ.get("PATH")), argv)
+    argv = words_of(asked)
+    return run_fenced(asked, find_program(argv[0], os.environ.get("PATH")), argv)
 
 
 def _fail(text: str, status: int = UNUSABLE) -> int:
@@ -132,7 +138,7 @@ def _features() -> int:
     return 0 if usable else UNUSABLE
 
 
-def _argv(asked: Asked) -> list[str]:
+def words_of(asked: Asked) -> list[str]:
     """The words that are executed. Raises UsageError."""
     string = asked.value("command")
     if string is None:
@@ -146,7 +152,8 @@ def _argv(asked: Asked) -> list[str]:
     return [*shell(asked.value("shell") or "default", os.environ.get("SHELL"), login=login), string, *asked.words]
 
 
-def _run_fenced(asked: Asked, program: str, argv: list[str]) -> NoReturn:
+def run_fenced(asked: Asked, program: str, argv: list[str], report: CommandReport | None = None) -> NoReturn:
+    """`report`: who tells the user what the supervisor knows, if it is not what the flags say. Raises as `run` does."""
     gc.disable()  # until the fence stands: nearly all that is made is modules, which stay
     from fence_core.command.choose import choose
     from fence_core.link import doors
@@ -154,7 +161,11 @@ def _run_fenced(asked: Asked, program: str, argv: list[str]) -> NoReturn:
     ports = _ports(asked)
     log_path = asked.value("log-file")
     locked = [] if log_path is None else [os.path.realpath(log_path)]
+    if report is not None:
+        locked += report.locked
     found = choose(asked, os.getcwd(), ports, locked)
+    if report is not None:
+        found = report.settle(found)
     config = found.config
     log = None if log_path is None else _open_log(log_path)
     debug = _Debug(found, asked, argv) if asked.has("debug") else None
@@ -168,7 +179,7 @@ def _run_fenced(asked: Asked, program: str, argv: list[str]) -> NoReturn:
             show_lines(log, on_screen=asked.has("monitor"))
         proxy = ""  # the environment has that of the fence around this one, if it has any
     else:
-        proxy = _fork(config, Told(asked.has("monitor"), debug is not None, log))
+        proxy = _fork(config, report or CommandReport(Told(asked.has("monitor"), debug is not None, log)))
     _start(program, argv, _surroundings(config, proxy), debug)
 
 
@@ -188,7 +199,7 @@ class _Debug:
         say(f"[fence] {self._describe.environment(found, self._withheld)}")
 
 
-def _fork(config: Config, told: Told) -> str:
+def _fork(config: Config, report: CommandReport) -> str:
     """Returns in the fenced child only: the URL of the filter, empty where no program is told of one."""
     from fence_core.launcher.filter import listen
     from fence_core.launcher.fork import fork_fenced
@@ -201,7 +212,7 @@ def _fork(config: Config, told: Told) -> str:
             f"the filter cannot listen on port {network.http_proxy_port or 'any'} of 127.0.0.1: {error.strerror}"
         ) from None
     host, port = listener.getsockname()
-    fork_fenced(config, HOST, reporter=CommandReport(told), filter_listener=listener)
+    fork_fenced(config, HOST, reporter=report, filter_listener=listener)
     listener.close()
     return f"http://{host}:{port}" if network.proxy_env else ""
 

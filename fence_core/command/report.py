@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fence_core.events.ledger import Record
     from fence_core.policy.model import Rule
     from fence_core.policy.requests import Request
+    from fence_core.policy.sources.discover import Discovered
     from fence_core.report.lines import Counts
 
 __all__ = ["CommandReport", "Log", "Told"]
@@ -125,6 +126,15 @@ class CommandReport:
         self._hows: dict[int, str] = {}
         self._began = time.monotonic()
         self._allowances: set[str] = set()
+
+    @property
+    def locked(self) -> list[str]:
+        """Files of ours that nothing inside may change."""
+        return []
+
+    def settle(self, found: Discovered) -> Discovered:
+        """The policy as this run is to be fenced with it. Raises UsageError."""
+        return found
 
     def unusable(self, why: str) -> str:
         return f"fence: could not set up the fence, nothing was run: {why}"

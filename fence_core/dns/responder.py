@@ -61,6 +61,8 @@ class Answer(NamedTuple):
     """The name as it was asked for, with its suffix, in small letters; empty where it is no query."""
     rtype: int = 0
     """What was asked about it: 1 A, 28 AAAA, 65 HTTPS."""
+    about: str = ""
+    """The name outside that the program was told exists; empty where there is none like it, or none outside."""
 
 
 class Responder:
@@ -105,7 +107,9 @@ class Responder:
         except NamesUsedUp as error:
             rcode, records, refused, used_up = _SERVFAIL, (), error.name, True
         reply = message[:2] + _render(message[2:], rcode, tuple(records))
-        return Answer(reply, refused, used_up=used_up, question=name, rtype=rtype)
+        outside = rcode == 0 and name != "." and not domains.is_loopback_name(name) and not name.endswith(_REVERSE)
+        about = _without_services(name) if outside else ""
+        return Answer(reply, refused, used_up=used_up, question=name, rtype=rtype, about=about)
 
     def _decide(
         self, query: dns.message.QueryMessage, name: str, judge: Judge

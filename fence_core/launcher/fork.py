@@ -39,12 +39,14 @@ def fence_this_process(
     debugger: Debugger | None = None,
     *,
     carrier: Ends | None = None,
+    reporter: Reporter | None = None,
 ) -> Fence:
     """Fork: the child returns with a handle on the fence around it, this process never returns.
 
     `meanwhile`: what the child does, before its fence stands, while this process gets ready to supervise; for imports.
     `debugger`: the one attached to this process, paused; it goes on in the child. `carrier`: lines to what
-    has started workers on other machines. Raises FenceUnavailable before anything was done.
+    has started workers on other machines. `reporter`: as of `fork_fenced`. Raises FenceUnavailable before anything was
+    done.
     """
 
     def imports() -> None:
@@ -52,7 +54,7 @@ def fence_this_process(
 
         meanwhile()
 
-    fork_fenced(config, host, imports, debugger=debugger, carrier=carrier)
+    fork_fenced(config, host, imports, debugger=debugger, carrier=carrier, reporter=reporter)
     fence = maybe_join(None, role="session")
     if fence is None:
         raise BrokerError("the fence stands, but its broker does not answer")

@@ -45,7 +45,7 @@ def check_needed(
     `places`: pairs of what it is and a path, which are read as well. `captures`: what the tests print is kept in a file
     for temporary use. `kept`: variables that must stay. An audit refuses nothing, so nothing is checked.
     """
-    if config.settings.mode == "audit":
+    if config.settings.mode in ("audit", "learn"):
         return
     needed = _written(config.settings, captures=captures)
     if config.denies_reading():

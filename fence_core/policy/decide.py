@@ -229,12 +229,13 @@ class Judge:
                 f"rules for directories around it end at {request.around}, a Python environment, which is run without "
                 "a fence"
             )
-            return self._unlisted(reason, quiet=re.search(_BYTE_CODE, path) is not None)
+            quiet = re.search(_BYTE_CODE, path) is not None
+            return self._unlisted(reason, quiet=quiet)._replace(guarded=True)
         if request.known == "socket" and not self._names_file(path):
             return self._unlisted(
                 "it has to be named, as the socket of a process outside, or its directory: who changes it may be "
                 "talked to in its place"
-            )
+            )._replace(guarded=True)
         if node.allow is not None:
             return Decision(True, node.allow.says)
         if request.op == "mkdir" and path in self._above:
@@ -243,9 +244,10 @@ class Judge:
             return self._unlisted("Python may keep byte code where tests may write", quiet=True)
         if node.stopped is not None:
             quiet = node.stopped.quiet or re.search(_BESIDE_CODE, path) is not None
-            return self._unlisted(node.stopped.says.reason, quiet=quiet)
+            return self._unlisted(node.stopped.says.reason, quiet=quiet)._replace(guarded=True)
         needed = "who makes a user namespace needs it (or start Chromium with --no-sandbox)" if path in ID_MAPS else ""
-        return self._of_what_is_meant(path) or self._unlisted(needed)
+        tree = self._of_own_repositories() if request.known == "own" else self._writes
+        return self._of_what_is_meant(path, tree) or self._unlisted(needed)
 
     def _unlisted(self, reason: str = "", *, quiet: bool = False) -> Decision:
         return unlisted(self._policy, "filesystem.allow_write", reason)._replace(quiet=quiet)
@@ -275,12 +277,12 @@ class Judge:
             self._own = self._compiler.writes(own_repositories=True)
         return self._own
 
-    def _of_what_is_meant(self, path: str) -> Decision | None:
+    def _of_what_is_meant(self, path: str, tree: Tree) -> Decision | None:
         """The answer for the file that this one is a lock or a copy of, if no rule could allow that."""
         from fence_core.policy.siblings import meant_by  # as below: for refused writes only
 
         for meant in meant_by(path):
-            node = self._writes.node(meant)
+            node = tree.node(meant)
             if node.locked is not None:
                 return Decision(False, node.locked.says, "protected")
             if node.protect is not None:

@@ -29,6 +29,13 @@ class Decision(Record):
     """Refuse it, but it is no violation: programs ask such things in passing."""
     always: bool = False
     """An audit refuses it, too."""
+    guarded: bool = False
+    """Learning refuses it, too, although a rule could allow it: what it changes is run or obeyed outside of the
+    fence."""
+
+    def may_be_learnt(self) -> bool:
+        """Whether it is refused for no more than want of a rule, which could be written."""
+        return self.why == "unlisted" and not (self.quiet or self.always or self.guarded)
 
 
 def allowed(key: str, entry: Entry | None = None, *, where: Source | None = None, item: str = "") -> Decision:

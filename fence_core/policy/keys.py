@@ -32,7 +32,7 @@ from fence_core.policy.kinds import (
 from fence_core.policy.kinds import (
     EXTENDS as _EXTENDS,
 )
-from fence_core.policy.model import Blame, Leftovers, Mode, TestScope, Unsupported
+from fence_core.policy.model import CONFIGURABLE_MODES, Blame, Leftovers, TestScope, Unsupported
 
 __all__ = [
     "DENY_READ", "ENABLED", "EXTENDS", "FLAT_SECTIONS", "KEYS", "PACKAGES", "PRESETS", "SCOPE", "SECTIONS", "Key",
@@ -199,7 +199,7 @@ KEYS = (
         "", "enabled", BOOLEAN, marker=False, flag="--fence", narrows=True,
         help="fence every run, as `--fence` does",
     ),
-    Key("", "mode", CHOICE, marker=False, flag="--fence-mode", choices=get_args(Mode), help="as `--fence-mode`"),
+    Key("", "mode", CHOICE, marker=False, flag="--fence-mode", choices=CONFIGURABLE_MODES, help="as `--fence-mode`"),
     Key(
         "", "require", LAYERS, marker=False, flag="--fence-require", example="landlock", narrows=True,
         help="as `--fence-require`",

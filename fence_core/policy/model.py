@@ -14,7 +14,10 @@ from fence_core.text import escape
 if TYPE_CHECKING:
     from pathlib import Path
 
-Mode = Literal["enforce", "warn", "audit"]
+Mode = Literal["enforce", "warn", "audit", "learn"]
+CONFIGURABLE_MODES: tuple[Mode, ...] = ("enforce", "warn", "audit")
+"""Those that a config or `--fence-mode` may ask for. Learning lets nearly everything happen: only a flag of its own
+asks for that, on the command line that somebody has typed."""
 Leftovers = Literal["end", "wait"]
 Unsupported = Literal["refuse", "skip"]
 TestScope = Literal["session", "test"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fence_core.policy.model import FilesystemRules, Policy
     from fence_core.policy.requests import Request
 
-__all__ = ["advice", "remedy"]
+__all__ = ["advice", "fitting", "pattern", "remedy", "scratch_around", "shorten"]
 
 _Change = tuple[str, bool | tuple[str | int, ...]]
 """Key and value."""
@@ -69,7 +69,7 @@ def _change(request: Request, policy: Policy, decision: Decision) -> _Change | N
     if isinstance(request, UnixConnect):
         if request.path.startswith("\0"):
             return "network.allow_all_unix_sockets", True
-        return "network.allow_unix_sockets", (_shorten(request.path, policy.filesystem),)
+        return "network.allow_unix_sockets", (shorten(request.path, policy.filesystem),)
     if isinstance(request, Resolve):
         return _DOMAINS, (str(domains.canonical_host(request.name)),)
     if isinstance(request, Connect) and request.port in RESOLVER_PORTS:
@@ -112,40 +112,40 @@ def _path_entries(request: Write, rules: FilesystemRules) -> list[str] | None:
     """
     path = (request.toward or request.path).removesuffix(UNNAMED).rstrip("/") or "/"
     if path.startswith("/proc/"):
-        return list(ID_MAPS) if path in ID_MAPS else [re.sub(r"(?<=/task/)\d+(?=/)", "*", _pattern(path))]
+        return list(ID_MAPS) if path in ID_MAPS else [re.sub(r"(?<=/task/)\d+(?=/)", "*", pattern(path))]
     if request.path.endswith(UNNAMED):
-        return None if _is_broad(path, rules) else [_fitting(path, rules)]
+        return None if _is_broad(path, rules) else [fitting(path, rules)]
     if is_shared_root(path, rules) and (request.op not in _OF_FILES or path.startswith(rules.home.rstrip("/") + "/.")):
         return None
     parts = path[1:].split("/")
     for place, part in enumerate(parts):
         span = siblings.moving_part(part)
         above = "/" + "/".join(parts[:place])
-        scratch = _scratch_around(above, rules)
+        scratch = scratch_around(above, rules)
         if scratch and (span is not None or (above == scratch and _is_made_up(part))):
-            return [_shorten(above, rules)]
+            return [shorten(above, rules)]
         if span is None or above in _FIXED or (rules.root and f"{rules.root}/".startswith(f"{above}/{part}/")):
             continue
         if not _is_broad(above, rules):
-            return [_shorten(above, rules)]
+            return [shorten(above, rules)]
         kept = part[: span[0]] + part[span[1] :]
         if place == len(parts) - 1 and sum(map(str.isalnum, kept)) >= _KEPT_MIN:
-            head, tail = _pattern(part[: span[0]]), _pattern(part[span[1] :])
-            return [f"{_shorten(f'{above}/x', rules)[:-1]}{head}*{tail}"]
+            head, tail = pattern(part[: span[0]]), pattern(part[span[1] :])
+            return [f"{shorten(f'{above}/x', rules)[:-1]}{head}*{tail}"]
         return None
     directory, _, name = path.rpartition("/")
     meant = siblings.surely_beside(path)
     if meant and not _is_broad(directory, rules):
-        return [_fitting(directory, rules)]
+        return [fitting(directory, rules)]
     if meant:
         beside = siblings.companions(meant)
         also = meant + beside if beside and path.startswith(meant + beside[0]) else path
-        return [_shorten(meant, rules), _shorten(also, rules) if also == path else _shorten(meant, rules) + beside]
+        return [shorten(meant, rules), shorten(also, rules) if also == path else shorten(meant, rules) + beside]
     if request.op in _DIRECTORY_OPS and not _is_broad(directory, rules):
-        return [_fitting(directory, rules)]
-    fitting = _fitting(path, rules)
+        return [fitting(directory, rules)]
+    narrow = fitting(path, rules)
     beside = siblings.companions(name) if request.op not in ("mkdir", "rmdir") else ""
-    return [fitting, fitting + beside] if beside and fitting == _shorten(path, rules) else [fitting]
+    return [narrow, narrow + beside] if beside and narrow == shorten(path, rules) else [narrow]
 
 
 _OF_FILES = frozenset({"open", "create", "rename", "link", "symlink", "mknod", "unlink", "truncate", "bind"})
@@ -157,7 +157,7 @@ _DATA_HOMES = (".cache", ".config", ".local/share", ".local/state")
 """Where programs have a directory each, relative to the home directory."""
 
 
-def _scratch_around(directory: str, rules: FilesystemRules) -> str:
+def scratch_around(directory: str, rules: FilesystemRules) -> str:
     """The directory for temporary files that this one is or lies in; empty if the project or the home lies between."""
     here = f"{directory}/"
     if any(place.strip("/") and here.startswith(f"{place.rstrip('/')}/") for place in (rules.root, rules.home)):
@@ -170,7 +170,7 @@ def _is_made_up(name: str) -> bool:
     return len(name) == 8 and all(char.islower() or char.isdigit() or char == "_" for char in name)
 
 
-def _fitting(path: str, rules: FilesystemRules) -> str:
+def fitting(path: str, rules: FilesystemRules) -> str:
     """As `_shorten`; below `~/.cache` and the like at most two levels, and nothing with a version in its name.
 
     What lies deeper depends on the machine: `~/.cache/thing/3.11/cp311-x86_64/1`.
@@ -182,8 +182,8 @@ def _fitting(path: str, rules: FilesystemRules) -> str:
             first, *more = path[len(place) :].split("/")
             digits = sum(map(str.isdigit, more[0])) if more else 0
             kept = [first, *(more[:1] if digits < (1 if len(more) > 1 else 2) else [])]
-            return _shorten(place + "/".join(kept), rules)
-    return _shorten(path, rules)
+            return shorten(place + "/".join(kept), rules)
+    return shorten(path, rules)
 
 
 def _is_broad(directory: str, rules: FilesystemRules) -> bool:
@@ -191,16 +191,16 @@ def _is_broad(directory: str, rules: FilesystemRules) -> bool:
     return directory.count("/") < 2 or is_shared_root(directory, rules) or rules.root.startswith(directory + "/")
 
 
-def _shorten(path: str, rules: FilesystemRules) -> str:
+def shorten(path: str, rules: FilesystemRules) -> str:
     """A pattern for this one path, relative to the project or to the home directory if it lies there."""
     root, home = rules.root.rstrip("/"), rules.home.rstrip("/")
     if root and path.startswith(root + "/") and _is_base(rules):
-        relative = _pattern(path[len(root) + 1 :])
+        relative = pattern(path[len(root) + 1 :])
         # Alone, a glob counts at any depth and a tilde is somebody's home.
         return f"./{relative}" if relative[0] == "~" or ("/" not in relative and "[" in relative + "?") else relative
     if home and path.startswith(home + "/"):
-        return "~/" + _pattern(path[len(home) + 1 :])
-    return _pattern(path)
+        return "~/" + pattern(path[len(home) + 1 :])
+    return pattern(path)
 
 
 def _is_base(rules: FilesystemRules) -> bool:
@@ -208,6 +208,6 @@ def _is_base(rules: FilesystemRules) -> bool:
     return rules.base in ("", rules.root)
 
 
-def _pattern(path: str) -> str:
+def pattern(path: str) -> str:
     """A pattern for the path that can be typed: `?` for what a config file cannot or should not hold."""
     return "".join(f"[{char}]" if char in "*?[" else char if char.isprintable() else "?" for char in path)

@@ -10,6 +10,7 @@ import pytest
 
 from fence_core.command.explain import EXPLAIN_OPTIONS
 from fence_core.command.help import spelled
+from fence_core.command.learn import LEARN_OPTIONS
 from fence_core.command.options import OPTIONS
 from fence_core.command.proxy import PROXY_OPTIONS
 from fence_core.kernel import features
@@ -58,7 +59,10 @@ def test_flags_of_the_command() -> None:
     assert [line for line in text.splitlines() if line.startswith("| `-")] == [
         *rows,
         *(line for line in section(REFERENCE / "command.md", "Ports").splitlines() if line.startswith("| `-")),
-        *(f"| `{spelled(option).strip()}` | {option.help} |" for option in (*EXPLAIN_OPTIONS, *PROXY_OPTIONS)),
+        *(
+            f"| `{spelled(option).strip()}` | {option.help} |"
+            for option in (*EXPLAIN_OPTIONS, *LEARN_OPTIONS, *PROXY_OPTIONS)
+        ),
     ]
     aliases = {f"`--{alias}`" for option in OPTIONS for alias in option.aliases}
     assert all(alias in text for alias in aliases)

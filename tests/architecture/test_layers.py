@@ -20,11 +20,12 @@ THIRD_PARTY = {
     # tomllib is the standard library's, from 3.11 on; typing_extensions is for type checkers only.
     "policy": {"yaml", "idna", "tomli", "tomllib", "typing_extensions"},
     "dns": {"dns"},
+    "edit": {"tomlkit", "yaml"},
     "proxy": {"proxy"},
     "pytest_fence": {"pytest", "_pytest", "pluggy", "xdist", "execnet", "coverage"},
 }
 # Imported inside functions only: they cost more than the whole budget for a run that does not need them.
-LAZY = {"yaml", "idna", "xdist", "execnet", "dns", "proxy", "coverage"}
+LAZY = {"yaml", "idna", "tomlkit", "xdist", "execnet", "dns", "proxy", "coverage"}
 
 # Plugins of other programs, which import them: nobody else imports these at the top.
 PLUGINS = {"fence_core/proxy/plugin.py": "proxy"}

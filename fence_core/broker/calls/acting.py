@@ -73,7 +73,18 @@ def refusal(call: Call, op: str, located: Located, *, flags: int = 0, asked: Wri
     process = call.process
     toward = process.wanted if op == "mkdir" and process.wanted.startswith(f"{located.path}/") else ""
     process.wanted = ""
+    if call.learns() and not (asked is not None and asked.known):
+        asked = unlearnt(call, op, located, gets=op in _GIVING) or asked
     return call.refuse(asked or Write(op, located.path, toward), errno.EACCES)
+
+
+_GIVING = frozenset({"open", "create", "mkdir", "mknod", "symlink", "link", "rename", "bind"})
+
+
+def unlearnt(call: Call, op: str, located: Located, *, gets: bool) -> Write | None:
+    """What is to be refused, of a change that no rule lists and that would be let through to learn from: what a rule
+    for it would not allow either. `gets`: see `surroundings.objection`."""
+    return surroundings.objection(call, op, located, gets=gets) if located.is_file else None
 
 
 def perform(call: Call, act: Callable[[], int | None], *, creates: bool = False) -> int | Value:

@@ -57,7 +57,9 @@ def _bind_inet(call: Call, borrowed: Borrowed, address: Address) -> Reply:
         if borrowed.type == socket.SOCK_STREAM:
             quiet = request  # nobody can reach it before it listens: programs bind to see whether they could
         elif address.port:
-            return call.refuse(request, errno.EACCES)
+            refused = call.refuse(request, errno.EACCES)
+            if refused or not call.learns():
+                return refused
         # Else it is what the kernel does with any datagram socket when it is used first.
     privileged = 0 < address.port < 1024 and os.geteuid() == 0
     if privileged and not (credentials.of(call.tid).may(CAP_NET_BIND_SERVICE) or credentials.count_here(call.tid)):

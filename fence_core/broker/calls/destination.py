@@ -188,6 +188,8 @@ def _judge_name(call: Call, borrowed: Borrowed, address: Address, name: str, *, 
         request = Connect(name, port, borrowed.proto)
         if call.allowed(Connect(name, port)):
             return Destination(address.raw, call.refuse(request, errno.EACCES, quietly=errno.ECONNREFUSED))
+        if call.lets_learn(Connect(name, port)):
+            return Destination(errno=errno.ECONNREFUSED)  # as above, when there will be a rule
         if not sends and _sends_later(call, borrowed, request):
             return Destination(errno=errno.EACCES, unsent=(request, address))
         return Destination(address.raw, call.refuse(request, errno.EACCES))

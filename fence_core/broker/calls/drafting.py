@@ -33,7 +33,7 @@ def may_open(call: Call, located: Located, flags: int) -> bool:
         return False
     if not repositories.may_replace_config(call, parent, located):
         return False
-    return call.allowed(Write("open", located.path, known="own"))
+    return call.passes(Write("open", located.path, known="own"))
 
 
 def open_draft(call: Call, located: Located, flags: int, mode: int) -> Reply | None:

@@ -368,8 +368,10 @@ class _Sending:
         sunk = sinks.of(self._borrowed)
         if sunk is None:
             return 0
-        if self._call.allowed(sunk.request):
-            return 0 if sinks.let_go(self._borrowed.socket, sunk) else errno.ENETUNREACH
+        if self._call.allowed(sunk.request) or self._call.lets_learn(sunk.request):
+            if not sinks.let_go(self._borrowed.socket, sunk):
+                return errno.ENETUNREACH
+            return self._call.ask(sunk.request, errno.EACCES) if self._call.learns() else 0
         return self._call.refuse(sunk.request, errno.EACCES)
 
     def _destined(self, message: Message, control: Control, data: bytes | bytearray | None) -> Outgoing | Reply:

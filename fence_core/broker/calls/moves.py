@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from fence_core.broker.calls import trees
-from fence_core.broker.calls.acting import perform, unresolved
+from fence_core.broker.calls.acting import perform, unlearnt, unresolved
 from fence_core.broker.calls.arguments import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, signed
 from fence_core.broker.paths import repositories, surroundings
 from fence_core.broker.paths.native_errno import NO_CHANGE, native_errno
@@ -138,6 +138,9 @@ def _judge(
         native = native_errno(op, old, call.tid, flags=flags, other=new)
         if native:
             return Value(0) if native == NO_CHANGE else native
+        if call.learns() and not asked.known:
+            gets = located is new or bool(flags & links.RENAME_EXCHANGE)
+            asked = unlearnt(call, op, located, gets=gets) or asked
         refused = call.refuse(asked, errno.EACCES)
         if refused != CONTINUE:
             return refused

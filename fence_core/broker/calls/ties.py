@@ -45,8 +45,12 @@ def set_option(fd: int, level: int, name: int, value: bytes | None, size: int | 
 
 
 def lists_addresses(call: Call) -> bool:
-    """Whether the policy lists addresses outside, so that sockets are not tied when they are made."""
-    return all(judge.lists_addresses for _, judge in call.process.account().judges)
+    """Whether the policy lists addresses outside, so that sockets are not tied when they are made; or would, when there
+    are the rules that are learnt."""
+    return all(
+        judge.lists_addresses or binding.worker.scope.mode == "learn"
+        for binding, judge in call.process.account().judges
+    )
 
 
 def exposes(call: Call) -> bool:
@@ -120,6 +124,8 @@ def shut_to_others(call: Call, fd: int) -> None:
     does not take one of this size, the socket is tied after all."""
     if not lists_addresses(call) or not call.enforcing() or call.services.ties.is_shut(fd):
         return
+    if call.learns():
+        return  # nobody knows yet whose answers it will be allowed
     program = receives_from(tuple(binding.rules() for binding, _ in call.process.account().judges))
     if _lock_filter(call, fd, program):
         set_option(fd, socket.SOL_SOCKET, SO_BINDTODEVICE, b"lo\0")

@@ -15,7 +15,7 @@ from fence_core.errors import PolicyError
 from fence_core.kernel.signals import SIGRTMAX, SIGRTMIN
 from fence_core.link import control as link
 from fence_core.link.operations import Operation, misfit
-from fence_core.policy.model import Blame, Mode, Package, Policy, Source
+from fence_core.policy.model import CONFIGURABLE_MODES, Blame, Package, Policy, Source
 from fence_core.policy.sources.validate import unwatched
 from fence_core.text import escape
 
@@ -34,7 +34,7 @@ SESSIONS_MAX = 1000
 """Sessions, and processes of sessions, that may be open in one run."""
 _HOST_MAX = 20
 """Characters of what a nested session's program is called."""
-_MODES = get_args(Mode)
+_MODES = CONFIGURABLE_MODES
 _BLAMES = get_args(Blame)
 
 

@@ -11,13 +11,25 @@ A look-up for IPv4 alone and one for IPv6 alone cannot be told from the two halv
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 NAMES_MAX = 1_024
 """Names of which it is remembered what was asked; beyond that the one is forgotten that was asked the longest ago."""
 _QUESTIONS_MAX = 32
 _MESSAGES_MAX = 8
+
+
+class NotYetKnownError(Exception):
+    """Whether a name exists outside is being asked: see `outside.py`."""
+
+    def __init__(self, waiting: list[Callable[[], None]]) -> None:
+        super().__init__()
+        self._waiting = waiting
+
+    def when_known(self, then: Callable[[], None]) -> None:
+        """Call back once, as soon as it is."""
+        self._waiting.append(then)
 
 
 class Query(NamedTuple):

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fence_core.broker.services.look_ups import Query
+from fence_core.broker.services.look_ups import NotYetKnownError, Query
 from fence_core.policy.requests import Resolve
 
 if TYPE_CHECKING:
@@ -55,14 +55,17 @@ class Names:
         verdict: Callable[[Process, str], Verdict],
         refuse: Callable[[Process, int, Resolve, Query], None],
         refuse_message: Callable[[Process, int, str, str], None],
+        learn: Callable[[Process, int, Resolve], None] | None = None,
     ) -> None:
-        """`verdict`: what a process may look up. `refuse` records a name, and the query in which it came;
-        `refuse_message` what was no query."""
+        """`verdict`: what a process may look up; it may raise NotYetKnownError. `refuse` records a name, and the query
+        in which it came; `refuse_message` what was no query; `learn`, if it is given, is told of names that were
+        answered."""
         self._watch = watch
         self._unwatch = unwatch
         self._verdict = verdict
         self._refuse = refuse
         self._refuse_message = refuse_message
+        self._learn = learn
         self._sockets: dict[tuple[int, int], socket.socket] = {}
         self._askers: dict[Place, Asker] = {}
         """No more than there are ports on the addresses of loopback that programs choose to use."""
@@ -140,16 +143,23 @@ class Names:
                 return
             except OSError:
                 continue  # ECONNREFUSED of an asker that is gone
-            reply = self.answer(message, self._askers.get(_place(socket.SOCK_DGRAM, peer)), peer[1])
-            if reply is not None:
-                try:
-                    own.sendto(reply, peer)
-                except OSError:
-                    pass
+            self._answer_one(own, message, self._askers.get(_place(socket.SOCK_DGRAM, peer)), peer)
+
+    def _answer_one(self, own: socket.socket, message: bytes, asker: Asker | None, peer: tuple[str, int]) -> None:
+        try:
+            reply = self.answer(message, asker, peer[1])
+        except NotYetKnownError as error:
+            error.when_known(lambda: self._answer_one(own, message, asker, peer))
+            return
+        if reply is not None:
+            try:
+                own.sendto(reply, peer)
+            except OSError:
+                pass
 
     def answer(self, message: bytes, asker: Asker | None, port: int) -> bytes | None:
         """The reply to a message from this port, recorded first where it is refused: the program's test can then name
-        it."""
+        it. Raises NotYetKnownError."""
         if asker is None:
             return None  # nobody of ours: whoever else is on this machine has a name server of his own
         process = asker.process
@@ -160,6 +170,8 @@ class Names:
             self._refuse(process, asker.tid, Resolve(answer.refused, answer.used_up), query)
         elif not answer.is_query:
             self.refuse_message(asker)
+        elif self._learn is not None and answer.about:
+            self._learn(process, asker.tid, Resolve(answer.about))
         return answer.reply
 
     def refuse_message(self, asker: Asker) -> None:
@@ -214,6 +226,8 @@ class _Conversation:
                     self._names.over(self._connection)
                     return
                 self._connection.sendall(frame(reply))  # a full buffer raises: nobody reads what he asked for
+        except NotYetKnownError:
+            self._names.over(self._connection)  # whoever asks by TCP tries again
         except BlockingIOError:
             self._names.over(self._connection)
         except FramingError:

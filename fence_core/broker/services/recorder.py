@@ -39,7 +39,7 @@ _LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
 
 _VERDICTS = {"unlisted": "unlisted", "denied": "denied", "error": "error"}
 """Of a decision's reason; all others leave nothing to be allowed."""
-_STATES = {"enforce": "failing", "warn": "warned", "audit": "listed"}
+_STATES = {"enforce": "failing", "warn": "warned", "audit": "listed", "learn": "listed"}
 
 
 def _owner(said: str) -> Owner | None:
@@ -73,6 +73,18 @@ class Attempt(NamedTuple):
     """What was asked for its stack at the time, where the thread is at another line by now."""
 
 
+def tell(recorder: Recorder, attempt: Attempt, *, happens: bool, absent: bool = False) -> Record | None:
+    """Write it down: as a violation, or for a session that learns and lets it through, as a lesson (None).
+
+    `happens`: whether no other session refuses it, so that there is anything to learn. `absent`: see `Lesson`.
+    """
+    if not attempt.objection.is_learnt:
+        return recorder.note(attempt)
+    if happens:
+        recorder.learn(attempt, absent=absent)
+    return None
+
+
 class Recorder:
     """The ledgers of all sessions, and the pipes through which threads tell where they are."""
 
@@ -86,6 +98,14 @@ class Recorder:
         self._began = time.monotonic()
         self._ports: dict[str, set[int]] = {}
         """The first few ports at which each host was refused."""
+
+    def learn(self, attempt: Attempt, *, absent: bool = False) -> None:
+        """Take down what a session that learns lets through. `absent`: see `Lesson`."""
+        binding, request = attempt.objection.binding, attempt.objection.request
+        lessons = binding.worker.scope.lessons
+        if lessons is not None and not isinstance(request, Fault):
+            runs_tests = binding.worker in attempt.process.workers
+            lessons.add(request, binding.nodeid, "" if runs_tests else program(attempt.process.pid), absent=absent)
 
     def note(self, attempt: Attempt) -> Record:
         """Write it down, with all that can be told of it now."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fence_core.broker import judging
 from fence_core.broker.services.look_ups import LookUps, Query
-from fence_core.broker.services.recorder import Attempt
+from fence_core.broker.services.recorder import Attempt, tell
 from fence_core.policy.requests import Connect
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ class Refusals:
         found, objections = judging.route(process.account(), name, port, self._has_port)
         remedy: Remedy | None = None
         for objection in objections:
-            record = self._recorder.note(Attempt(process, tid, objection, errno.EACCES, how=how))
-            if not objection.audited:
+            attempt = Attempt(process, tid, objection, errno.EACCES, how=how)
+            record = tell(self._recorder, attempt, happens=found.refusal is None)
+            if record is not None and not objection.audited:
                 remedy = remedy or record.made.remedy
         return found._replace(remedy=remedy)
 
@@ -52,7 +53,8 @@ class Refusals:
                 if not again:
                     judging.ignore(binding, objection.decision)
                 continue
-            self._recorder.note(Attempt(process, tid, objection, number, again))
+            # Where all that object only learn, it was not answered since there is no such name.
+            tell(self._recorder, Attempt(process, tid, objection, number, again), happens=True, absent=True)
 
     def of_no_query(self, process: Process, tid: int, host: str, proto: str) -> None:
         """Something to a name server that is no query: it went no further than to us, even where the policy opens the
@@ -67,10 +69,17 @@ class Refusals:
         for objection in judging.objections(account, request):
             if objection.decision.quiet:
                 judging.ignore(objection.binding, objection.decision)
-            else:
-                self._recorder.note(Attempt(sunk.process, sunk.tid, objection, errno.EACCES, place=sunk))
+                continue
+            attempt = Attempt(sunk.process, sunk.tid, objection, errno.EACCES, place=sunk)
+            tell(self._recorder, attempt, happens=judging.lets_learn(account, request))
 
     def report(self, process: Process, tid: int, request: Request) -> None:
         """With every session that does not allow it."""
+        happens = judging.lets_learn(process.account(), request)
         for objection in judging.objections(process.account(), request):
-            self._recorder.note(Attempt(process, tid, objection, errno.EACCES))
+            tell(self._recorder, Attempt(process, tid, objection, errno.EACCES), happens=happens)
+
+    def learn(self, process: Process, tid: int, request: Request) -> None:
+        """What was done without being listed, where that is learnt from."""
+        if judging.lets_learn(process.account(), request):
+            self.report(process, tid, request)

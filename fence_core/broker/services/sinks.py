@@ -264,7 +264,11 @@ class Sinks:
             self._refuse(sunk, self.whose(sunk))
             return
         with socket.socket(fileno=fd) as borrowed:
-            if judging.allowed(self.whose(sunk), sunk.request) and self.let_go(borrowed, sunk):
+            whose = self.whose(sunk)
+            learns = judging.lets_learn(whose, sunk.request)
+            if (learns or judging.allowed(whose, sunk.request)) and self.let_go(borrowed, sunk):
+                if learns:
+                    self._refuse(sunk, whose)  # which takes it down
                 try:
                     borrowed.send(data, socket.MSG_DONTWAIT)
                 except OSError:

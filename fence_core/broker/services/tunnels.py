@@ -205,6 +205,7 @@ class Tunnels:
             why = judging.why_not(tunnel.process.account(), asked)
             if why is None:
                 use.append(text)
+                self._refusals.learn(tunnel.process, tunnel.tid, asked)
             else:
                 refused.append((asked, why))
         if use or not refused:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     """A config: its file, its name for the user, and what it says."""
 
 __all__ = [
-    "PYTEST", "TABLE", "Manner", "find", "is_ours", "parse_toml", "read_explicit", "source_kind", "texts",
+    "PYTEST", "TABLE", "Manner", "find", "is_ours", "parse", "parse_toml", "read_explicit", "source_kind", "texts",
     "without_comments",
 ]  # fmt: skip
 
@@ -115,6 +115,19 @@ def _read(path: Path, source: str, manner: Manner) -> Mapping[str, object]:
     if kind in (".yaml", ".yml"):
         return _mapping(_parse_yaml(_text(path, source, manner), source), source)
     raise _error(source, "", f'is of no kind that the fence reads ("{kind}")', ".toml, .json, .jsonc, .yaml or .yml")
+
+
+def parse(text: str, kind: str, source: str) -> Mapping[str, object]:
+    """Our part of a config of this kind (see `source_kind`), which is empty where it has none. Raises PolicyError, and
+    ValueError for what is no TOML."""
+    if kind == "json":
+        return _mapping(_parse_json(text, source), source)
+    if kind == "yaml":
+        return _mapping(_parse_yaml(text, source), source)
+    found: object = parse_toml(text)
+    for name in TABLE:
+        found = found.get(name, {}) if isinstance(found, dict) else found
+    return _mapping(found, source)
 
 
 def _mapping(value: object, source: str) -> Mapping[str, object]:

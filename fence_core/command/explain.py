@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from fence_core.command.choose import CHOOSING
 from fence_core.command.describe import where
 from fence_core.command.options import Option, UsageError, parse
 from fence_core.policy.decide import Judge
@@ -28,14 +29,7 @@ __all__ = ["EXPLAIN_OPTIONS", "QUESTIONS", "explain"]
 ALLOWED, REFUSED, NO_QUESTION = 0, 1, 2
 _SYNTAXES = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
 
-EXPLAIN_OPTIONS = (
-    Option("settings", "s", "FILE", "the policy: .json, .jsonc, .yaml or .toml"),
-    Option("template", "t", "NAME", "a policy that comes with fence"),
-    Option("no-project-config", "", "", "leave the policy of this directory alone"),
-    Option("allow-domain", "", "NAME", "as an item of network.allowedDomains", many=True),
-    Option("allow-write", "", "PATH", "as an item of filesystem.allowWrite", many=True),
-    Option("help", "h", "", "this text, and end"),
-)
+EXPLAIN_OPTIONS = (*CHOOSING, Option("help", "h", "", "this text, and end"))
 _HEAD = """\
 usage: fence explain [flags] connect HOST[:PORT]      a connection; port 443 if it is not said
                              resolve NAME             the look-up of a name

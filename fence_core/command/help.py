@@ -13,7 +13,7 @@ __all__ = ["page", "spelled", "text"]
 
 _HEAD = """\
 usage: fence [flags] [--] command [arguments]
-       fence [flags] -c STRING [arguments]     fence check|config|explain|proxy --help
+       fence [flags] -c STRING [arguments]     fence check|config|doctor|explain|proxy --help
 
 Runs a command that reaches no other machine and changes no file, but for what the policy
 allows: -s FILE, -t NAME, or the fence.json, fence.yaml or pyproject.toml here or above.

@@ -31,6 +31,7 @@ __all__ = ["main"]
 SUBCOMMANDS = {
     "check": ("fence_core.command.policies", "check"),
     "config": ("fence_core.command.policies", "config"),
+    "doctor": ("fence_core.command.doctor", "doctor"),
     "explain": ("fence_core.command.explain", "explain"),
     "proxy": ("fence_core.command.proxy", "serve"),
     "report": ("fence_core.command.reports", "report"),

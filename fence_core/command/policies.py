@@ -62,20 +62,15 @@ def _schema() -> int:
 def check(words: Sequence[str]) -> int:
     """One line about the policy, and one for each rule that may be a mistake. Raises PolicyError for those that are."""
     from fence_core.command.doubts import doubts
+    from fence_core.doctor.examine import counted
 
     if {"-h", "--help"} & set(words):
         print(_HELP)
         return 0
     found = _found(_asked(words))
-    policy = found.config.policy
-    names = len(policy.network.allowed_domains) + len(policy.network.allow_private) + len(policy.network.hosts)
-    counts = (
-        (names, "name"), (len(policy.filesystem.allow_write), "place"), (len(policy.command.deny), "refused command"),
-    )  # fmt: skip
-    listed = ", ".join(f"{number} {what}{'' if number == 1 else 's'}" for number, what in counts)
     own, *below = found.chain
     builds = f" (extends {', '.join(map(escape, below))})" if below else ""
-    print(f"{escape(own)}: ok{builds}; {listed}")
+    print(f"{escape(own)}: ok{builds}; {counted(found.config.policy)}")
     for each in doubts(found.config):
         print(f"  {place_of(each)}: {each.key}: {each.found}")
     return 0

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from fence_core.command.doctor import DOCTOR_OPTIONS
 from fence_core.command.explain import EXPLAIN_OPTIONS
 from fence_core.command.help import spelled
 from fence_core.command.options import OPTIONS
 from fence_core.command.proxy import PROXY_OPTIONS
+from fence_core.doctor.layers import LAYERS
 from fence_core.kernel import features
 from fence_core.policy.keys import KEYS, PRESETS, Key, of_section
 
@@ -58,7 +60,10 @@ def test_flags_of_the_command() -> None:
     assert [line for line in text.splitlines() if line.startswith("| `-")] == [
         *rows,
         *(line for line in section(REFERENCE / "command.md", "Ports").splitlines() if line.startswith("| `-")),
-        *(f"| `{spelled(option).strip()}` | {option.help} |" for option in (*EXPLAIN_OPTIONS, *PROXY_OPTIONS)),
+        *(
+            f"| `{spelled(option).strip()}` | {option.help} |"
+            for option in (*DOCTOR_OPTIONS, *EXPLAIN_OPTIONS, *PROXY_OPTIONS)
+        ),
     ]
     aliases = {f"`--{alias}`" for option in OPTIONS for alias in option.aliases}
     assert all(alias in text for alias in aliases)
@@ -66,6 +71,7 @@ def test_flags_of_the_command() -> None:
 
 def test_layers() -> None:
     assert first_column(section(REFERENCE / "options.md", "Layers")) == set(features.NAMES)
+    assert tuple(LAYERS) == features.NAMES  # those of the doctor
 
 
 def default(key: Key) -> str:

@@ -170,6 +170,7 @@ def test_all_modules_of_the_plugin_are_known() -> None:
     """Those that are not in the list run before the first conftest, and say so here."""
     before = {
         "__init__",
+        "doctor",
         "forked_coverage",
         "elsewhere",
         "engine",

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from fence_core.events import kept
 from fence_core.events.phases import known_as
 from pytest_fence import engine
 from pytest_fence.markers import IGNORED
@@ -95,6 +96,7 @@ class ReportHooks:
             if not self._failing:
                 self._violations()
             self._fail_session()
+            self._keep()
             if self._fence.role == "session":
                 engine.keep_set_aside()
 
@@ -157,6 +159,15 @@ class ReportHooks:
         if any(violation.state == "failing" for violation in found):
             self._failing = True
         return found
+
+    def _keep(self) -> None:
+        """For `fence explain last`; where there was nothing, only if an earlier run has left something."""
+        cache = getattr(self._config, "cache", None)
+        if cache is None or self._fence.role != "session" or self._lowered:
+            return
+        found = self._violations()
+        if found or cache.get(kept.CACHED, None) is not None:
+            cache.set(kept.CACHED, kept.written(found))
 
     def _fail_session(self) -> None:
         """Only what would have been a success becomes a failure: 2, 3 and 4 say more than a 1 would."""

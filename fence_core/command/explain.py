@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fence_core.command.choose import CHOOSING
 from fence_core.command.describe import where
+from fence_core.command.nearest import is_one_letter_off, nearest
 from fence_core.command.options import Option, UsageError, parse
 from fence_core.policy.decide import Judge
 from fence_core.policy.domains import DomainError, canonical_host
 from fence_core.policy.model import Source
 from fence_core.policy.requests import Bind, Connect, Execute, Read, Resolve, Run, Write
+from fence_core.policy.sources.lines import located
 from fence_core.report.rule import camel, sentence
 from fence_core.text import escape
 
@@ -29,13 +32,18 @@ __all__ = ["EXPLAIN_OPTIONS", "QUESTIONS", "explain"]
 ALLOWED, REFUSED, NO_QUESTION = 0, 1, 2
 _SYNTAXES = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
 
-EXPLAIN_OPTIONS = (*CHOOSING, Option("help", "h", "", "this text, and end"))
+EXPLAIN_OPTIONS = (
+    *CHOOSING,
+    Option("json", "", "", "the answer as JSON"),
+    Option("help", "h", "", "this text, and end"),
+)
 _HEAD = """\
 usage: fence explain [flags] connect HOST[:PORT]      a connection; port 443 if it is not said
                              resolve NAME             the look-up of a name
                              bind [ADDR:]PORT         a server's port
                              write PATH, read PATH    a file or directory
                              run COMMAND [WORDS]      a command
+                             last                     what the last pytest --fence was refused
 
 Says whether a fenced command may do that, by which rule, and what would allow it. Nothing is tried.
 """
@@ -51,6 +59,10 @@ def explain(arguments: Sequence[str]) -> int:
 
             print(page(_HEAD, EXPLAIN_OPTIONS, _TAIL))
             return ALLOWED
+        if asked.words == ["last"]:
+            from fence_core.command.last import last
+
+            return last(as_json=asked.has("json"))
         requests = _question(asked.words)
     except UsageError as error:
         os.write(2, f"fence: {error}\n".encode("utf-8", "backslashreplace"))
@@ -61,10 +73,14 @@ def explain(arguments: Sequence[str]) -> int:
     for request in requests:
         decision = judge.decide(request)
         if not decision.allowed:
-            print("\n".join(_refusal(request, decision, policy, found)))
-            return REFUSED
-    print(f"allowed: {_by(decision)}")
-    return ALLOWED
+            break
+    if asked.has("json"):
+        print(json.dumps(_as_data(asked.words, request, decision, found)))
+    elif decision.allowed:
+        print(f"allowed: {_by(decision)}")
+    else:
+        print("\n".join(_refusal(request, decision, policy, found)))
+    return ALLOWED if decision.allowed else REFUSED
 
 
 def _policy(asked: Asked) -> Discovered:
@@ -79,11 +95,11 @@ def _policy(asked: Asked) -> Discovered:
 def _question(words: Sequence[str]) -> list[Request]:
     """What would be asked of the policy, in this order; the first refusal counts. Raises UsageError."""
     if not words:
-        raise UsageError(f"explain what? There are: {', '.join(QUESTIONS)}; `fence explain --help` shows how")
+        raise UsageError(f"explain what? There are: {', '.join(QUESTIONS)}, last; `fence explain --help` shows how")
     what, *rest = words
     ask = QUESTIONS.get(what)
     if ask is None:
-        raise UsageError(f'"{escape(what)}" cannot be explained; there are: {", ".join(QUESTIONS)}')
+        raise UsageError(f'"{escape(what)}" cannot be explained; there are: {", ".join(QUESTIONS)}, last')
     if not rest or (len(rest) > 1 and what != "run"):
         raise UsageError(f"explain {what} takes {'a command' if what == 'run' else 'one word'} behind it")
     return ask(rest)
@@ -180,9 +196,14 @@ def _refusal(request: Request, decision: Decision, policy: Policy, found: Discov
     from fence_core.policy.remedy import remedy
     from fence_core.report import words
 
-    syntax = _SYNTAXES.get(os.path.splitext(found.chain[0])[1], "json") if found.chain else "json"
+    syntax = _syntax(found)
     yield f"refused: {sentence(decision._replace(rule=_placed(decision.rule)), syntax)}"
     yield f"  policy: {', '.join(map(escape, found.chain))}"
+    close = nearest(request, policy) if decision.why == "unlisted" else None
+    if close is not None:
+        asked = getattr(request, "host", "") or getattr(request, "name", "")
+        off = "; one letter off?" if is_one_letter_off(asked, close) else ""
+        yield f'  closest: "{escape(close.text)}" ({where(close.source)}){off}'
     change = remedy(request, policy, decision, syntax)
     if change is not None:
         flag = _flag(change)
@@ -190,6 +211,31 @@ def _refusal(request: Request, decision: Decision, policy: Policy, found: Discov
         yield from (f"    {line}" for line in words.config(change).splitlines())
     elif decision.why == "denied":
         yield "  a denial wins over whatever allows it"
+
+
+def _as_data(words: Sequence[str], request: Request, decision: Decision, found: Discovered) -> dict[str, Any]:
+    from fence_core.policy.remedy import remedy
+    from fence_core.report.lines import remedy_data
+
+    policy, rule = found.config.policy, _placed(decision.rule)
+    close = nearest(request, policy) if decision.why == "unlisted" else None
+    source = None if decision.rule.source is None else located(decision.rule.source)
+    return {
+        "v": 1,
+        "question": list(words),
+        "verdict": "allowed" if decision.allowed else "refused",
+        "rule": _by(decision) if decision.allowed else sentence(decision._replace(rule=rule), _syntax(found)),
+        "rule_key": decision.rule.key,
+        "entry": decision.rule.entry,
+        "source": None if source is None else {"file": source.file or source.name, "line": source.line},
+        "closest": None if close is None else close.text,
+        "remedy": None if decision.allowed else remedy_data(remedy(request, policy, decision, "json")),
+        "policy": list(found.chain),
+    }
+
+
+def _syntax(found: Discovered) -> str:
+    return _SYNTAXES.get(os.path.splitext(found.chain[0])[1], "json") if found.chain else "json"
 
 
 def _flag(change: Remedy) -> str:

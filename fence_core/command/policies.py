@@ -23,6 +23,7 @@ _CHOOSING = ("settings", "template", "no-project-config", "allow-domain", "allow
 _SOURCES = "--sources"
 _HELP = """\
 usage: fence check [flags]                      one line about the policy, and one for each doubt
+       fence config init [--help]               write a first policy, with comments
        fence config show [flags] [--sources]    all of it as JSON; with --sources where each entry is written
        fence config schema                      the JSON Schema of such files
 
@@ -30,8 +31,12 @@ Flags choose the policy: -s FILE, -t NAME, --no-project-config, --allow-domain, 
 
 
 def config(words: Sequence[str]) -> int:
-    """`config show`: the policy on stdout, what it is made of on stderr. `config schema`. Raises UsageError."""
+    """`config init`, `config show` (JSON; what it is made of on stderr), `config schema`. Raises UsageError."""
     what, *rest = words or [""]
+    if what == "init":
+        from fence_core.command.init import init
+
+        return init(rest)
     if {"-h", "--help"} & set(words):
         print(_HELP)
         return 0
@@ -39,7 +44,7 @@ def config(words: Sequence[str]) -> int:
         return _show(_asked([word for word in rest if word != _SOURCES]), sources=_SOURCES in rest)
     if what == "schema" and not rest:
         return _schema()
-    raise UsageError("config takes `show`, with the flags that choose a policy and --sources, or `schema`")
+    raise UsageError("config takes `init`, `show` with the flags that choose a policy and --sources, or `schema`")
 
 
 def _show(asked: Asked, *, sources: bool) -> int:

@@ -11,6 +11,7 @@ import pytest
 from fence_core.command.doctor import DOCTOR_OPTIONS
 from fence_core.command.explain import EXPLAIN_OPTIONS
 from fence_core.command.help import spelled
+from fence_core.command.init import INIT_OPTIONS
 from fence_core.command.options import OPTIONS
 from fence_core.command.proxy import PROXY_OPTIONS
 from fence_core.doctor.layers import LAYERS
@@ -62,7 +63,7 @@ def test_flags_of_the_command() -> None:
         *(line for line in section(REFERENCE / "command.md", "Ports").splitlines() if line.startswith("| `-")),
         *(
             f"| `{spelled(option).strip()}` | {option.help} |"
-            for option in (*DOCTOR_OPTIONS, *EXPLAIN_OPTIONS, *PROXY_OPTIONS)
+            for option in (*DOCTOR_OPTIONS, *EXPLAIN_OPTIONS, *INIT_OPTIONS, *PROXY_OPTIONS)
         ),
     ]
     aliases = {f"`--{alias}`" for option in OPTIONS for alias in option.aliases}

@@ -40,7 +40,7 @@ class ReportHooks:
         """`ignores`: whether any policy of the run has refusals that are no violations."""
         self._config = config
         self._fence = fence
-        self._chosen = chosen
+        self.chosen = chosen
         self._ignores = ignores
         self._session: pytest.Session | None = None
         self._vscode = vscode_files()
@@ -52,7 +52,7 @@ class ReportHooks:
 
     def pytest_report_header(self) -> list[str]:
         fence = self._fence
-        source = self._chosen.source
+        source = self.chosen.source
         if fence.packages:
             source += f" and those of {len(fence.packages)} package{'s' if len(fence.packages) > 1 else ''}"
         parts = [fence.mode, ", ".join(fence.layers), source]
@@ -77,7 +77,7 @@ class ReportHooks:
         """The names that `env_deny` withholds; an audit withholds nothing and lists them."""
         names, verb = self._fence.withheld, "withheld"
         if self._fence.mode == "audit":
-            names, verb = engine.variables_denied(self._chosen.settings), "env_deny would withhold"
+            names, verb = engine.variables_denied(self.chosen.settings), "env_deny would withhold"
         if not names:
             return []
         from fence_core.text import escape

@@ -7,12 +7,12 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 from typing import TYPE_CHECKING, NamedTuple
 
 from fence_core.doctor import probe
+from fence_core.doctor.children import last_line, python, run
 from fence_core.doctor.finding import Finding
 from fence_core.text import escape
 
@@ -24,7 +24,6 @@ __all__ = ["Trial", "judge", "try_command", "try_pytest"]
 
 ALLOWED, REFUSED = "allowed.fence-doctor.test", "refused.fence-doctor.test"
 """Names that nobody has (RFC 6761), and that nobody is asked for."""
-_SECONDS = 120
 _TEST = """\
 import os
 
@@ -106,14 +105,14 @@ def try_command(*, nested: bool) -> Trial:
         policy = {"network": network, "filesystem": {"allowWrite": write}, "command": {"useDefaults": False}}
         probing = [sys.executable, "-I", "-S", os.path.abspath(probe.__file__), json.dumps(asked)]
         status, out, err = _run(
-            [*_python("fence_core.command.main"), "-s", "/dev/stdin", "--", *probing], stdin=json.dumps(policy)
+            [*python("fence_core.command.main"), "-s", "/dev/stdin", "--", *probing], stdin=json.dumps(policy)
         )
         try:
             told = json.loads(out) if status == 0 else None
         except ValueError:
             told = None
         if not isinstance(told, dict):
-            return Trial({}, failure=_last(err) or f"the fence ended with {status}")
+            return Trial({}, failure=last_line(err) or f"the fence ended with {status}")
         return Trial(told, frozenset(world.reached()))
 
 
@@ -128,7 +127,7 @@ def try_pytest() -> Finding:
                 file.write(text)
         flags = ["--fence", "--fence-config", config, "-p", "pytest_fence.plugin", "-p", "no:cacheprovider"]
         where = ["--rootdir", world.directory, "-c", os.devnull, test]
-        status, out, err = _run([*_python("pytest"), *flags, *where], cwd=world.directory)
+        status, out, err = _run([*python("pytest"), *flags, *where], cwd=world.directory)
         if os.path.exists(world.file("refused")):
             return Finding("stacks", "broken", "a test has made what no rule allows", "please report it")
     line = re.search(r"call: mkdir \S+, test_doctor\.py:(\d+)", out)
@@ -136,35 +135,13 @@ def try_pytest() -> Finding:
         return Finding("stacks", "yes", f"tried: pytest named the line, test_doctor.py:{_LINE}")
     if status == 1:
         return Finding("stacks", "no", "a refusal was reported without its line of Python")
-    return Finding("stacks", "broken", f"pytest --fence ended with {status}: {_last(err or out)}")
-
-
-def _python(module: str) -> list[str]:
-    """This interpreter, with the same paths and no others: nothing of the working directory is imported."""
-    return [
-        sys.executable, "-I", "-c",
-        f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; sys.exit(main())",
-    ]  # fmt: skip
+    return Finding("stacks", "broken", f"pytest --fence ended with {status}: {last_line(err or out)}")
 
 
 def _run(argv: Sequence[str], *, stdin: str = "", cwd: str | None = None) -> tuple[int, str, str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_CORE_"))}
     env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    try:
-        ended = subprocess.run(
-            argv, input=stdin, capture_output=True, text=True, errors="replace", timeout=_SECONDS, env=env, cwd=cwd
-        )
-    except subprocess.TimeoutExpired:
-        return 1, "", f"it has not ended within {_SECONDS} s"
-    except OSError as error:
-        return 1, "", f"{os.path.basename(argv[0])} could not be started: {error.strerror}"
-    return ended.returncode, ended.stdout, ended.stderr
-
-
-def _last(text: str) -> str:
-    """The last line that says something, as one line of ours."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return escape(lines[-1].strip().removeprefix("fence: ").removeprefix("ERROR: ")) if lines else ""
+    return run(argv, env, stdin=stdin, cwd=cwd)
 
 
 # -- what it shows ----------------------------------------------------------------------------------------------------

@@ -114,6 +114,7 @@ def test_as_json(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert told | {"rule": ""} == {
         "v": 1,
         "question": ["connect", "exmple.org"],
+        "test": "",
         "verdict": "refused",
         "rule": "",
         "rule_key": "network.allowed_domains",

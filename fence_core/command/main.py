@@ -107,7 +107,7 @@ def complaint_of(error: FenceError) -> str:
 def _help() -> int:
     from fence_core.command.help import text
 
-    print(text())
+    print(text(SUBCOMMANDS))
     return 0
 
 

@@ -21,8 +21,9 @@ DOCTOR_OPTIONS = (*CHOOSING, Option("help", "h", "", "this text, and end"))
 HEAD = """\
 usage: fence doctor [flags]
 
-Says whether commands and tests can be fenced on this machine: which layers of the fence there are, why others are
-missing and how to get them. It puts up a fence and tries it, with servers of its own; nothing leaves the machine.
+Says whether commands and tests can be fenced on this machine: which layers of the fence there are,
+why others are missing and how to get them. It puts up a fence and tries it, with servers of its own;
+nothing leaves the machine.
 """
 TAIL = "\nIt ends with 0 where all is ready, 1 where it is not, 2 where it was called in a wrong way."
 _WRONG = 2

@@ -10,12 +10,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from fence_core.command.choose import place_of
+from fence_core.command.describe import where
 from fence_core.policy import domains, paths
 from fence_core.policy.commands import CommandJudge, Reading, parse
 from fence_core.policy.decide import Judge
 from fence_core.policy.kinds import quote
+from fence_core.policy.model import Source
 from fence_core.policy.requests import Connect, Write
-from fence_core.policy.sources.lines import in_full, problem
+from fence_core.policy.sources.lines import problem
 from fence_core.report.rule import camel, sentence
 
 if TYPE_CHECKING:
@@ -42,9 +44,9 @@ def doubts(config: Config) -> tuple[Problem, ...]:
     judge, policy = Judge(config.policy), config.policy
     files = policy.filesystem
     found = (
+        *_places(judge, files.allow_write),
         *_names(judge, policy.network),
         *_denied_names(policy.network),
-        *_places(judge, files.allow_write),
         *_denied_places("filesystem.deny_write", files.deny_write, files.allow_write),
         *_denied_places("filesystem.deny_read", files.deny_read, None),
         *_exceptions(policy.command),
@@ -64,7 +66,8 @@ def _places(judge: Judge, entries: tuple[Entry, ...]) -> Iterator[Problem]:
         decision = judge.decide(Write("open", path))
         if decision.why in ("denied", "protected"):
             yield _doubt(entry, key, f"has no effect: {_because(decision, entry)}")
-        elif not os.path.lexists(path):
+            continue
+        if not os.path.lexists(path):
             yield _doubt(entry, key, f"does not exist{_meant(path) or ' (yet)'}")
         before.append((path, entry))
     yield from _repeated(key, before, lambda wide, narrow: narrow.startswith(wide.rstrip("/") + "/"))
@@ -119,15 +122,16 @@ def _names(judge: Judge, network: NetworkRules) -> Iterator[Problem]:
         if not entry.source.file:
             continue
         pattern = domains.parse_pattern(entry.text)
-        before.append((pattern, entry))
         decision = judge.decide(Connect(pattern.name, pattern.port or 443)) if pattern.name else None
         if decision is not None and decision.why == "denied":
             yield _doubt(entry, _ALLOWED_NAMES, f"has no effect: {_because(decision, entry)}")
-        elif _is_shared(pattern.suffix):
+            continue
+        if _is_shared(pattern.suffix):
             yield _doubt(entry, _ALLOWED_NAMES, f"allows strangers: anybody can have a name below {pattern.suffix}")
         elif _is_local(pattern.name) and pattern.name not in private:
             found = f"leads to a private address in most networks, which only {_said('network.allow_private', entry)}"
             yield _doubt(entry, _ALLOWED_NAMES, f"{found} opens")
+        before.append((pattern, entry))
     yield from _repeated(_ALLOWED_NAMES, before, _covers)
 
 
@@ -207,7 +211,9 @@ def _doubt(entry: Entry, key: str, found: str) -> Problem:
 
 def _because(decision: Decision, entry: Entry) -> str:
     syntax = "toml" if entry.source.file.endswith(".toml") else "json"
-    return sentence(decision._replace(rule=in_full(decision.rule)), syntax)
+    rule = decision.rule
+    source = None if rule.source is None else Source(where(rule.source))
+    return sentence(decision._replace(rule=rule._replace(source=source)), syntax)
 
 
 def _said(key: str, entry: Entry) -> str:

@@ -24,7 +24,7 @@ _SOURCES = "--sources"
 _HELP = """\
 usage: fence check [flags]                      one line about the policy, and one for each doubt
        fence config init [--help]               write a first policy, with comments
-       fence config show [flags] [--sources]    all of it as JSON; with --sources where each entry is written
+       fence config show [flags] [--sources]    all of it as JSON; --sources adds where each entry is
        fence config schema                      the JSON Schema of such files
 
 Flags choose the policy: -s FILE, -t NAME, --no-project-config, --allow-domain, --allow-write."""

@@ -12,8 +12,6 @@ import pytest
 from pytest_fence import elsewhere, engine, options, overlooked, xdist
 
 if TYPE_CHECKING:
-    import argparse
-
     from pytest_fence.items import TestHooks
     from pytest_fence.remote import Carrier
 
@@ -106,7 +104,7 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> tuple[
         )
     fence = engine.maybe_join(chosen, role="nested", host=_HOST)
     if fence is not None:
-        _check_nested(flags, remote, fence.role)
+        _check_nested(config, chosen, remote, fence.role)
         return fence, None
     if others:
         raise pytest.UsageError(
@@ -115,13 +113,9 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> tuple[
         )
     debugger = engine.attached() if options.DEBUGGER in sys.modules else None
     if debugger is None:
-        _clear_the_way(config, chosen, again=not remote)
-        carrier = _carrier(config, chosen, remote)
-        if carrier is None:
-            return engine.fence_this_process(chosen, _host(config, chosen), _import_what_follows), None
-        return engine.fence_this_process(
-            chosen, _host(config, chosen), _import_what_follows, carrier=carrier.lines
-        ), carrier
+        return _put_up_by_fork(config, chosen, remote)
+    if chosen.settings.service_proxy:
+        raise pytest.UsageError("service_proxy: no proxy is started beside a run with a debugger attached")
     if remote:
         raise pytest.UsageError("a debugger is attached, which would not follow the workers on other machines")
     if chosen.settings.scope == "test":
@@ -143,11 +137,24 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> tuple[
     return fence, None
 
 
-def _check_nested(flags: argparse.Namespace, remote: list[str], role: str) -> None:
+def _put_up_by_fork(
+    config: pytest.Config, chosen: engine.Config, remote: list[str]
+) -> tuple[engine.Fence, Carrier | None]:
+    _clear_the_way(config, chosen, again=not (remote or chosen.settings.service_proxy))
+    carrier = _carrier(config, chosen, remote)
+    lines = carrier.lines if carrier is not None else _proxy_beside(config, chosen)
+    if lines is None:
+        return engine.fence_this_process(chosen, _host(config, chosen), _import_what_follows), None
+    return engine.fence_this_process(chosen, _host(config, chosen), _import_what_follows, carrier=lines), carrier
+
+
+def _check_nested(config: pytest.Config, chosen: engine.Config, remote: list[str], role: str) -> None:
     """Raises UsageError for what a run inside of another fence cannot do; or one that was started once more."""
     if remote:
         raise pytest.UsageError(f"{xdist.outside(remote)}; a run inside of another fence starts none elsewhere")
-    if role == "nested" and any(flags.fence_report or ()):
+    if role == "nested" and chosen.settings.service_proxy:
+        raise pytest.UsageError("service_proxy: a run inside of another fence starts no proxy beside it")
+    if role == "nested" and any(config.known_args_namespace.fence_report or ()):
         raise pytest.UsageError("--fence-report: a run inside of another fence leaves no report files of its own")
 
 
@@ -155,9 +162,21 @@ def _carrier(config: pytest.Config, chosen: engine.Config, specs: list[str]) -> 
     """What starts the workers on other machines, if there are to be any."""
     if not specs:
         return None
+    if chosen.settings.service_proxy:
+        raise pytest.UsageError("service_proxy: no proxy is started beside a run with workers on other machines")
     from pytest_fence import remote
 
     return remote.start(config, chosen, _host(config, chosen), specs)
+
+
+def _proxy_beside(config: pytest.Config, chosen: engine.Config) -> engine.Ends | None:
+    """With `service_proxy`: the lines to what listens there. Raises FenceUnavailable."""
+    if not chosen.settings.service_proxy:
+        return None
+    path = engine.trusted_path(engine.protect_early_modules(chosen.policy).filesystem.environment)
+    service = engine.start_service(chosen, path)
+    config.pluginmanager.register(HeaderNote(f"fence: a proxy beside this run, by the same policy: {service.url}"))
+    return service.lines
 
 
 def _host(config: pytest.Config, chosen: engine.Config) -> engine.Host:

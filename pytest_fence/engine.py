@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from fence_core.launcher.report_files import unwritable as unwritable
     from fence_core.launcher.respawn import respawn_fenced as respawn_fenced
     from fence_core.launcher.run_facts import policy_digest as policy_digest
+    from fence_core.launcher.service import Service as Service
+    from fence_core.launcher.service import start_service as start_service
     from fence_core.launcher.set_aside import keep_set_aside as keep_set_aside
     from fence_core.launcher.supervise import Ends as Ends
     from fence_core.launcher.withhold import variables_denied as variables_denied
@@ -69,6 +71,7 @@ _NAMES = {
     "launcher.report_files": ("unwritable",),
     "launcher.respawn": ("respawn_fenced",),
     "launcher.run_facts": ("policy_digest",),
+    "launcher.service": ("Service", "start_service"),
     "launcher.set_aside": ("keep_set_aside",),
     "launcher.supervise": ("Ends",),
     "launcher.withhold": ("variables_denied",),

@@ -20,6 +20,7 @@ from pytest_fence.packages import Packages
 from pytest_fence.verdicts import Verdict, Verdicts
 
 if TYPE_CHECKING:
+    from fence_core.policy.model import Source
     from pytest_fence.overlooked import Lookout
 
     _Writer = Callable[[pytest.Item, pytest.TestReport, Verdict], None]
@@ -69,6 +70,10 @@ class TestHooks:
         self._owner: Owner | None = None
         self.broken = ""
         """Why the current test cannot be run under its own policy."""
+
+    def said_of(self, item: pytest.Item) -> tuple[int, list[tuple[dict[str, object], Source]]]:
+        """See `MarkedPolicies.said_of`. Known when the collection has finished."""
+        return self._policies.said_of(item)
 
     # Collection
 

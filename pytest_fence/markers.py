@@ -82,6 +82,11 @@ class MarkedPolicies:
         marked = self._of_item.get(id(item))
         return 0 if marked is None else marked.package
 
+    def said_of(self, item: pytest.Item) -> tuple[int, list[tuple[dict[str, object], Source]]]:
+        """The number of its package, and what each of its markers says of what is allowed."""
+        marked = self._of_item.get(id(item))
+        return (0, []) if marked is None else (marked.package, marked.layers())
+
     def number(self, item: pytest.Item) -> int:
         """The number of the policy for this item. Raises PolicyError if the engine does not take it."""
         marked = self._of_item.get(id(item))

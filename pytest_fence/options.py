@@ -52,6 +52,28 @@ def choose(config: pytest.Config) -> engine.Config | None:
     Raises PolicyError with everything that is wrong with the policy, and where another one would be overlooked.
     """
     options = config.known_args_namespace
+    explicit = explicit_config(config)
+    found = policy_of(config)
+    fenced = options.fence or found.settings.enabled
+    check_learning(options)
+    if options.fence_learn:
+        if found.packages:
+            raise pytest.UsageError("--fence-learn is for one policy: run it in each of the packages by itself")
+        found = engine.learning_config(found)
+    if explicit is None:
+        problems = [
+            problem
+            for directory in overlooked.of_arguments(config)
+            if (problem := overlooked.problem(directory, config, found, fenced=fenced))
+        ]
+        if problems:
+            raise engine.PolicyError(tuple(problems))
+    return found if fenced else None
+
+
+def policy_of(config: pytest.Config) -> engine.Config:
+    """What a fenced run would be fenced with, whether anybody asks for it or not. Raises PolicyError."""
+    options = config.known_args_namespace
     here = config.invocation_params.dir
     explicit = explicit_config(config)
     context = engine.TemplateContext.of_run(
@@ -71,21 +93,7 @@ def choose(config: pytest.Config) -> engine.Config | None:
         overlays.append(("a report file", {"deny_write": list(map(engine.escape, paths))}))
     if needed or paths:
         found = engine.find_config(config.rootpath, explicit, context=context, overlays=overlays, locked=locked)
-    fenced = options.fence or found.settings.enabled
-    check_learning(options)
-    if options.fence_learn:
-        if found.packages:
-            raise pytest.UsageError("--fence-learn is for one policy: run it in each of the packages by itself")
-        found = engine.learning_config(found)
-    if explicit is None:
-        problems = [
-            problem
-            for directory in overlooked.of_arguments(config)
-            if (problem := overlooked.problem(directory, config, found, fenced=fenced))
-        ]
-        if problems:
-            raise engine.PolicyError(tuple(problems))
-    return found if fenced else None
+    return found
 
 
 def explicit_config(config: pytest.Config) -> Path | None:
@@ -96,7 +104,7 @@ def explicit_config(config: pytest.Config) -> Path | None:
 
 def _option_files(config: pytest.Config) -> Iterator[str]:
     """Files that options of this run were read from: the next run would obey what a test writes there."""
-    if config.inipath is not None:
+    if config.inipath is not None and config.inipath.is_file():  # and not `-c /dev/null`
         yield str(config.inipath)
     for word in config.invocation_params.args:
         if str(word).startswith("@"):

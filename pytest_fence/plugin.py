@@ -94,6 +94,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "usually lies; may be given more than once. Empty (--fence-report=): none, automatic ones neither. The same as "
         "`report` in [tool.fence].",
     )
+    add(
+        "--fence-doctor",
+        action="store_true",
+        help="Run no tests: say whether they can be fenced on this machine, proved by trying, and what is missing.",
+    )
     _add_learning(group)
 
 
@@ -126,6 +131,10 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     early_config.add_cleanup(lambda: _live.discard(early_config))
     options = early_config.known_args_namespace
     with unrewritten():
+        if options.fence_doctor:
+            from pytest_fence import doctor
+
+            doctor.examine(early_config)
         named = any(getattr(options, name) for name in _FLAGS) or _REMOTE in sys._xoptions
         if named or _is_configured(early_config):
             from pytest_fence import session

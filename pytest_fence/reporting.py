@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from fence_core.events import kept
 from fence_core.events.phases import known_as
 from pytest_fence import engine
 from pytest_fence.markers import IGNORED
@@ -39,7 +40,7 @@ class ReportHooks:
         """`ignores`: whether any policy of the run has refusals that are no violations."""
         self._config = config
         self._fence = fence
-        self._chosen = chosen
+        self.chosen = chosen
         self._ignores = ignores
         self._session: pytest.Session | None = None
         self._vscode = vscode_files()
@@ -51,7 +52,7 @@ class ReportHooks:
 
     def pytest_report_header(self) -> list[str]:
         fence = self._fence
-        source = self._chosen.source
+        source = self.chosen.source
         if fence.packages:
             source += f" and those of {len(fence.packages)} package{'s' if len(fence.packages) > 1 else ''}"
         parts = [fence.mode, ", ".join(fence.layers), source]
@@ -78,7 +79,7 @@ class ReportHooks:
         """The names that `env_deny` withholds; an audit withholds nothing and lists them."""
         names, verb = self._fence.withheld, "withheld"
         if self._fence.mode == "audit":
-            names, verb = engine.variables_denied(self._chosen.settings), "env_deny would withhold"
+            names, verb = engine.variables_denied(self.chosen.settings), "env_deny would withhold"
         if not names:
             return []
         from fence_core.text import escape
@@ -97,6 +98,7 @@ class ReportHooks:
             if not self._failing:
                 self._violations()
             self._fail_session()
+            self._keep()
             if self._fence.role == "session":
                 engine.keep_set_aside()
 
@@ -159,6 +161,15 @@ class ReportHooks:
         if any(violation.state == "failing" for violation in found):
             self._failing = True
         return found
+
+    def _keep(self) -> None:
+        """For `fence explain last`; where there was nothing, only if an earlier run has left something."""
+        cache = getattr(self._config, "cache", None)
+        if cache is None or self._fence.role != "session" or self._lowered:
+            return
+        found = self._violations()
+        if found or cache.get(kept.CACHED, None) is not None:
+            cache.set(kept.CACHED, kept.written(found))
 
     def _fail_session(self) -> None:
         """Only what would have been a success becomes a failure: 2, 3 and 4 say more than a 1 would."""

@@ -12,8 +12,6 @@ import pytest
 from pytest_fence import elsewhere, engine, options, overlooked, xdist
 
 if TYPE_CHECKING:
-    import argparse
-
     from pytest_fence.items import TestHooks
     from pytest_fence.remote import Carrier
 
@@ -101,9 +99,9 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> tuple[
     if others:
         _check_variables(chosen)
     fence = engine.maybe_join(chosen, role="nested", host=_HOST)
-    learns = _check_learning(chosen, remote, nested=fence is not None)
+    _check_learning(config, chosen, remote, nested=fence is not None)
     if fence is not None:
-        _check_nested(flags, remote, fence.role)
+        _check_nested(config, chosen, remote, fence.role)
         return fence, None
     if others:
         raise pytest.UsageError(
@@ -112,15 +110,9 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> tuple[
         )
     debugger = engine.attached() if options.DEBUGGER in sys.modules else None
     if debugger is None:
-        _clear_the_way(config, chosen, again=not remote and not learns)
-        carrier = _carrier(config, chosen, remote)
-        if carrier is None:
-            if learns:
-                return _fence_to_learn(config, chosen), None
-            return engine.fence_this_process(chosen, _host(config, chosen), _import_what_follows), None
-        return engine.fence_this_process(
-            chosen, _host(config, chosen), _import_what_follows, carrier=carrier.lines
-        ), carrier
+        return _put_up_by_fork(config, chosen, remote)
+    if chosen.settings.service_proxy:
+        raise pytest.UsageError("service_proxy: no proxy is started beside a run with a debugger attached")
     if remote:
         raise pytest.UsageError("a debugger is attached, which would not follow the workers on other machines")
     if chosen.settings.scope == "test":
@@ -142,11 +134,27 @@ def _put_up(config: pytest.Config, chosen: engine.Config, others: int) -> tuple[
     return fence, None
 
 
-def _check_nested(flags: argparse.Namespace, remote: list[str], role: str) -> None:
+def _put_up_by_fork(
+    config: pytest.Config, chosen: engine.Config, remote: list[str]
+) -> tuple[engine.Fence, Carrier | None]:
+    learns = chosen.settings.mode == "learn"
+    _clear_the_way(config, chosen, again=not (remote or learns or chosen.settings.service_proxy))
+    if learns:
+        return _fence_to_learn(config, chosen), None
+    carrier = _carrier(config, chosen, remote)
+    lines = carrier.lines if carrier is not None else _proxy_beside(config, chosen)
+    if lines is None:
+        return engine.fence_this_process(chosen, _host(config, chosen), _import_what_follows), None
+    return engine.fence_this_process(chosen, _host(config, chosen), _import_what_follows, carrier=lines), carrier
+
+
+def _check_nested(config: pytest.Config, chosen: engine.Config, remote: list[str], role: str) -> None:
     """Raises UsageError for what a run inside of another fence cannot do; or one that was started once more."""
     if remote:
         raise pytest.UsageError(f"{xdist.outside(remote)}; a run inside of another fence starts none elsewhere")
-    if role == "nested" and any(flags.fence_report or ()):
+    if role == "nested" and chosen.settings.service_proxy:
+        raise pytest.UsageError("service_proxy: a run inside of another fence starts no proxy beside it")
+    if role == "nested" and any(config.known_args_namespace.fence_report or ()):
         raise pytest.UsageError("--fence-report: a run inside of another fence leaves no report files of its own")
 
 
@@ -154,6 +162,8 @@ def _carrier(config: pytest.Config, chosen: engine.Config, specs: list[str]) -> 
     """What starts the workers on other machines, if there are to be any."""
     if not specs:
         return None
+    if chosen.settings.service_proxy:
+        raise pytest.UsageError("service_proxy: no proxy is started beside a run with workers on other machines")
     from pytest_fence import remote
 
     return remote.start(config, chosen, _host(config, chosen), specs)
@@ -169,17 +179,20 @@ def _check_variables(chosen: engine.Config) -> None:
         )
 
 
-def _check_learning(chosen: engine.Config, remote: list[str], *, nested: bool) -> bool:
-    """Whether this run is to be learnt from. Raises UsageError where nothing can be."""
+def _check_learning(config: pytest.Config, chosen: engine.Config, remote: list[str], *, nested: bool) -> None:
+    """Raises UsageError where this run is to be learnt from and cannot be, or is to do what such a run does not."""
     if chosen.settings.mode != "learn":
-        return False
+        return
+    if any(config.known_args_namespace.fence_report or ()):
+        raise pytest.UsageError("--fence-report: a run that learns leaves no report files, but proposes rules")
+    if chosen.settings.service_proxy:
+        raise pytest.UsageError("service_proxy: no proxy is started beside a run that learns")
     if nested:
         raise pytest.UsageError("--fence-learn does not work inside another fence, which refuses what it refuses")
     if remote:
         raise pytest.UsageError(f"{xdist.outside(remote)}; nothing is learnt from what runs on other machines")
     if options.DEBUGGER in sys.modules and engine.attached() is not None:
         raise pytest.UsageError("a debugger is attached: --fence-learn would learn what that needs as well")
-    return True
 
 
 def _fence_to_learn(config: pytest.Config, chosen: engine.Config) -> engine.Fence:
@@ -189,6 +202,16 @@ def _fence_to_learn(config: pytest.Config, chosen: engine.Config) -> engine.Fenc
         return engine.fence_this_process(chosen, host, _import_what_follows, reporter=report)
     except engine.EditError as error:
         raise pytest.UsageError(f"--fence-learn cannot edit the configuration: {error}") from None
+
+
+def _proxy_beside(config: pytest.Config, chosen: engine.Config) -> engine.Ends | None:
+    """With `service_proxy`: the lines to what listens there. Raises FenceUnavailable."""
+    if not chosen.settings.service_proxy:
+        return None
+    path = engine.trusted_path(engine.protect_early_modules(chosen.policy).filesystem.environment)
+    service = engine.start_service(chosen, path)
+    config.pluginmanager.register(HeaderNote(f"fence: a proxy beside this run, by the same policy: {service.url}"))
+    return service.lines
 
 
 def _host(config: pytest.Config, chosen: engine.Config) -> engine.Host:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from fence_core.command.options import Option
 from fence_core.policy.sources.discover import Discovered, discover
 
 if TYPE_CHECKING:
@@ -14,8 +15,16 @@ if TYPE_CHECKING:
     from fence_core.command.ports import Opened
     from fence_core.errors import PolicyError, Problem
 
-__all__ = ["choose", "complaint", "find", "place_of"]
+__all__ = ["CHOOSING", "choose", "complaint", "find", "place_of"]
 
+CHOOSING = (
+    Option("settings", "s", "FILE", "the policy: .json, .jsonc, .yaml or .toml"),
+    Option("template", "t", "NAME", "a policy that comes with fence"),
+    Option("no-project-config", "", "", "leave the policy of this directory alone"),
+    Option("allow-domain", "", "NAME", "as an item of network.allowedDomains", many=True),
+    Option("allow-write", "", "PATH", "as an item of filesystem.allowWrite", many=True),
+)
+"""The flags that say which policy it is, of the subcommands that run nothing."""
 _FLAGS = {
     "allow-domain": ("network", "allowed_domains"),
     "allow-write": ("filesystem", "allow_write"),

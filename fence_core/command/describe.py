@@ -5,6 +5,7 @@ Run before the fork, and by the supervisor. At most a screen, however long the l
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -130,6 +131,9 @@ def _loopback(network: NetworkRules) -> str:
 def where(source: Source) -> str:
     """``fence.json:4``, as far as that can be told."""
     found = located(source)
+    if found.name.startswith("@") and found.file:  # a marker
+        path = escape(os.path.relpath(found.file))
+        return f"{escape(found.name)}, {path}" + ("" if found.line is None else f":{found.line}")
     name = escape(found.name).removesuffix(" [tool.fence]")
     return name if found.line is None else f"{name}:{found.line}"
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fence_core.command.choose import CHOOSING
 from fence_core.command.describe import where
+from fence_core.command.nearest import is_one_letter_off, nearest
 from fence_core.command.options import Option, UsageError, parse
 from fence_core.policy.decide import Judge
 from fence_core.policy.domains import DomainError, canonical_host
-from fence_core.policy.model import Source
+from fence_core.policy.model import Policy, Source
+from fence_core.policy.record import Record
 from fence_core.policy.requests import Bind, Connect, Execute, Read, Resolve, Run, Write
+from fence_core.policy.sources.lines import located
 from fence_core.report.rule import camel, sentence
 from fence_core.text import escape
 
@@ -19,9 +24,8 @@ if TYPE_CHECKING:
 
     from fence_core.command.options import Asked
     from fence_core.policy.decision import Decision
-    from fence_core.policy.model import Policy, Remedy, Rule
+    from fence_core.policy.model import Remedy, Rule
     from fence_core.policy.requests import Request
-    from fence_core.policy.sources.discover import Discovered
 
 __all__ = ["EXPLAIN_OPTIONS", "QUESTIONS", "explain"]
 
@@ -29,11 +33,9 @@ ALLOWED, REFUSED, NO_QUESTION = 0, 1, 2
 _SYNTAXES = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
 
 EXPLAIN_OPTIONS = (
-    Option("settings", "s", "FILE", "the policy: .json, .jsonc, .yaml or .toml"),
-    Option("template", "t", "NAME", "a policy that comes with fence"),
-    Option("no-project-config", "", "", "leave the policy of this directory alone"),
-    Option("allow-domain", "", "NAME", "as an item of network.allowedDomains", many=True),
-    Option("allow-write", "", "PATH", "as an item of filesystem.allowWrite", many=True),
+    *CHOOSING,
+    Option("test", "", "NODEID", "for this test of pytest's: its run's policy, and its markers"),
+    Option("json", "", "", "the answer as JSON"),
     Option("help", "h", "", "this text, and end"),
 )
 _HEAD = """\
@@ -42,6 +44,7 @@ usage: fence explain [flags] connect HOST[:PORT]      a connection; port 443 if 
                              bind [ADDR:]PORT         a server's port
                              write PATH, read PATH    a file or directory
                              run COMMAND [WORDS]      a command
+                             last                     what the last pytest --fence was refused
 
 Says whether a fenced command may do that, by which rule, and what would allow it. Nothing is tried.
 """
@@ -57,26 +60,58 @@ def explain(arguments: Sequence[str]) -> int:
 
             print(page(_HEAD, EXPLAIN_OPTIONS, _TAIL))
             return ALLOWED
+        if asked.words == ["last"]:
+            from fence_core.command.last import last
+
+            return last(as_json=asked.has("json"))
         requests = _question(asked.words)
+        subject = _subject(asked)
     except UsageError as error:
         os.write(2, f"fence: {error}\n".encode("utf-8", "backslashreplace"))
         return NO_QUESTION
-    found = _policy(asked)
-    policy = found.config.policy
+    policy = subject.policy
     judge = Judge(policy)
     for request in requests:
         decision = judge.decide(request)
         if not decision.allowed:
-            print("\n".join(_refusal(request, decision, policy, found)))
-            return REFUSED
-    print(f"allowed: {_by(decision)}")
-    return ALLOWED
+            break
+    if asked.has("json"):
+        print(json.dumps(_as_data(asked.words, request, decision, subject)))
+    elif decision.allowed:
+        print(f"allowed: {_by(decision)}")
+        print("\n".join(_under(subject)) if subject.test else "", end="\n" if subject.test else "")
+    else:
+        print("\n".join(_refusal(request, decision, subject)))
+    return ALLOWED if decision.allowed else REFUSED
 
 
-def _policy(asked: Asked) -> Discovered:
+class _Subject(Record):
+    """Who is asked about: a command, or a test."""
+
+    policy: Policy
+    chain: tuple[str, ...]
+    """What the policy is made of, the closest first."""
+    syntax: str
+    test: str = ""
+
+
+def _subject(asked: Asked) -> _Subject:
+    """Raises UsageError, PolicyError."""
+    nodeid = asked.value("test")
+    if nodeid is not None:
+        from fence_core.command.of_test import of_test
+
+        found = of_test(nodeid, asked)
+        marked = tuple(dict.fromkeys(map(where, found.marked[::-1])))
+        return _Subject(found.policy, (*marked, found.source), _syntax(found.file, "toml"), found.test)
     from fence_core.command.choose import choose
 
-    return choose(asked, os.getcwd(), (), ())
+    chosen = choose(asked, os.getcwd(), (), ())
+    return _Subject(chosen.config.policy, chosen.chain, _syntax(chosen.chain[0] if chosen.chain else "", "json"))
+
+
+def _syntax(path: str, otherwise: str) -> str:
+    return _SYNTAXES.get(os.path.splitext(path)[1], otherwise)
 
 
 # -- the question -----------------------------------------------------------------------------------------------------
@@ -85,11 +120,11 @@ def _policy(asked: Asked) -> Discovered:
 def _question(words: Sequence[str]) -> list[Request]:
     """What would be asked of the policy, in this order; the first refusal counts. Raises UsageError."""
     if not words:
-        raise UsageError(f"explain what? There are: {', '.join(QUESTIONS)}; `fence explain --help` shows how")
+        raise UsageError(f"explain what? There are: {', '.join(QUESTIONS)}, last; `fence explain --help` shows how")
     what, *rest = words
     ask = QUESTIONS.get(what)
     if ask is None:
-        raise UsageError(f'"{escape(what)}" cannot be explained; there are: {", ".join(QUESTIONS)}')
+        raise UsageError(f'"{escape(what)}" cannot be explained; there are: {", ".join(QUESTIONS)}, last')
     if not rest or (len(rest) > 1 and what != "run"):
         raise UsageError(f"explain {what} takes {'a command' if what == 'run' else 'one word'} behind it")
     return ask(rest)
@@ -176,26 +211,63 @@ def _by(decision: Decision) -> str:
     return f"{camel(rule.key)}{entry}" + (f" ({where(rule.source)})" if rule.source is not None else "")
 
 
+def _under(subject: _Subject) -> Iterator[str]:
+    if subject.test:
+        yield f"  test: {escape(subject.test)}"
+    yield f"  policy: {', '.join(map(escape, subject.chain))}"
+
+
 def _placed(rule: Rule) -> Rule:
     """With the lines on which it was written, and others were looked for."""
     source = None if rule.source is None else Source(where(rule.source))
     return rule._replace(source=source, tried=tuple(Source(where(each)) for each in rule.tried))
 
 
-def _refusal(request: Request, decision: Decision, policy: Policy, found: Discovered) -> Iterator[str]:
+def _refusal(request: Request, decision: Decision, subject: _Subject) -> Iterator[str]:
     from fence_core.policy.remedy import remedy
     from fence_core.report import words
 
-    syntax = _SYNTAXES.get(os.path.splitext(found.chain[0])[1], "json") if found.chain else "json"
+    policy, syntax = subject.policy, subject.syntax
     yield f"refused: {sentence(decision._replace(rule=_placed(decision.rule)), syntax)}"
-    yield f"  policy: {', '.join(map(escape, found.chain))}"
+    yield from _under(subject)
+    close = nearest(request, policy) if decision.why == "unlisted" else None
+    if close is not None:
+        asked = getattr(request, "host", "") or getattr(request, "name", "")
+        off = "; one letter off?" if is_one_letter_off(asked, close) else ""
+        yield f'  closest: "{escape(close.text)}" ({where(close.source)}){off}'
     change = remedy(request, policy, decision, syntax)
-    if change is not None:
+    if change is not None and subject.test:
+        yield f"  to allow it, on the test: {words.marker(change)}"
+        yield "  or for all of them, in the policy:"
+        yield from (f"    {line}" for line in words.config(change).splitlines())
+    elif change is not None:
         flag = _flag(change)
         yield f"  to allow it: {flag} for one run, or in the policy:" if flag else "  to allow it, in the policy:"
         yield from (f"    {line}" for line in words.config(change).splitlines())
     elif decision.why == "denied":
         yield "  a denial wins over whatever allows it"
+
+
+def _as_data(words: Sequence[str], request: Request, decision: Decision, subject: _Subject) -> dict[str, Any]:
+    from fence_core.policy.remedy import remedy
+    from fence_core.report.lines import remedy_data
+
+    policy, rule = subject.policy, _placed(decision.rule)
+    close = nearest(request, policy) if decision.why == "unlisted" else None
+    source = None if decision.rule.source is None else located(decision.rule.source)
+    return {
+        "v": 1,
+        "question": list(words),
+        "test": subject.test,
+        "verdict": "allowed" if decision.allowed else "refused",
+        "rule": _by(decision) if decision.allowed else sentence(decision._replace(rule=rule), subject.syntax),
+        "rule_key": decision.rule.key,
+        "entry": decision.rule.entry,
+        "source": None if source is None else {"file": source.file or source.name, "line": source.line},
+        "closest": None if close is None else close.text,
+        "remedy": None if decision.allowed else remedy_data(remedy(request, policy, decision, "json")),
+        "policy": list(subject.chain),
+    }
 
 
 def _flag(change: Remedy) -> str:

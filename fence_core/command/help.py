@@ -7,22 +7,23 @@ from typing import TYPE_CHECKING
 from fence_core.command.options import OPTIONS, Option
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 __all__ = ["page", "spelled", "text"]
 
 _HEAD = """\
-usage: fence [flags] [--] command [arguments]
-       fence [flags] -c STRING [arguments]     fence check|config|explain|learn|proxy --help
+usage: fence [flags] [--] command [arguments], or -c STRING [arguments]
+       fence {subcommands} [--help]
 
-Runs a command that reaches no other machine and changes no file, but for what the policy
-allows: -s FILE, -t NAME, or the fence.json, fence.yaml or pyproject.toml here or above.
+Runs a command that reaches no other machine and changes no file, but for what
+the policy allows: -s, -t, or fence.json, fence.yaml, pyproject.toml here or above.
 """
-_TAIL = "\nIt ends as the command ends; with 126 or 127 where that cannot be run, 1 for its own errors."
+_TAIL = "\nIt ends as the command does; with 126 or 127 if that cannot run, 1 for its own errors."
 
 
-def text() -> str:
-    return page(_HEAD, OPTIONS, _TAIL)
+def text(subcommands: Iterable[str]) -> str:
+    """A screen of 24 lines, but for one."""
+    return page(_HEAD.format(subcommands="|".join(subcommands)), OPTIONS, _TAIL)
 
 
 def page(head: str, rows: Sequence[Option], tail: str) -> str:

@@ -31,6 +31,7 @@ __all__ = ["main"]
 SUBCOMMANDS = {
     "check": ("fence_core.command.policies", "check"),
     "config": ("fence_core.command.policies", "config"),
+    "doctor": ("fence_core.command.doctor", "doctor"),
     "explain": ("fence_core.command.explain", "explain"),
     "learn": ("fence_core.command.learn", "learn"),
     "proxy": ("fence_core.command.proxy", "serve"),
@@ -112,7 +113,7 @@ def complaint_of(error: FenceError) -> str:
 def _help() -> int:
     from fence_core.command.help import text
 
-    print(text())
+    print(text(SUBCOMMANDS))
     return 0
 
 

@@ -41,21 +41,21 @@ class Option(Record):
 
 
 OPTIONS = (
-    Option("command", "c", "STRING", "run STRING by a shell; words after it are its $0, $1, ..."),
+    Option("command", "c", "STRING", "run STRING by a shell; further words are $0, $1, ..."),
     Option("settings", "s", "FILE", "the policy: .json, .jsonc, .yaml or .toml"),
-    Option("template", "t", "NAME", "a policy that comes with fence; --list-templates lists them"),
+    Option("template", "t", "NAME", "a policy that comes with fence: see --list-templates"),
     Option("monitor", "m", "", "show what is refused, as it happens"),
-    Option("debug", "d", "", "show the policy, how it is kept, and which rules allow what, too"),
-    Option("port", "p", "[ADDR:]PORT", "a server may open this port; with ADDR for other machines", many=True),
+    Option("debug", "d", "", "show the policy, and which rules allow what, too"),
+    Option("port", "p", "[ADDR:]PORT", "a server may open it; with ADDR for other machines", many=True),
     Option("allow-domain", "", "NAME", "as an item of network.allowedDomains, for this run", many=True),
     Option(
         "allow-write", "", "PATH", "as an item of filesystem.allowWrite, for this run", ("expose-host-path-rw",),
         many=True,
     ),
-    Option("log-file", "", "FILE", "append what -m shows to FILE; as JSON if it ends in .jsonl", ("fence-log-file",)),
-    Option("shell", "", "WHICH", "the shell of -c: default (bash, else sh) or user ($SHELL)"),
+    Option("log-file", "", "FILE", "append what -m shows; as JSON if it ends in .jsonl", ("fence-log-file",)),
+    Option("shell", "", "WHICH", "of -c: default (bash, else sh) or user ($SHELL)"),
     Option("shell-login", "", "", "start that shell as a login shell"),
-    Option("no-project-config", "", "", "leave the policy of this directory alone: for code of strangers"),
+    Option("no-project-config", "", "", "ignore this directory's policy: for code of strangers"),
     Option("list-templates", "", "", "the names for -t, and end"),
     Option("features", "", "", "what this kernel offers, and end", ("linux-features",)),
     Option("version", "v", "", "the version, and end"),

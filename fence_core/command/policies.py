@@ -23,15 +23,20 @@ _CHOOSING = ("settings", "template", "no-project-config", "allow-domain", "allow
 _SOURCES = "--sources"
 _HELP = """\
 usage: fence check [flags]                      one line about the policy, and one for each doubt
-       fence config show [flags] [--sources]    all of it as JSON; with --sources where each entry is written
+       fence config init [--help]               write a first policy, with comments
+       fence config show [flags] [--sources]    all of it as JSON; --sources adds where each entry is
        fence config schema                      the JSON Schema of such files
 
 Flags choose the policy: -s FILE, -t NAME, --no-project-config, --allow-domain, --allow-write."""
 
 
 def config(words: Sequence[str]) -> int:
-    """`config show`: the policy on stdout, what it is made of on stderr. `config schema`. Raises UsageError."""
+    """`config init`, `config show` (JSON; what it is made of on stderr), `config schema`. Raises UsageError."""
     what, *rest = words or [""]
+    if what == "init":
+        from fence_core.command.init import init
+
+        return init(rest)
     if {"-h", "--help"} & set(words):
         print(_HELP)
         return 0
@@ -39,7 +44,7 @@ def config(words: Sequence[str]) -> int:
         return _show(_asked([word for word in rest if word != _SOURCES]), sources=_SOURCES in rest)
     if what == "schema" and not rest:
         return _schema()
-    raise UsageError("config takes `show`, with the flags that choose a policy and --sources, or `schema`")
+    raise UsageError("config takes `init`, `show` with the flags that choose a policy and --sources, or `schema`")
 
 
 def _show(asked: Asked, *, sources: bool) -> int:
@@ -62,20 +67,15 @@ def _schema() -> int:
 def check(words: Sequence[str]) -> int:
     """One line about the policy, and one for each rule that may be a mistake. Raises PolicyError for those that are."""
     from fence_core.command.doubts import doubts
+    from fence_core.doctor.examine import counted
 
     if {"-h", "--help"} & set(words):
         print(_HELP)
         return 0
     found = _found(_asked(words))
-    policy = found.config.policy
-    names = len(policy.network.allowed_domains) + len(policy.network.allow_private) + len(policy.network.hosts)
-    counts = (
-        (names, "name"), (len(policy.filesystem.allow_write), "place"), (len(policy.command.deny), "refused command"),
-    )  # fmt: skip
-    listed = ", ".join(f"{number} {what}{'' if number == 1 else 's'}" for number, what in counts)
     own, *below = found.chain
     builds = f" (extends {', '.join(map(escape, below))})" if below else ""
-    print(f"{escape(own)}: ok{builds}; {listed}")
+    print(f"{escape(own)}: ok{builds}; {counted(found.config.policy)}")
     for each in doubts(found.config):
         print(f"  {place_of(each)}: {each.key}: {each.found}")
     return 0

@@ -33,6 +33,14 @@ def withhold(settings: Settings) -> tuple[str, ...]:
     """
     if not settings.env_deny or settings.mode == "audit":
         return ()
+    check_scopes(settings)
+    return environment.remove(matcher(settings.env_deny))
+
+
+def check_scopes(settings: Settings) -> None:
+    """Raises FenceUnavailable where `env_deny` is set, and this kernel could not keep it."""
+    if not settings.env_deny or settings.mode == "audit":
+        return
     scopes = features.detect()["landlock_scopes"]
     if not scopes.available:
         # Without them no Landlock domain is entered, and it is the domain that closes /proc/PID/environ of others.
@@ -42,7 +50,6 @@ def withhold(settings: Settings) -> tuple[str, ...]:
             f"({scopes.detail})",
             "Take env_deny out of the configuration, and start pytest without what it was to keep from the tests.",
         )
-    return environment.remove(matcher(settings.env_deny))
 
 
 def check_restart(config: Config, host: Host) -> None:

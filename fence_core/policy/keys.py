@@ -17,6 +17,7 @@ from fence_core.policy.kinds import (
     DOMAINS,
     HOSTS,
     LAYERS,
+    LISTENING,
     NAMES,
     NARROW_DOMAINS,
     PATHS,
@@ -256,6 +257,11 @@ KEYS = (
         "", "junit_properties", BOOLEAN, marker=False,
         help="what the fence has to say in the file of `--junitxml`: properties, and a test case for what happened "
         "outside of tests",
+    ),
+    Key(
+        "", "service_proxy", LISTENING, marker=False, unset="none",
+        help='`"172.17.0.1:8899"`: beside the run, a proxy listens there for what cannot be fenced, and keeps its '
+        "clients to this policy; what it refuses is a violation outside of any test",
     ),
     Key(
         "", "extends", _EXTENDS, marker=False, choices=PRESETS, unset='`"pytest"`',

@@ -218,6 +218,18 @@ def _url(reading: Reading, key: Key, at: At, value: object) -> str:
     return str(value)
 
 
+def _listening(reading: Reading, key: Key, at: At, value: object) -> str:
+    """An address of this machine and a port; 0 for any."""
+    host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    try:
+        given = host and not isinstance(canonical_host(host), str)
+    except DomainError:
+        given = False
+    if not (given and port.isascii() and port.isdigit() and int(port[:6]) < 65536):
+        reading.problem(at, shown(value), 'an address and a port, such as "127.0.0.1:8899" or "[::1]:0"')
+    return str(value)
+
+
 def _hosts(reading: Reading, key: Key, at: At, value: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, Mapping):
         reading.problem(at, shown(value), 'a table of names and addresses: {"api.stripe.com": "127.0.0.1:8443"}')
@@ -380,6 +392,7 @@ EXTENDS = Kind("name, file or `@base`", _extends, _replace, ("",))
 PORT = Kind("port", _port, _replace, (0,))
 PORTS = Kind("list of ports", _numbers(_port, "ports", 5432), _add, _NO_ITEMS)
 URL = Kind("URL", _url, _replace, ("",))
+LISTENING = Kind("address and port", _listening, _replace, ("",))
 HOSTS = Kind("table of names and addresses", _hosts, _by_name, ({},))
 DOMAINS = Kind("list", _entries(_domain, _A_DOMAIN), _add, _NO_ITEMS, entries=True)
 NARROW_DOMAINS = Kind("list", _entries(_narrow_domain, _A_NARROW_DOMAIN), _add, _NO_ITEMS, entries=True)

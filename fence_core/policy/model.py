@@ -196,6 +196,7 @@ class Settings(Record):
     redact: bool = True
     github: bool = True
     junit_properties: bool = True
+    service_proxy: str = ""
     sources: Sources = ()
 
     def source_of(self, name: str) -> Source:

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from fence_core.command.doctor import DOCTOR_OPTIONS
 from fence_core.command.explain import EXPLAIN_OPTIONS
 from fence_core.command.help import spelled
+from fence_core.command.init import INIT_OPTIONS
 from fence_core.command.learn import LEARN_OPTIONS
+from fence_core.command.main import SUBCOMMANDS, run
 from fence_core.command.options import OPTIONS
 from fence_core.command.proxy import PROXY_OPTIONS
+from fence_core.doctor.layers import LAYERS
 from fence_core.kernel import features
 from fence_core.policy.keys import KEYS, PRESETS, Key, of_section
 
@@ -61,15 +65,35 @@ def test_flags_of_the_command() -> None:
         *(line for line in section(REFERENCE / "command.md", "Ports").splitlines() if line.startswith("| `-")),
         *(
             f"| `{spelled(option).strip()}` | {option.help} |"
-            for option in (*EXPLAIN_OPTIONS, *LEARN_OPTIONS, *PROXY_OPTIONS)
+            for option in (*DOCTOR_OPTIONS, *EXPLAIN_OPTIONS, *INIT_OPTIONS, *LEARN_OPTIONS, *PROXY_OPTIONS)
         ),
     ]
     aliases = {f"`--{alias}`" for option in OPTIONS for alias in option.aliases}
     assert all(alias in text for alias in aliases)
 
 
+def test_subcommands() -> None:
+    """Each is on the page, and its own help is a screen that names all its flags, which the page has as above."""
+    text = (REFERENCE / "command.md").read_text("utf-8")
+    missing = [name for name in SUBCOMMANDS if f"`fence {name}" not in text]
+    assert not missing, f"write into command.md what they do: {missing}"
+
+
+@pytest.mark.parametrize("name", ["", *SUBCOMMANDS])
+def test_help_is_a_screen(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*([name] if name else []), "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("usage: fence")
+    wide = [line for line in lines if len(line) > (102 if name else 86)]
+    assert len(lines) <= 24, lines
+    assert not wide, wide
+    if not name:
+        assert all(each in lines[1] for each in SUBCOMMANDS)
+
+
 def test_layers() -> None:
     assert first_column(section(REFERENCE / "options.md", "Layers")) == set(features.NAMES)
+    assert tuple(LAYERS) == features.NAMES  # those of the doctor
 
 
 def default(key: Key) -> str:

@@ -51,7 +51,7 @@ class RemoteLedgers:
                 self._open = False
                 self._loop.unwatch(self._line.fileno())
                 if not self._all:
-                    self.lost.append("what has started the workers on other machines ended before it could say all")
+                    self.lost.append("what is outside of the fence ended before it could say all")
             for line in self._lines.of(chunk):
                 self._heard(line)
 
@@ -62,7 +62,7 @@ class RemoteLedgers:
         self._line.shutdown(socket.SHUT_WR)
         while self._open:
             if not waits.poll(_LAST_WORDS_S * 1000):
-                self.lost.append("what has started the workers on other machines does not end")
+                self.lost.append("what is outside of the fence does not end")
                 break
             try:
                 self.drain()

@@ -37,6 +37,7 @@ _OF_KIND: dict[str, _Schema] = {
     kinds.PORT.words: {"type": ["integer", "null"], "minimum": 0, "maximum": 65535},
     kinds.PORTS.words: _list(type="integer", minimum=1, maximum=65535),
     kinds.DESCRIPTORS.words: _list(type="integer", minimum=3),
+    kinds.LISTENING.words: {"type": ["string", "null"], "pattern": r"^(.+:[0-9]{1,5})?$"},
     kinds.URL.words: {"type": ["string", "null"], "pattern": r"^(http://[^\s/]+/?)?$"},
     kinds.HOSTS.words: {
         "type": ["object", "null"],

@@ -57,8 +57,8 @@ def test_a_policy_that_is_none(fence: Command) -> None:
 
 def test_what_else_is_asked(fence: Command) -> None:
     for words, said in (
-        (("config",), "config takes `show`"),
-        (("config", "shwo"), "config takes `show`"),
+        (("config",), "config takes `init`"),
+        (("config", "shwo"), "config takes `init`"),
         (("config", "show", "true"), "true has no meaning here; nothing is run"),
         (("check", "-m"), "--monitor has no meaning here"),
         (("check", "-t", "nosuch"), '"nosuch" is not a template; there are: '),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -87,6 +88,46 @@ def test_refused(question: str, told: str, capsys: pytest.CaptureFixture[str]) -
     out = capsys.readouterr().out
     assert out.startswith("refused: ")
     assert re.search(told, out, re.DOTALL), out
+
+
+@pytest.mark.parametrize(
+    ("question", "told"),
+    [
+        ("connect a.exmple.org", '  closest: "*.example.org" (fence.json:3)'),
+        ("resolve exmple.org", '  closest: "*.example.org" (fence.json:3); one letter off?'),
+        ("resolve eexample.org", '  closest: "*.example.org" (fence.json:3); one letter off?'),
+        ("resolve exbnple.org", '  closest: "*.example.org" (fence.json:3)'),
+        ("resolve other.test", ""),
+        ("connect bad.example.org", ""),
+    ],
+)
+def test_the_closest(question: str, told: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain(question.split()) == 1
+    out = capsys.readouterr().out.replace(f"{project}/", "")
+    assert [line for line in out.splitlines() if line.startswith("  closest")] == ([told] if told else [])
+
+
+def test_as_json(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain(["--json", "connect", "exmple.org"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["rule"].startswith("no rule in network.allowedDomains allows it (")
+    assert told | {"rule": ""} == {
+        "v": 1,
+        "question": ["connect", "exmple.org"],
+        "test": "",
+        "verdict": "refused",
+        "rule": "",
+        "rule_key": "network.allowed_domains",
+        "entry": "",
+        "source": None,
+        "closest": "*.example.org",
+        "remedy": {"network": {"allowedDomains": ["exmple.org"]}},
+        "policy": [str(project / "fence.json"), "template command", "template default-deny"],
+    }
+    assert explain(["--json", "write", "sub/x"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["verdict"], told["remedy"]) == ("allowed", None)
+    assert told["source"] == {"file": str(project / "fence.json"), "line": 8}
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ OF_THE_RUN = {
 SAMPLES: dict[str, tuple[object, object, object]] = {
     "boolean": (True, True, "bool | None"),
     "port": (3128, 3128, "int | None"),
+    "address and port": ("127.0.0.1:8899", "127.0.0.1:8899", "str"),
     "URL": ("http://p.example:1", "http://p.example:1", "str | None"),
     "list of ports": ([8000], (8000,), "tuple[int, ...]"),
     "list of numbers above 2": ([9], (9,), "tuple[int, ...]"),

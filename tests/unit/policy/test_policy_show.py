@@ -123,7 +123,7 @@ def test_what_is_odd(tmp_path: Path) -> None:
     )
     (tmp_path / "fence.yaml").chmod(0o644)
     found = [(each.line, f"{each.key}: {each.found}") for each in doubts(find(tmp_path, tmp_path / "home").config)]
-    at = f"({tmp_path}/fence.yaml)"
+    at = f"{tmp_path}/fence.yaml"
     assert found == [
         (3, 'filesystem.allowWrite "biuld": does not exist; did you mean "build"?'),
         (4, 'filesystem.allowWrite "made-later": does not exist (yet)'),
@@ -132,11 +132,11 @@ def test_what_is_odd(tmp_path: Path) -> None:
             'filesystem.allowWrite "~/.bashrc": has no effect: protected: ".bashrc": the shell runs it at its next '
             "start (built in)",
         ),
-        (6, f'filesystem.allowWrite "build/x.key": has no effect: denied: filesystem.deny_write "*.key" {at}'),
+        (6, f'filesystem.allowWrite "build/x.key": has no effect: denied: filesystem.denyWrite "*.key" ({at}:9)'),
         (
             8,
             f'filesystem.allowWrite "fence.yaml": has no effect: protected: "{tmp_path}/fence.yaml": it decides what '
             "the next run allows (built in)",
         ),
-        (12, f'network.allowedDomains "b.test": has no effect: denied: network.denied_domains "b.test" {at}'),
+        (12, f'network.allowedDomains "b.test": has no effect: denied: network.deniedDomains "b.test" ({at}:13)'),
     ]

@@ -196,7 +196,7 @@ def wrong(case: Case, status: int, out: str, err: str) -> str:
         return f"{ours} errors of ours, and status {status}"
     # Some words that are put before the command are a command themselves, which says what it likes.
     before = [word for word in case.arguments if word in COMMANDS or word.startswith(("-c", "--command"))]
-    answered = case.arguments[0] in ("explain", "check") and out
+    answered = case.arguments[:1] in (["explain"], ["check"]) and out
     if status and not (ran or ours or before or answered):
         return "nothing is said"
     if status not in STATUSES and not before:

@@ -179,6 +179,8 @@ def test_a_pyproject_without_our_table_is_no_config(tmp_path: Path) -> None:
         ("fence.json", '{"network": {"x": NaN}}', "NaN, which is not JSON"),
         ("fence.json", "[1]", "holds a list at its top level"),
         ("fence.json", "[" * 100_000, "nested too deeply"),
+        ("fence.yaml", "mode: " + "[" * 10_000, "nested too deeply"),
+        ("pyproject.toml", "[tool.fence]\nmode = " + "[" * 10_000, "nested too deeply"),
         (
             "fence.json",
             '{"mode": "warn",\n"allowedDomains": []}',

@@ -197,7 +197,7 @@ def test_github_by_itself(runs: Runs, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_junit(runs: Runs) -> None:
     """The violations of each test, the numbers of the run, and what no test is to blame for."""
-    conftest = "from test_it import reach\ndef pytest_sessionfinish(): reach(7)\n"
+    conftest = "import socket\nsocket.socket().connect_ex(('198.51.100.7', 7))\n"
     (runs.directory / "conftest.py").write_text(conftest)
     written(runs).load("xdist.plugin")
     for more in ((), ("-n2",)):
@@ -214,7 +214,8 @@ def test_junit(runs: Runs) -> None:
         assert found["test_xf"] == [("fence.violation", "connect 198.51.100.7:1/tcp")]
         assert found["test_teardown"] == [("fence.violation", "connect 198.51.100.7:5432/tcp")]
         guilty = {each.get("name") for each in suite.findall("testcase") if "198.51.100" in "".join(each.itertext())}
-        assert guilty - {"outside any test"} == set(found) - {"test_ok", "outside any test"}
+        assert guilty == set(found) - {"test_ok"}
+        assert "outside any test" in guilty
 
 
 def test_a_run_that_is_started_once_more(runs: Runs) -> None:

@@ -16,9 +16,9 @@ usage: fence [flags] [--] command [arguments], or -c STRING [arguments]
        fence {subcommands} [--help]
 
 Runs a command that reaches no other machine and changes no file, but for what
-the policy allows: -s, -t, or fence.json, fence.yaml, pyproject.toml here or above.
+the policy allows: -s, -t, or the nearest fence.json, .yaml or pyproject.toml.
 """
-_TAIL = "\nIt ends as the command does; with 126 or 127 if that cannot run, 1 for its own errors."
+_TAIL = "\nIt ends as the command does; 126 or 127: it cannot run; 1: an error of fence."
 
 
 def text(subcommands: Iterable[str]) -> str:

@@ -84,7 +84,7 @@ def test_help_is_a_screen(name: str, capsys: pytest.CaptureFixture[str]) -> None
     assert run([*([name] if name else []), "--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("usage: fence")
-    wide = [line for line in lines if len(line) > (102 if name else 86)]
+    wide = [line for line in lines if len(line) > (102 if name else 80)]
     assert len(lines) <= 24, lines
     assert not wide, wide
     if not name:

@@ -5,7 +5,7 @@ Facts and consequences:
 * Every process begins with what the broker has, and cannot gain anything (no_new_privs). An ordinary user has nothing
   that it could give up either. So only as root, and only once some process has changed its identity or made a user
   namespace, is there anything to look up; the calls that do so are trapped to know (`Identities.note_change`). One
-  that asks for the ids it has already changes nothing: libraries do so when they are loaded (seen with readline and a newer ncurses).
+  that asks for the ids it has already changes nothing: libraries do so when they are loaded (seen in Debian sid).
 * setfsuid(2) from 0 takes the capabilities about files away, and back to 0 gives them back. It, setfsgid(2) and
   capset(2) act on one thread; the broker has no other.
 * Root without CAP_SYS_PTRACE, as in a container, may look into processes of its own user only: what the kernel compares

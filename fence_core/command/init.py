@@ -24,7 +24,7 @@ usage: fence config init [flags]
 
 Writes a first policy, with comments. Never into a file that is there: to a pyproject.toml it adds a [tool.fence].
 """
-_KINDS = {".json": "fence.jsonc", ".jsonc": "fence.jsonc", ".yaml": "fence.yaml", ".yml": "fence.yaml"}
+_KINDS = {".json": "jsonc", ".jsonc": "jsonc", ".yaml": "yaml", ".yml": "yaml"}
 _PROJECT = "pyproject.toml"
 _FIRST = os.path.join(os.path.dirname(os.path.abspath(__file__)), "first")
 
@@ -57,14 +57,14 @@ def _text(path: str, template: str | None) -> str:
     from fence_core.policy.keys import PRESETS
 
     name = os.path.basename(path)
-    kind = _PROJECT if name == _PROJECT else _KINDS.get(os.path.splitext(name)[1], "")
+    kind = "toml" if name == _PROJECT else _KINDS.get(os.path.splitext(name)[1], "")
     if not kind:
         raise UsageError(f"{escape(path)} is of no kind that fence reads; accepted: .json, .jsonc, .yaml, .yml, "
                          "pyproject.toml")  # fmt: skip
-    chosen = template or ("pytest" if kind == _PROJECT else "command")
+    chosen = template or ("pytest" if kind == "toml" else "command")
     if chosen not in PRESETS:
         raise UsageError(f'"{escape(chosen)}" is not a template; there are: {", ".join(PRESETS)}')
-    with open(os.path.join(_FIRST, kind), encoding="utf-8") as file:
+    with open(os.path.join(_FIRST, f"{kind}.txt"), encoding="utf-8") as file:
         return file.read().replace("TEMPLATE", chosen)
 
 

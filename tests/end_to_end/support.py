@@ -11,8 +11,10 @@ import fcntl
 import os
 import pty
 import re
+import secrets
 import select
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -391,3 +393,17 @@ class Terminal:
         if self._master >= 0:
             os.close(self._master)
         return Ended(status, self.text.replace("\r\n", "\n"), "")
+
+
+def port_below_those_given_out() -> int:
+    """A port that nobody has, and that the kernel gives nobody who asks for any. Drawn, since other workers draw too,
+    and by nothing that pytest-randomly seeds."""
+    for _ in range(1000):
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as tried:
+            try:
+                tried.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")

@@ -20,18 +20,20 @@ def test_many(n):
 
 def test_write():
     with pytest.raises(OSError):
-        os.mkdir("/usr/x")
+        os.mkdir("OUTSIDE/x")
 """
 
 
 @pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")])
-def test_the_last_run(runs: Runs, workers: tuple[str, ...]) -> None:
+def test_the_last_run(runs: Runs, tmp_path_factory: pytest.TempPathFactory, workers: tuple[str, ...]) -> None:
+    outside = tmp_path_factory.mktemp("outside")
     fence = Command(runs)
     ended = fence("explain", "last")
     assert (ended.status, ended.out) == (2, ""), ended
     assert ended.err.startswith("fence: no run of pytest --fence has been refused anything here"), ended
     path = Path(runs.directory, "test_x.py")
-    path.write_text(TESTS)
+    path.write_text(TESTS.replace("OUTSIDE", str(outside)))
+    Path(runs.directory, "pyproject.toml").write_text(f'[tool.fence]\ndeny_write = ["{outside}"]\n')
     assert runs.pytest(*workers).status == 1
     (runs.directory / "sub").mkdir()
     ended = fence("explain", "last", cwd=runs.directory / "sub")
@@ -42,11 +44,11 @@ def test_the_last_run(runs: Runs, workers: tuple[str, ...]) -> None:
         r"^  in test_x.py::test_many\[0\]$",
         "^  and 2 more tests$",
         r'^  to allow it: @pytest.mark.fence\(allowed_domains=\["api.nosuch.test"\]\)$',
-        "^refused: mkdir /usr/x$",
+        f"^refused: mkdir {outside}/x$",
         r"^  in test_x.py::test_write \(\.\./test_x.py:11\)$",
     )
     told = json.loads(fence("explain", "--json", "last").out)
-    assert {each["what"] for each in told} == {"resolve api.nosuch.test", "mkdir /usr/x"}
+    assert {each["what"] for each in told} == {"resolve api.nosuch.test", f"mkdir {outside}/x"}
     path.write_text("def test_nothing(): pass")
     assert runs.pytest(*workers).status == 0
     assert fence("explain", "last").out == "the last run was refused nothing\n"

@@ -235,6 +235,7 @@ def test_on_whose_account(fenced: Fenced) -> None:
         @pytest.fixture(scope="session")
         def wide():
             os.mkfifo("go")
+            os.mkfifo("over")
             process = subprocess.Popen(
                 [sys.executable, "-c", WAIT, "wide"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
@@ -242,12 +243,13 @@ def test_on_whose_account(fenced: Fenced) -> None:
             process.communicate(b"go\\n")
 
         def test_first(wide):
-            with open("go", "r+b", 0) as go:
-                subprocess.Popen([sys.executable, "-c", WAIT, "left"], stdin=go, stderr=subprocess.DEVNULL)
+            with open("go", "r+b", 0) as go, open("over", "r+b", 0) as over:
+                subprocess.Popen([sys.executable, "-c", WAIT, "left"], stdin=go, stdout=over, stderr=subprocess.DEVNULL)
 
         def test_second(wide):
-            with open("go", "wb", 0) as go:
+            with open("over", "rb") as over, open("go", "wb", 0) as go:
                 go.write(b"go\\n")
+                over.read()  # until it has ended: the session asks for its violations then
 
         def test_third(wide):
             pass

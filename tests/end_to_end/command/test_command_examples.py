@@ -30,10 +30,10 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.command.conftest import ROOT, Command, has
-from tests.end_to_end.support import Ended, until
+from tests.end_to_end.support import Ended, port_below_those_given_out, until
 
 EXAMPLES = ROOT / "examples" / "commands"
-PORT = 10_000 + os.getpid() % 20_000
+PORT = port_below_those_given_out()
 POLICIES = ("fence.json", "fence.yaml")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.end_to_end.command.conftest import Command, has
+from tests.end_to_end.support import port_below_those_given_out
 from tests.proxy.peers import CONNECT_REFUSED
 
 CONNECT = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1]))).close(); print('connected')"
@@ -159,7 +160,7 @@ def test_a_service_of_this_machine(fence: Command, port: int, network: dict[str,
     ],
 )
 def test_a_server(fence: Command, words: list[str], address: str | None) -> None:
-    number = str(10_000 + os.getpid() % 20_000)  # below those that are given to whoever asks for any
+    number = str(port_below_those_given_out())
     given = [word.replace("PORT", number) for word in words]
     ended = fence("-m", *given, sys.executable, "-c", SERVE, number)
     if address is None:
@@ -312,7 +313,7 @@ def test_what_is_allowed_is_said_with_its_rule(fence: Command) -> None:
 
 @pytest.mark.needs("program:redis-server", "program:redis-cli")
 def test_redis(fence: Command) -> None:
-    number = str(10_000 + os.getpid() % 20_000)
+    number = str(port_below_those_given_out())
     server = ["redis-server", "--port", number, "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]
     started = fence.runs.start(server)
     assert started.stdout

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,22 +17,14 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.command.conftest import Command, has
-from tests.end_to_end.support import Runs, until
+from tests.end_to_end.support import Runs, port_below_those_given_out, until
 
 NOBODY = 65534
 
 
 @pytest.fixture
 def number() -> int:
-    """A port that was free a moment ago, below those that are given to whoever asks for any."""
-    for candidate in range(10_000 + os.getpid() % 20_000, 32_000):
-        with socket.socket() as tried:
-            try:
-                tried.bind(("127.0.0.1", candidate))
-            except OSError:
-                continue
-            return candidate
-    raise AssertionError("no port is free")
+    return port_below_those_given_out()
 
 
 def program(name: str) -> str:

@@ -15,7 +15,7 @@ HELPERS = """
 import ctypes, errno, os, platform, subprocess, sys, threading
 from here import OUTSIDE
 
-libc = ctypes.CDLL(None, use_errno=True)
+libc = ctypes.PyDLL(None, use_errno=True)  # a fork has the lock of the interpreter only if nobody could take it
 CLONE, FORK = {"x86_64": (56, 57), "aarch64": (220, 0)}[platform.machine()]
 CLONE_PARENT, SIGCHLD = 0x8000, 17
 

@@ -20,7 +20,7 @@ __all__ = ["CHOOSING", "choose", "complaint", "find", "place_of"]
 CHOOSING = (
     Option("settings", "s", "FILE", "the policy: .json, .jsonc, .yaml or .toml"),
     Option("template", "t", "NAME", "a policy that comes with fence"),
-    Option("no-project-config", "", "", "leave the policy of this directory alone"),
+    Option("no-project-config", "", "", "ignore this directory's policy"),
     Option("allow-domain", "", "NAME", "as an item of network.allowedDomains", many=True),
     Option("allow-write", "", "PATH", "as an item of filesystem.allowWrite", many=True),
 )

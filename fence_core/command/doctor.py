@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DOCTOR_OPTIONS", "HEAD", "TAIL", "doctor"]
 
-DOCTOR_OPTIONS = (*CHOOSING, Option("help", "h", "", "this text, and end"))
+DOCTOR_OPTIONS = (*CHOOSING, Option("help", "h", "", "show this text and exit"))
 HEAD = """\
 usage: fence doctor [flags]
 

@@ -36,10 +36,10 @@ EXPLAIN_OPTIONS = (
     *CHOOSING,
     Option("test", "", "NODEID", "for this test of pytest's: its run's policy, and its markers"),
     Option("json", "", "", "the answer as JSON"),
-    Option("help", "h", "", "this text, and end"),
+    Option("help", "h", "", "show this text and exit"),
 )
 _HEAD = """\
-usage: fence explain [flags] connect HOST[:PORT]      a connection; port 443 if it is not said
+usage: fence explain [flags] connect HOST[:PORT]      a connection; by default port 443
                              resolve NAME             the look-up of a name
                              bind [ADDR:]PORT         a server's port
                              write PATH, read PATH    a file or directory

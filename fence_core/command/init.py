@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 __all__ = ["INIT_OPTIONS", "init"]
 
 INIT_OPTIONS = (
-    Option("output", "o", "FILE", "fence.json if it is not said; .jsonc, .yaml, .yml, or pyproject.toml"),
-    Option("template", "t", "NAME", "what it extends: command if it is not said, pytest in a pyproject.toml"),
+    Option("output", "o", "FILE", "by default fence.json; or .jsonc, .yaml, .yml, pyproject.toml"),
+    Option("template", "t", "NAME", "what it extends: by default command, in a pyproject.toml pytest"),
     Option("print", "", "", "show it, and write nothing"),
-    Option("help", "h", "", "this text, and end"),
+    Option("help", "h", "", "show this text and exit"),
 )
 HEAD = """\
 usage: fence config init [flags]

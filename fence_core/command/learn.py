@@ -32,11 +32,11 @@ LEARN_OPTIONS = (
     Option("command", "c", "STRING", "run STRING by a shell; words after it are its $0, $1, ..."),
     Option("settings", "s", "FILE", "the policy that holds already, where nothing is to be written"),
     Option("template", "t", "NAME", "a policy that comes with fence; a new FILE names it as its base"),
-    Option("no-project-config", "", "", "leave the policy of this directory alone"),
+    Option("no-project-config", "", "", "ignore this directory's policy"),
     Option("verify", "", "", "run the command once more, with the new policy: is anything refused?"),
     Option("partial", "", "", "write FILE also where the command has failed"),
     Option("wildcards", "", "", "names that differ in a first part like a hash become *.example.com"),
-    Option("help", "h", "", "this text, and end"),
+    Option("help", "h", "", "show this text and exit"),
 )
 _HEAD = """\
 usage: fence learn [-o FILE] [flags] [--] command [arguments]

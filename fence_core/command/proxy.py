@@ -31,13 +31,13 @@ _MARKS = {"allowed": "✓", "refused": REFUSED, "failed": FAULT}
 PROXY_OPTIONS = (
     Option("settings", "s", "FILE", "the policy: .json, .jsonc, .yaml or .toml"),
     Option("template", "t", "NAME", "a policy that comes with fence"),
-    Option("no-project-config", "", "", "leave the policy of this directory alone"),
+    Option("no-project-config", "", "", "ignore this directory's policy"),
     Option("allow-domain", "", "NAME", "as an item of network.allowedDomains, for this run", many=True),
-    Option("listen", "l", "ADDR:PORT", f"where to listen: {_LISTEN} if it is not said; port 0 is any"),
+    Option("listen", "l", "ADDR:PORT", f"where to listen, by default {_LISTEN}; port 0 is any"),
     Option("no-token", "", "", "let clients on other machines in without a token"),
     Option("debug", "d", "", "show what is allowed, too"),
     Option("log-file", "", "FILE", "append what is shown to FILE; as JSON if it ends in .jsonl"),
-    Option("help", "h", "", "this text, and end"),
+    Option("help", "h", "", "show this text and exit"),
 )
 _HEAD = """\
 usage: fence proxy [flags]

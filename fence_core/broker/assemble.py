@@ -71,7 +71,7 @@ class Broker:
         self.others: RemoteLedgers | None = None
         self._on_meeting = on_meeting
         root = new_worker(0, scope, root_pid)
-        made = None if borrows else _made_sockets(self.loop, lambda pid: self.processes.is_fenced(pid))
+        made = None if borrows else _made_sockets(self)
         process = Process if made is None else _unborrowed(made)
         self.processes = ProcessTable(root, watch=self._watch_process, supervisor=os.getpid(), process=process)
         self.recorder = Recorder(self.processes, stacks_work=terms.stacks)
@@ -135,11 +135,13 @@ class Broker:
             self.recorder.ended(process)
 
 
-def _made_sockets(loop: Loop, is_fenced: Callable[[int], bool]) -> MadeSockets:
+def _made_sockets(broker: Broker) -> MadeSockets:
     """Where descriptors can be borrowed, none of this is imported."""
     from fence_core.broker.services.made_sockets import MadeSockets
 
-    return MadeSockets(loop, is_fenced)
+    return MadeSockets(
+        broker.loop, lambda pid: broker.processes.is_fenced(pid), lambda pid: broker.processes.is_ours(pid)
+    )
 
 
 def _unborrowed(made: MadeSockets) -> Callable[..., Process]:

@@ -118,10 +118,14 @@ class Lent(Borrowed):
 class MadeSockets:
     """All copies, by the inodes of their sockets."""
 
-    def __init__(self, loop: Loop, is_fenced: Callable[[int], bool]) -> None:
-        """`is_fenced`: whether a process is in a fence, by its number. Raises OSError where it is gone."""
+    def __init__(
+        self, loop: Loop, is_fenced: Callable[[int], bool], is_ours: Callable[[int], bool] = lambda pid: True
+    ) -> None:
+        """`is_fenced`: whether a process is in a fence, by its number. Raises OSError where it is gone. `is_ours`:
+        whether it is known to be in this one, and not in that of another run beside it."""
         self._loop = loop
         self._is_fenced = is_fenced
+        self._is_ours = is_ours
         self._outside: dict[str, tuple[int, int]] = {}
         """Processes that are in no fence, and so never will have what is in ours: known by their directories in /proc,
         which are others when a number is given again."""
@@ -318,8 +322,13 @@ class MadeSockets:
         for pid in os.listdir("/proc"):
             if not wanted:
                 break
-            if pid.isdecimal() and pid != own and self._may_have_any(pid):
+            if not pid.isdecimal() or pid == own or not self._may_have_any(pid):
+                continue
+            try:
                 _find_in(pid, wanted)
+            except PermissionError:
+                if self._is_ours(int(pid)):  # it may have any of them; one of another run beside this has none
+                    wanted.clear()
         for copy in wanted.values():
             self._drop(copy)
         now = time.monotonic()
@@ -344,12 +353,11 @@ class MadeSockets:
 
 
 def _find_in(pid: str, wanted: dict[str, Copy]) -> None:
-    """Take out of `wanted` what this fenced process has, and note where."""
+    """Take out of `wanted` what this fenced process has, and note where. Raises PermissionError."""
     try:
         pid, numbers = _table(pid)
     except PermissionError:
-        wanted.clear()  # it may have any of them
-        return
+        raise
     except OSError:
         return  # it has ended
     for number in numbers:

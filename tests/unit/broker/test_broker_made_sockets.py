@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from fence_core.broker.services import made_sockets
 from fence_core.broker.services.made_sockets import Copy, MadeSockets, NotHeldError
 from fence_core.errors import KernelCallError
 
@@ -310,6 +311,25 @@ def test_processes_outside_are_not_looked_at(loop: FakeLoop) -> None:
             given(made, more)
         assert made.drop_closed()
         assert asked.count(child) == 1
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_process_that_shows_nobody_its_table(loop: FakeLoop, monkeypatch: pytest.MonkeyPatch, ours: bool) -> None:
+    """One of ours may have anything; one of another run that is fenced beside this one has nothing of ours."""
+
+    def closed(pid: str) -> tuple[str, list[str]]:
+        raise PermissionError(errno.EACCES, "Permission denied", f"/proc/{pid}/fd")
+
+    monkeypatch.setattr(made_sockets, "_table", closed)
+    own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with another_process_has(own) as child:
+        made = MadeSockets(loop, lambda pid: pid == child, lambda pid: ours)  # type: ignore[arg-type]
+        copy = given(made, own)
+        own.close()
+        assert made.drop_closed() is not ours
+        assert made.copies() == ([copy] if ours else [])
+    for copy in made.copies():
+        copy.socket.close()
 
 
 def test_before_somebody_sends_there_it_goes(made: MadeSockets) -> None:

@@ -329,6 +329,8 @@ class MadeSockets:
             except PermissionError:
                 if self._is_ours(int(pid)):  # it may have any of them; one of another run beside this has none
                     wanted.clear()
+            except OSError:
+                continue  # it has ended
         for copy in wanted.values():
             self._drop(copy)
         now = time.monotonic()
@@ -353,13 +355,8 @@ class MadeSockets:
 
 
 def _find_in(pid: str, wanted: dict[str, Copy]) -> None:
-    """Take out of `wanted` what this fenced process has, and note where. Raises PermissionError."""
-    try:
-        pid, numbers = _table(pid)
-    except PermissionError:
-        raise
-    except OSError:
-        return  # it has ended
+    """Take out of `wanted` what this fenced process has, and note where. Raises OSError where it shows nothing."""
+    pid, numbers = _table(pid)
     for number in numbers:
         try:
             copy = wanted.pop(os.readlink(f"/proc/{pid}/fd/{number}"), None)
